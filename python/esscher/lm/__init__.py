@@ -1,0 +1,1 @@
+"""Language models: what they can do (`base`), one small enough to enumerate (`tabular`), real ones (`transformers`)."""

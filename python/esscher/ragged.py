@@ -1,0 +1,207 @@
+"""Rows of unequal length in one flat array."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+Offsets = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Ragged:
+    """Rows of unequal length: row ``i`` is ``values[offsets[i]:offsets[i + 1]]``.
+
+    Parameters
+    ----------
+    values
+        All rows, one after the other, shape [T].
+    offsets
+        Where rows begin and end, shape [n + 1]: starts with 0, never falls, ends with T.
+
+    Raises
+    ------
+    ValueError
+        If `values` is not one-dimensional, or `offsets` breaks one of its rules.
+    TypeError
+        If `offsets` are not integers.
+
+    Examples
+    --------
+    >>> rows = Ragged.from_rows([[5, 6, 7], [8]])
+    >>> rows.offsets
+    array([0, 3, 4])
+    >>> rows[1]
+    array([8])
+    """
+
+    values: NDArray[Any]
+    offsets: Offsets
+
+    def __post_init__(self) -> None:
+        values = np.ascontiguousarray(self.values)
+        if values.ndim != 1 or np.ndim(self.values) != 1:
+            raise ValueError(f"values has {np.ndim(self.values)} dimensions: a ragged array's values have one")
+        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "offsets", check_offsets("offsets", self.offsets, len(values)))
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[ArrayLike], dtype: Any = None) -> Ragged:
+        """Join rows; `dtype` is needed only where all of them are empty.
+
+        Examples
+        --------
+        >>> Ragged.from_rows([[1, 2], []]).lengths
+        array([2, 0])
+        """
+        arrays = [np.asarray(row) for row in rows]
+        for i, array in enumerate(arrays):
+            if array.ndim != 1:
+                raise ValueError(f"rows[{i}] has {array.ndim} dimensions: a row has one")
+        filled = [array for array in arrays if len(array)]
+        values = np.concatenate(filled) if filled else np.empty(0)
+        return cls.from_lengths(values if dtype is None else values.astype(dtype), [len(array) for array in arrays])
+
+    @classmethod
+    def from_lengths(cls, values: ArrayLike, lengths: ArrayLike) -> Ragged:
+        """Divide `values` [T] into rows of the given lengths [n].
+
+        Examples
+        --------
+        >>> Ragged.from_lengths([1, 2, 3], [1, 2])[1]
+        array([2, 3])
+        """
+        lengths = as_integers("lengths", lengths)
+        if len(lengths) and lengths.min() < 0:
+            raise ValueError(f"lengths[{int(lengths.argmin())}] is {lengths.min()}: a length is at least 0")
+        return cls(np.asarray(values), np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]))
+
+    @classmethod
+    def from_padded(
+        cls, array: ArrayLike, *, lengths: ArrayLike | None = None, mask: ArrayLike | None = None
+    ) -> Ragged:
+        """Take the rows out of a padded array [n, L], by their lengths [n] or by a mask [n, L] of what to keep.
+
+        Exactly one of `lengths` and `mask` is needed: nothing is inferred from the padding's value.
+
+        Examples
+        --------
+        >>> padded = [[5, 6, 0], [0, 0, 7]]
+        >>> Ragged.from_padded(padded, mask=[[1, 1, 0], [0, 0, 1]]).values
+        array([5, 6, 7])
+        >>> Ragged.from_padded(padded, lengths=[2, 3]).lengths
+        array([2, 3])
+        """
+        array = np.asarray(array)
+        if array.ndim != 2:
+            raise ValueError(f"array has {array.ndim} dimensions: a padded array has two, [rows, longest]")
+        if (lengths is None) == (mask is None):
+            raise ValueError("give either lengths or mask: padding is never inferred from its value")
+        keep = _mask_of(np.asarray(mask), array.shape) if lengths is None else _mask_of_lengths(lengths, array.shape)
+        return cls.from_lengths(array[keep], keep.sum(axis=1))
+
+    def to_padded(self, fill: Any) -> NDArray[Any]:
+        """Pad all rows on the right with `fill` to the longest: shape [n, L].
+
+        Examples
+        --------
+        >>> Ragged.from_rows([[5, 6], [7]]).to_padded(fill=0)
+        array([[5, 6],
+               [7, 0]])
+        """
+        lengths = self.lengths
+        padded = np.full((len(self), int(lengths.max(initial=0))), fill, dtype=self.values.dtype)
+        padded[np.arange(padded.shape[1]) < lengths[:, None]] = self.values
+        return padded
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """The length of each row, shape [n]."""
+        return np.diff(self.offsets)
+
+    def take(self, rows: ArrayLike) -> Ragged:
+        """Return the given rows, in the given order.
+
+        Examples
+        --------
+        >>> Ragged.from_rows([[5, 6], [7]]).take([1, 0, 1]).values
+        array([7, 5, 6, 7])
+        """
+        order = as_integers("rows", rows)
+        lengths = self.lengths[order]
+        taken = np.repeat(self.offsets[:-1][order], lengths) + _counts_within(lengths)
+        return Ragged.from_lengths(self.values[taken], lengths)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, i: int) -> NDArray[Any]:
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"row {i} of {len(self)}")
+        i %= len(self)
+        row: NDArray[Any] = self.values[self.offsets[i] : self.offsets[i + 1]]
+        return row
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"Ragged({len(self)} rows, {len(self.values)} values of {self.values.dtype})"
+
+
+def as_integers(name: str, values: ArrayLike) -> NDArray[np.int64]:
+    """Return `values` as int64 [n], or raise if they are anything but integers in one dimension."""
+    array = np.asarray(values)
+    if array.ndim != 1:
+        raise ValueError(f"{name} has {array.ndim} dimensions: it has one")
+    if array.dtype.kind not in "iu" and len(array):
+        raise TypeError(f"{name} has dtype {array.dtype}: it must be integers")
+    return np.ascontiguousarray(array, dtype=np.int64)
+
+
+def check_offsets(name: str, offsets: ArrayLike, length: int) -> Offsets:
+    """Return `offsets` as int64, or raise `ValueError` if they do not divide `length` items into rows."""
+    array = as_integers(name, offsets)
+    if len(array) == 0:
+        raise ValueError(f"{name} is empty: offsets start with 0 and have one more entry than there are rows")
+    if array[0] != 0:
+        raise ValueError(f"{name}[0] is {array[0]}: offsets start with 0")
+    falls = np.flatnonzero(np.diff(array) < 0)
+    if len(falls):
+        i = int(falls[0]) + 1
+        raise ValueError(f"{name}[{i}] is {array[i]}, below the {array[i - 1]} before it: offsets never fall")
+    if array[-1] != length:
+        raise ValueError(f"{name} ends at {array[-1]}, but there are {length} values to divide into rows")
+    return array
+
+
+def _mask_of(mask: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    if mask.shape != shape:
+        raise ValueError(f"mask has shape {mask.shape}, array {shape}: they must be equal")
+    if not np.isin(mask, (0, 1)).all():
+        raise ValueError("mask has entries other than 0 and 1")
+    return mask.astype(np.bool_)
+
+
+def _mask_of_lengths(lengths: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    lengths = as_integers("lengths", lengths)
+    if len(lengths) != shape[0]:
+        raise ValueError(f"lengths has {len(lengths)} entries, array {shape[0]} rows: they must be equal")
+    outside = np.flatnonzero((lengths < 0) | (lengths > shape[1]))
+    if len(outside):
+        i = int(outside[0])
+        raise ValueError(f"lengths[{i}] is {lengths[i]}: it must be between 0 and the array's width, {shape[1]}")
+    keep: NDArray[np.bool_] = np.arange(shape[1]) < lengths[:, None]
+    return keep
+
+
+def _counts_within(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """0, 1, ... within each row: [2, 3] gives [0, 1, 0, 1, 2]."""
+    starts = np.cumsum(lengths) - lengths
+    return np.arange(lengths.sum()) - np.repeat(starts, lengths)

@@ -1,0 +1,233 @@
+"""Samples: prompts, their completions, and what is known of each; the record that all layers exchange."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from esscher.ragged import Offsets, Ragged, check_offsets
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+MAX_TOKEN_ID = 2**32 - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Completions of prompts, grouped by prompt, with the columns that are known.
+
+    A completion is its token ids: the end-of-sequence token is one of them if the model produced it, and padding is
+    not. Columns that are not known are `None`, and what needs them is reported as not available.
+
+    Parameters
+    ----------
+    prompts
+        Token ids of the P prompts.
+    completions
+        Token ids of the N completions, those of one prompt side by side.
+    groups
+        Offsets [P + 1]: prompt ``p`` has the completions ``groups[p]`` to ``groups[p + 1]``, at least one.
+    policy_logprobs, prior_logprobs
+        Log-prob of each completion token given its past, in nats, with the rows of `completions`; float32 or float64.
+    rewards
+        One per completion [N]; may be -inf, not NaN or +inf.
+    terminated
+        Whether the completion ended by itself, rather than being cut off [N].
+    token_kl
+        Full-vocabulary KL(policy‖prior) at each completion token, in nats.
+    policy_entropy
+        Full-vocabulary entropy of the policy at each completion token, in nats.
+
+    Raises
+    ------
+    ValueError
+        If there are no completions, one has no tokens, a prompt has none, rows or lengths differ, a log-prob is NaN or
+        above 0, a reward is NaN or +inf, or a token id does not fit into 32 bits. The message names column and index.
+    TypeError
+        If a column has the wrong type.
+
+    Examples
+    --------
+    >>> samples = Samples(
+    ...     prompts=Ragged.from_rows([[1, 2]]),
+    ...     completions=Ragged.from_rows([[7, 8, 9], [7, 3]]),
+    ...     groups=[0, 2],
+    ...     rewards=[0.5, -1.0],
+    ... )
+    >>> samples
+    Samples(1 prompt, 2 completions, 5 tokens; rewards)
+    """
+
+    prompts: Ragged
+    completions: Ragged
+    groups: Offsets
+    policy_logprobs: Ragged | None = None
+    prior_logprobs: Ragged | None = None
+    rewards: NDArray[np.float64] | None = None
+    terminated: NDArray[np.bool_] | None = None
+    token_kl: Ragged | None = None
+    policy_entropy: Ragged | None = None
+
+    def __post_init__(self) -> None:
+        self._set("prompts", _token_ids("prompts", self.prompts))
+        self._set("completions", _token_ids("completions", self.completions))
+        self._set("groups", check_offsets("groups", self.groups, len(self.completions)))
+        _check_groups(self.groups, self.prompts, self.completions)
+        for name in ("policy_logprobs", "prior_logprobs"):
+            self._set(name, _token_column(name, getattr(self, name), self.completions, "log-prob", highest=0.0))
+        for name in ("token_kl", "policy_entropy"):
+            self._set(name, _token_column(name, getattr(self, name), self.completions, name, lowest=0.0))
+        self._set("rewards", _rewards(self.rewards, len(self.completions)))
+        self._set("terminated", _terminated(self.terminated, len(self.completions)))
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the optional columns that are there."""
+        return tuple(field.name for field in fields(self)[3:] if getattr(self, field.name) is not None)
+
+    @property
+    def group_of(self) -> NDArray[np.int64]:
+        """The index of each completion's prompt [N]."""
+        return np.repeat(np.arange(len(self.prompts)), np.diff(self.groups))
+
+    def __len__(self) -> int:
+        return len(self.completions)
+
+    def __repr__(self) -> str:
+        p, n = len(self.prompts), len(self)
+        sizes = f"{p} prompt{'s' * (p != 1)}, {n} completion{'s' * (n != 1)}, {len(self.completions.values)} tokens"
+        return f"Samples({'; '.join(filter(None, [sizes, ', '.join(self.columns)]))})"
+
+
+def concatenate(parts: Sequence[Samples]) -> Samples:
+    """Put samples one after the other; a column is kept only if all parts have it.
+
+    Raises
+    ------
+    ValueError
+        If there are no parts, or some have a column that others lack (which would drop it in silence).
+
+    Examples
+    --------
+    >>> part = Samples(Ragged.from_rows([[1]]), Ragged.from_rows([[2, 3]]), [0, 1])
+    >>> concatenate([part, part])
+    Samples(2 prompts, 2 completions, 4 tokens)
+    """
+    if not parts:
+        raise ValueError("parts is empty: there is nothing to concatenate")
+    for i, part in enumerate(parts):
+        if part.columns != parts[0].columns:
+            raise ValueError(f"parts[{i}] has the columns {part.columns}, parts[0] {parts[0].columns}: they must agree")
+    joined = {name: _join([getattr(part, name) for part in parts]) for name in parts[0].columns}
+    sizes = np.concatenate([np.diff(part.groups) for part in parts])
+    return Samples(
+        prompts=_join([part.prompts for part in parts]),
+        completions=_join([part.completions for part in parts]),
+        groups=np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]),
+        **joined,
+    )
+
+
+def _join(columns: list[Any]) -> Any:
+    if isinstance(columns[0], Ragged):
+        values = np.concatenate([column.values for column in columns])
+        return Ragged.from_lengths(values, np.concatenate([column.lengths for column in columns]))
+    return np.concatenate(columns)
+
+
+def _token_ids(name: str, tokens: Ragged) -> Ragged:
+    if not isinstance(tokens, Ragged):
+        raise TypeError(f"{name} is {type(tokens).__name__}: it must be Ragged (see Ragged.from_rows, .from_padded)")
+    ids = tokens.values
+    if len(ids) == 0:
+        ids = ids.astype(np.uint32)
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"{name} has dtype {ids.dtype}: token ids are integers")
+    outside = np.flatnonzero((ids < 0) | (ids > MAX_TOKEN_ID))
+    if len(outside):
+        raise ValueError(f"{name}: token {outside[0]} is {ids[outside[0]]}, a token id is between 0 and {MAX_TOKEN_ID}")
+    return Ragged(ids.astype(np.uint32, copy=False), tokens.offsets)
+
+
+def _check_groups(groups: Offsets, prompts: Ragged, completions: Ragged) -> None:
+    if len(completions) == 0:
+        raise ValueError("completions is empty: samples hold at least one completion")
+    if len(groups) != len(prompts) + 1:
+        raise ValueError(
+            f"groups has {len(groups)} entries, but there are {len(prompts)} prompts: it has one more than prompts"
+        )
+    _first_empty("groups", np.diff(groups), "has no completions: leave its prompt out")
+    _first_empty("completions", completions.lengths, "has no tokens: it holds at least the end-of-sequence token")
+
+
+def _first_empty(name: str, lengths: NDArray[np.int64], what: str) -> None:
+    empty = np.flatnonzero(lengths == 0)
+    if len(empty):
+        raise ValueError(f"{name}[{empty[0]}] {what}")
+
+
+def _token_column(
+    name: str,
+    column: Ragged | None,
+    completions: Ragged,
+    what: str,
+    *,
+    lowest: float = -np.inf,
+    highest: float = np.inf,
+) -> Ragged | None:
+    if column is None:
+        return None
+    if not isinstance(column, Ragged):
+        raise TypeError(f"{name} is {type(column).__name__}: it must be Ragged, with the rows of completions")
+    if column.values.dtype not in (np.float32, np.float64):
+        raise TypeError(f"{name} has dtype {column.values.dtype}: it must be float32 or float64")
+    if not np.array_equal(column.offsets, completions.offsets):
+        raise ValueError(f"{name} {_first_difference(column, completions)}")
+    # NaN compares false, so it counts as outside.
+    outside = np.flatnonzero(~((column.values >= lowest) & (column.values <= highest)))
+    if len(outside):
+        row = int(np.searchsorted(column.offsets, outside[0], side="right")) - 1
+        token = outside[0] - column.offsets[row]
+        rule = "at most 0 (-inf included)" if highest == 0 else "at least 0"
+        raise ValueError(f"{name}[{row}][{token}] is {column.values[outside[0]]}: a {what} is {rule} and not NaN")
+    return column
+
+
+def _first_difference(column: Ragged, completions: Ragged) -> str:
+    if len(column) != len(completions):
+        return f"has {len(column)} rows, completions has {len(completions)}: they must be equal"
+    row = int(np.flatnonzero(column.lengths != completions.lengths)[0])
+    return f"row {row} has {column.lengths[row]} tokens, completions[{row}] has {completions.lengths[row]}"
+
+
+def _rewards(rewards: Any, n: int) -> NDArray[np.float64] | None:
+    if rewards is None:
+        return None
+    array = _per_completion("rewards", rewards, n, "buif").astype(np.float64, copy=False)
+    bad = np.flatnonzero(np.isnan(array) | (array == np.inf))
+    if len(bad):
+        raise ValueError(f"rewards[{bad[0]}] is {array[bad[0]]}: a reward is finite or -inf; leave out what has none")
+    return array
+
+
+def _terminated(terminated: Any, n: int) -> NDArray[np.bool_] | None:
+    if terminated is None:
+        return None
+    return _per_completion("terminated", terminated, n, "b")
+
+
+def _per_completion(name: str, column: Any, n: int, kinds: str) -> NDArray[Any]:
+    array = np.asarray(column)
+    if array.dtype.kind not in kinds:
+        raise TypeError(f"{name} has dtype {array.dtype}: it must be {'booleans' if kinds == 'b' else 'numbers'}")
+    if array.shape != (n,):
+        raise ValueError(f"{name} has shape {array.shape}, but there are {n} completions: it has one entry for each")
+    return np.ascontiguousarray(array)

@@ -1,0 +1,143 @@
+//! The one error type: every rule that an input can break.
+
+use thiserror::Error;
+
+/// What was wrong with an input: which argument, where in it, and the rule it broke.
+#[derive(Debug, Clone, PartialEq, Error)]
+pub enum Error {
+    /// Offsets must hold at least the leading 0.
+    #[error("{name} is empty: offsets start with 0 and have one more entry than there are rows")]
+    OffsetsEmpty {
+        /// The argument.
+        name: &'static str,
+    },
+    /// Offsets must start at 0.
+    #[error("{name}[0] is {first}: offsets start with 0")]
+    OffsetsStart {
+        /// The argument.
+        name: &'static str,
+        /// What stands first.
+        first: i64,
+    },
+    /// Offsets must not fall.
+    #[error("{name}[{index}] is {after}, below the {before} before it: offsets never fall")]
+    OffsetsFall {
+        /// The argument.
+        name: &'static str,
+        /// The index of the entry that is too small.
+        index: usize,
+        /// The entry before it.
+        before: i64,
+        /// The entry itself.
+        after: i64,
+    },
+    /// The last offset must equal the number of values.
+    #[error("{name} ends at {end}, but there are {len} values to divide into rows")]
+    OffsetsEnd {
+        /// The argument.
+        name: &'static str,
+        /// The last offset.
+        end: i64,
+        /// The number of values.
+        len: usize,
+    },
+    /// Two arguments that go together must have the same length.
+    #[error("{name} has {got} entries, {other} has {expected}: they must be equal")]
+    Length {
+        /// The argument.
+        name: &'static str,
+        /// Its length.
+        got: usize,
+        /// The argument it must match.
+        other: &'static str,
+        /// The length of that one.
+        expected: usize,
+    },
+    /// Two ragged arguments must have the same rows.
+    #[error("row {row} of {name} has {got} tokens, of {other} {expected}: they must be equal")]
+    RowLength {
+        /// The argument.
+        name: &'static str,
+        /// The first row that differs.
+        row: usize,
+        /// Its length.
+        got: usize,
+        /// The argument it must match.
+        other: &'static str,
+        /// The length of the row there.
+        expected: usize,
+    },
+    /// A log-prob must be at most 0 and not NaN.
+    #[error("{name}[{index}] is {value}: a log-prob is at most 0 (-inf included) and not NaN")]
+    LogProb {
+        /// The argument.
+        name: &'static str,
+        /// Where, in the flat array.
+        index: usize,
+        /// The value there.
+        value: f64,
+    },
+    /// A log-weight must be finite or -inf.
+    #[error("{name}[{index}] is {value}: it must be finite or -inf (which means: no weight)")]
+    LogWeight {
+        /// The argument.
+        name: &'static str,
+        /// Where.
+        index: usize,
+        /// The value there.
+        value: f64,
+    },
+    /// A sample must be possible under the distribution it came from.
+    #[error("log_proposal[{index}] is {value}: a sample has a finite log-prob under the distribution it came from")]
+    Proposal {
+        /// Where.
+        index: usize,
+        /// The value there.
+        value: f64,
+    },
+    /// log(0/0): neither distribution can have produced the token or sequence.
+    #[error("{what} {index} is -inf under both policy and prior: their log-ratio is undefined")]
+    UndefinedRatio {
+        /// "token" or "completion".
+        what: &'static str,
+        /// Which one.
+        index: usize,
+    },
+    /// A number must lie in a range.
+    #[error("{name} is {value}: it must be {rule}")]
+    Range {
+        /// The argument.
+        name: &'static str,
+        /// Its value.
+        value: f64,
+        /// The rule, in words.
+        rule: &'static str,
+    },
+    /// A word must be one of a few.
+    #[error("{name} is {value:?}: it must be one of {choices}")]
+    Choice {
+        /// The argument.
+        name: &'static str,
+        /// What was given.
+        value: String,
+        /// What may be given.
+        choices: &'static str,
+    },
+    /// A uniform must lie in [0, 1).
+    #[error("uniforms[{index}] is {value}: a uniform lies in [0, 1)")]
+    Uniform {
+        /// Where.
+        index: usize,
+        /// The value there.
+        value: f64,
+    },
+    /// Nothing can be drawn where nothing has weight.
+    #[error("group {group} has no weight, so nothing can be drawn from it")]
+    Weightless {
+        /// Which group.
+        group: usize,
+    },
+}
+
+/// A result whose error is [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,32 @@
+//! The mathematics of Esscher: what is done to every sequence of a batch.
+//!
+//! Fine-tuning a language model with a reward and a KL penalty is Bayesian inference: the best policy is the target
+//! `prior(x) exp(r(x) / beta) / Z`. This crate holds the kernels that this view needs, as functions on slices:
+//!
+//! - [`logprobs`]: per-token log-probs to one log-prob a sequence;
+//! - [`kl`]: the estimators k1, k2, k3 and abs of a KL divergence;
+//! - [`weights`]: importance weights by log-sum-exp, with log Z and effective sample size; [`pareto`]: their tail;
+//! - [`resample`]: draws from weighted samples;
+//! - [`distinct`], [`self_bleu`], [`top_ngrams`]: diversity of token sequences, in time linear in the tokens.
+//!
+//! Rows of unequal length are [`Ragged`]; every broken rule is an [`Error`] that names the argument and the index.
+//! Sums are taken in f64 in a fixed order, so results do not depend on the number of threads.
+//!
+//! You can safely ignore: [`Offsets`] (what divides a flat array into rows) and [`Real`] (f32 or f64).
+
+mod error;
+pub mod kl;
+pub mod logprobs;
+mod ngrams;
+pub mod pareto;
+mod ragged;
+pub mod resample;
+mod self_bleu;
+mod sum;
+pub mod weights;
+
+pub use error::{Error, Result};
+pub use ngrams::{TopNgrams, distinct, top_ngrams};
+pub use ragged::{Offsets, Ragged};
+pub use self_bleu::{Smoothing, self_bleu};
+pub use sum::Real;

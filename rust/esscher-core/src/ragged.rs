@@ -1,0 +1,163 @@
+//! Rows of unequal length in one flat array.
+
+use std::ops::Range;
+
+use crate::{Error, Result};
+
+/// Where rows begin and end: row `i` is `offsets[i]..offsets[i + 1]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Offsets<'a>(&'a [i64]);
+
+impl<'a> Offsets<'a> {
+    /// Borrow `offsets` as the borders of rows that divide `len` items.
+    ///
+    /// # Errors
+    /// If `offsets` is empty, does not start with 0, falls, or does not end at `len`; `name` is the argument that the
+    /// message speaks of.
+    pub fn new(name: &'static str, offsets: &'a [i64], len: usize) -> Result<Self> {
+        let (Some(&first), Some(&end)) = (offsets.first(), offsets.last()) else {
+            return Err(Error::OffsetsEmpty { name });
+        };
+        if first != 0 {
+            return Err(Error::OffsetsStart { name, first });
+        }
+        if let Some(i) = offsets.windows(2).position(|pair| pair[1] < pair[0]) {
+            return Err(Error::OffsetsFall { name, index: i + 1, before: offsets[i], after: offsets[i + 1] });
+        }
+        if usize::try_from(end) != Ok(len) {
+            return Err(Error::OffsetsEnd { name, end, len });
+        }
+        Ok(Self(offsets))
+    }
+
+    /// The number of rows.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len() - 1
+    }
+
+    /// Whether there are no rows.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The items of row `i`.
+    #[must_use]
+    pub fn range(&self, i: usize) -> Range<usize> {
+        self.0[i] as usize..self.0[i + 1] as usize
+    }
+
+    /// Cut `items` into one slice per row that may be written.
+    #[must_use]
+    pub fn split_mut<'v, T>(&self, mut items: &'v mut [T]) -> Vec<&'v mut [T]> {
+        (0..self.len())
+            .map(|i| {
+                let (row, rest) = std::mem::take(&mut items).split_at_mut(self.range(i).len());
+                items = rest;
+                row
+            })
+            .collect()
+    }
+}
+
+/// Rows of unequal length over one flat array.
+#[derive(Debug, Clone, Copy)]
+pub struct Ragged<'a, T> {
+    values: &'a [T],
+    offsets: Offsets<'a>,
+}
+
+impl<'a, T> Ragged<'a, T> {
+    /// Borrow `values` as rows.
+    ///
+    /// # Errors
+    /// As [`Offsets::new`].
+    pub fn new(name: &'static str, values: &'a [T], offsets: &'a [i64]) -> Result<Self> {
+        Ok(Self { values, offsets: Offsets::new(name, offsets, values.len())? })
+    }
+
+    /// The number of rows.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.offsets.len()
+    }
+
+    /// Whether there are no rows.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.offsets.is_empty()
+    }
+
+    /// All values, row after row.
+    #[must_use]
+    pub fn values(&self) -> &'a [T] {
+        self.values
+    }
+
+    /// Row `i`.
+    #[must_use]
+    pub fn row(&self, i: usize) -> &'a [T] {
+        &self.values[self.offsets.range(i)]
+    }
+
+    /// Where row `i` starts in the flat array.
+    #[must_use]
+    pub fn start(&self, i: usize) -> usize {
+        self.offsets.range(i).start
+    }
+
+    /// The rows of `range`, in order.
+    pub fn rows(&self, range: Range<usize>) -> impl Iterator<Item = &'a [T]> + '_ {
+        range.map(|i| self.row(i))
+    }
+
+    /// Check that `other` has the same rows.
+    ///
+    /// # Errors
+    /// If the number of rows or the length of one of them differs.
+    pub fn check_same_rows<U>(
+        &self,
+        name: &'static str,
+        other_name: &'static str,
+        other: &Ragged<'_, U>,
+    ) -> Result<()> {
+        check_length(name, self.len(), other_name, other.len())?;
+        for row in 0..self.len() {
+            let (got, expected) = (self.row(row).len(), other.row(row).len());
+            if got != expected {
+                return Err(Error::RowLength { name, row, got, other: other_name, expected });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Check that two arguments have the same length.
+///
+/// # Errors
+/// If they do not.
+pub fn check_length(name: &'static str, got: usize, other: &'static str, expected: usize) -> Result<()> {
+    if got == expected { Ok(()) } else { Err(Error::Length { name, got, other, expected }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_slices_between_offsets() {
+        let ragged = Ragged::new("offsets", &[1, 2, 3], &[0, 2, 2, 3]).unwrap();
+        let rows: Vec<&[i32]> = ragged.rows(0..3).collect();
+        assert_eq!(rows, [&[1, 2][..], &[], &[3]]);
+    }
+
+    #[test]
+    fn bad_offsets_are_named() {
+        let message = |offsets: &[i64]| Ragged::new("offsets", &[1, 2, 3], offsets).unwrap_err().to_string();
+        assert!(message(&[]).contains("offsets is empty"));
+        assert!(message(&[1, 3]).contains("offsets[0] is 1"));
+        assert!(message(&[0, 2, 1, 3]).contains("offsets[2] is 1"));
+        assert!(message(&[0, 2]).contains("ends at 2"));
+    }
+}
