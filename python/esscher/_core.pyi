@@ -7,7 +7,19 @@ _F64 = NDArray[np.float64]
 _I64 = NDArray[np.int64]
 _U32 = NDArray[np.uint32]
 
-__all__: list[str]
+__all__ = [
+    "__version__",
+    "distinct",
+    "kl",
+    "log_ratios",
+    "normalise",
+    "panic",
+    "pareto_smooth",
+    "resample",
+    "self_bleu",
+    "sequence_logprobs",
+    "top_ngrams",
+]
 __version__: Final[str]
 
 def sequence_logprobs(logprobs: NDArray[Any], offsets: _I64, threads: int | None = None) -> _F64: ...

@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from esscher import _core, diversity
+from esscher.divergence import KlEstimate, estimate_kl, sequence_logprobs
+from esscher.estimate import Estimate, clustered_mean
+from esscher.posterior import Proposal, TargetReport, assess
 
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
-    from esscher.divergence import KlEstimate
-    from esscher.estimate import Estimate
+    from esscher.divergence import Estimator
+    from esscher.inference.importance import Importance
+    from esscher.ragged import Offsets, Ragged
+    from esscher.samples import Samples
+    from esscher.target import Target
 
-Proposal = Literal["policy", "prior"]
+KL_ESTIMATORS: tuple[Estimator, ...] = ("k1", "k2", "k3", "abs")
+DISTINCT_ORDERS = (1, 2, 3)
+TOP_ORDERS = (2, 3, 4)
+TOP_COUNT = 10
+
+# Below them, the report warns: clusters that a sandwich error needs, and the share of samples that carries weight.
+FEW_CLUSTERS = 10
+FEW_EFFECTIVE = 0.1
 
 
 @dataclass(frozen=True)
@@ -40,46 +59,6 @@ class Ngram:
 
     token_ids: tuple[int, ...]
     count: int
-
-
-@dataclass(frozen=True)
-class TargetReport:
-    """What importance weights say of the target, and how far the policy is from it. Nats unless said otherwise.
-
-    Attributes
-    ----------
-    target
-        The target, as `str` gives it.
-    proposal
-        Which distribution the samples came from.
-    log_z
-        Log normaliser of the target, mean over completions of their prompt's.
-    reward
-        Mean reward under the target, in units of reward.
-    ess
-        Effective sample size summed over prompts, in completions.
-    pareto_k
-        Largest over prompts; -inf if no prompt's weights have a tail, NaN if no prompt has completions enough to tell.
-    elbo
-        E_policy[log_potential] - KL(policy‖prior), a lower bound of log Z; `None` if the samples came from the prior.
-    inference_gap
-        log Z - elbo = KL(policy‖target), each prompt's subtracted before averaging; `None` with `elbo`.
-    objective
-        J = beta * elbo = E_policy[r] - beta KL(policy‖prior), in units of reward; `None` if the target has no beta.
-    objective_bound
-        beta * log Z, which no policy's J exceeds, in units of reward; `None` if the target has no beta.
-    """
-
-    target: str
-    proposal: Proposal
-    log_z: Estimate
-    reward: Estimate
-    ess: float
-    pareto_k: float
-    elbo: Estimate | None
-    inference_gap: Estimate | None
-    objective: Estimate | None
-    objective_bound: Estimate | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,3 +115,160 @@ class Report:
     per_completion: PerCompletion
     warnings: tuple[str, ...]
     unavailable: dict[str, str]
+
+
+def evaluate(samples: Samples, target: Target | None = None, *, proposal: Proposal = "policy") -> Report:
+    """Report what samples say of a policy: reward, KL, diversity, and its distance from a target.
+
+    Samples of a corpus may be cut into parts anywhere between prompts: the report on their `concatenate` is that on
+    the whole, to the last bit.
+
+    Parameters
+    ----------
+    samples
+        Completions with the columns that are known; what needs an unknown one is reported as not available.
+    target
+        The distribution that the policy should become. With it come log Z, the weights, and the inference gap.
+    proposal
+        Where the completions came from: the policy that `policy_logprobs` are of, or the prior.
+
+    Raises
+    ------
+    ValueError
+        If `proposal` is neither "policy" nor "prior", or a completion is impossible under the policy that produced it.
+
+    Examples
+    --------
+    >>> from esscher import Ragged, Samples, Tilt
+    >>> samples = Samples(
+    ...     prompts=Ragged.from_rows([[1], [2]]),
+    ...     completions=Ragged.from_rows([[5, 6], [5, 7], [8, 9], [8, 6]]),
+    ...     groups=[0, 2, 4],
+    ...     policy_logprobs=Ragged.from_rows([[-1.0, -0.5]] * 4),
+    ...     prior_logprobs=Ragged.from_rows([[-1.5, -0.5], [-1.0, -1.0]] * 2),
+    ...     rewards=[0.0, 1.0, 0.5, 1.0],
+    ... )
+    >>> report = evaluate(samples, Tilt(beta=1.0))
+    >>> report.reward.value, report.kl["k1"].value
+    (0.625, 0.5)
+    >>> round(report.target.log_z.value, 4), round(report.target.inference_gap.value, 4)
+    (0.2005, 0.0755)
+    """
+    if proposal not in ("policy", "prior"):
+        raise ValueError(f"proposal is {proposal!r}: it must be 'policy' or 'prior', where the completions came from")
+    unavailable = _unavailable(samples, target, proposal)
+    kl: dict[str, KlEstimate] = {} if "kl" in unavailable else {k: estimate_kl(samples, k) for k in KL_ESTIMATORS}
+    posterior, weights = (
+        (None, None) if target is None or "target" in unavailable else assess(samples, target, proposal)
+    )
+    return Report(
+        version=_core.__version__,
+        counts=_counts(samples),
+        reward=None if samples.rewards is None else clustered_mean(samples.rewards, samples.groups),
+        kl=kl,
+        prior_perplexity=None if samples.prior_logprobs is None else float(np.exp(_surprise(samples.prior_logprobs))),
+        entropy=_surprise(samples.policy_logprobs) if kl and samples.policy_logprobs is not None else None,
+        target=posterior,
+        diversity=_diversity(samples),
+        top_ngrams={n: _top_ngrams(samples.completions, n) for n in TOP_ORDERS},
+        per_completion=PerCompletion(
+            lengths=samples.completions.lengths,
+            rewards=samples.rewards,
+            kl=kl["k1"].per_sequence if kl else None,
+            log_weights=None if weights is None else weights.log_weights,
+        ),
+        warnings=tuple(_kl_warnings(samples, kl) + _target_warnings(samples, posterior, weights)),
+        unavailable=unavailable,
+    )
+
+
+def _unavailable(samples: Samples, target: Target | None, proposal: Proposal) -> dict[str, str]:
+    logprobs = ("policy_logprobs", "prior_logprobs")
+    needs = {
+        "reward": ("rewards",),
+        "kl": logprobs,
+        "prior_perplexity": logprobs[1:],
+        "entropy": logprobs[:1],
+        "target": ("rewards", *logprobs) if proposal == "policy" else ("rewards",),
+        "terminated": ("terminated",),
+    }
+    missing = {what: [name for name in names if name not in samples.columns] for what, names in needs.items()}
+    reasons = {what: f"the samples have no {' and no '.join(names)}" for what, names in missing.items() if names}
+    if proposal == "prior":
+        reasons |= dict.fromkeys(("kl", "entropy"), "the completions came from the prior, not from the policy")
+    return reasons if target is not None else reasons | {"target": "no target was given"}
+
+
+def _counts(samples: Samples) -> Counts:
+    terminated = None if samples.terminated is None else int(samples.terminated.sum())
+    return Counts(len(samples.prompts), len(samples), len(samples.completions.values), terminated)
+
+
+def _surprise(logprobs: Ragged) -> float:
+    """Mean negative log-prob of a token, in nats."""
+    return -float(sequence_logprobs(logprobs).sum()) / len(logprobs.values)
+
+
+def _diversity(samples: Samples) -> tuple[Diversity, ...]:
+    completions = samples.completions
+
+    def both(metric: str, values: Callable[[Offsets | None], NDArray[np.float64]]) -> Diversity:
+        within = values(samples.groups)
+        within = within[~np.isnan(within)]
+        return Diversity(metric, clustered_mean(within, np.arange(len(within) + 1)), float(values(None)[0]))
+
+    return (
+        *(both(f"distinct-{n}", partial(diversity.distinct, completions, n)) for n in DISTINCT_ORDERS),
+        both("self-bleu-4", partial(diversity.self_bleu, completions, 4)),
+    )
+
+
+def _top_ngrams(completions: Ragged, n: int) -> tuple[Ngram, ...]:
+    top = diversity.top_ngrams(completions, n, TOP_COUNT)
+    return tuple(Ngram(tuple(ids.tolist()), int(count)) for ids, count in zip(top.token_ids, top.counts, strict=True))
+
+
+def _kl_warnings(samples: Samples, kl: dict[str, KlEstimate]) -> list[str]:
+    warnings = []
+    if 1 < len(samples.prompts) < FEW_CLUSTERS:
+        warnings.append(
+            f"Standard errors are clustered by prompt, and there are only {len(samples.prompts)} prompts: they are "
+            f"rough. Evaluate on {FEW_CLUSTERS} prompts or more."
+        )
+    if kl and kl["k1"].value < -2 * kl["k1"].stderr:
+        warnings.append(
+            f"KL (k1) is {kl['k1'].value:.3g}, more than two standard errors below 0, which no KL is: the completions "
+            "were not drawn from the policy whose log-probs they carry. Check the engine, the sampling temperature, "
+            "and that policy and prior are not exchanged."
+        )
+    return warnings
+
+
+def _target_warnings(samples: Samples, posterior: TargetReport | None, weights: Importance | None) -> list[str]:
+    if posterior is None or weights is None:
+        return []
+    warnings = []
+    n, weightless = len(samples), int((weights.ess == 0).sum())
+    if weightless:
+        warnings.append(
+            f"In {weightless} of {len(samples.prompts)} prompts no completion has weight under the target: log Z is "
+            "-inf there, and the target's reward leaves them out. Draw more completions of these prompts, or lower the "
+            "threshold."
+        )
+    if posterior.ess < FEW_EFFECTIVE * n:
+        warnings.append(
+            f"The effective sample size is {posterior.ess:.1f} of {n} completions: log Z is likely too low, and with "
+            "it the inference gap. Raise beta, draw more completions a prompt, or sample nearer to the target."
+        )
+    threshold = _good_pareto_k(int(np.diff(samples.groups).min()))
+    if posterior.pareto_k > threshold:
+        warnings.append(
+            f"Pareto k is {posterior.pareto_k:.2f}, above {threshold:.2f}: a few weights decide the result, and its "
+            "standard error cannot be trusted. Raise beta, or draw more completions a prompt."
+        )
+    return warnings
+
+
+def _good_pareto_k(n: int) -> float:
+    """Up to where k is good for n weights (Vehtari et al. 2024, section 3.2.4)."""
+    return min(1.0 - 1.0 / np.log10(n), 0.7) if n > 1 else -np.inf

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 Offsets = NDArray[np.int64]
+MAX_TOKEN_ID = 2**32 - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,6 +180,24 @@ def check_offsets(name: str, offsets: ArrayLike, length: int) -> Offsets:
     if array[-1] != length:
         raise ValueError(f"{name} ends at {array[-1]}, but there are {length} values to divide into rows")
     return array
+
+
+def as_groups(groups: ArrayLike | None, n: int) -> Offsets:
+    """Return `groups` as offsets [P + 1] over `n` samples; all of them are one group if `groups` is `None`."""
+    return np.array([0, n], dtype=np.int64) if groups is None else check_offsets("groups", groups, n)
+
+
+def as_token_ids(name: str, rows: Ragged) -> Ragged:
+    """Return `rows` as uint32, without a copy where they are, or raise if they cannot be token ids."""
+    if not isinstance(rows, Ragged):
+        raise TypeError(f"{name} is {type(rows).__name__}: it must be Ragged (see Ragged.from_rows, .from_padded)")
+    ids = rows.values
+    if ids.dtype.kind not in "iu" and len(ids):
+        raise TypeError(f"{name} has dtype {ids.dtype}: token ids are integers")
+    outside = np.flatnonzero((ids < 0) | (ids > MAX_TOKEN_ID))
+    if len(outside):
+        raise ValueError(f"{name}: token {outside[0]} is {ids[outside[0]]}, a token id is between 0 and {MAX_TOKEN_ID}")
+    return Ragged(ids.astype(np.uint32, copy=False), rows.offsets)
 
 
 def _mask_of(mask: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.bool_]:

@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from esscher.ragged import Offsets, Ragged, check_offsets
+from esscher.ragged import Offsets, Ragged, as_token_ids, check_offsets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
-
-MAX_TOKEN_ID = 2**32 - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,8 +72,8 @@ class Samples:
     policy_entropy: Ragged | None = None
 
     def __post_init__(self) -> None:
-        self._set("prompts", _token_ids("prompts", self.prompts))
-        self._set("completions", _token_ids("completions", self.completions))
+        self._set("prompts", as_token_ids("prompts", self.prompts))
+        self._set("completions", as_token_ids("completions", self.completions))
         self._set("groups", check_offsets("groups", self.groups, len(self.completions)))
         _check_groups(self.groups, self.prompts, self.completions)
         for name in ("policy_logprobs", "prior_logprobs"):
@@ -141,20 +139,6 @@ def _join(columns: list[Any]) -> Any:
         values = np.concatenate([column.values for column in columns])
         return Ragged.from_lengths(values, np.concatenate([column.lengths for column in columns]))
     return np.concatenate(columns)
-
-
-def _token_ids(name: str, tokens: Ragged) -> Ragged:
-    if not isinstance(tokens, Ragged):
-        raise TypeError(f"{name} is {type(tokens).__name__}: it must be Ragged (see Ragged.from_rows, .from_padded)")
-    ids = tokens.values
-    if len(ids) == 0:
-        ids = ids.astype(np.uint32)
-    if ids.dtype.kind not in "iu":
-        raise TypeError(f"{name} has dtype {ids.dtype}: token ids are integers")
-    outside = np.flatnonzero((ids < 0) | (ids > MAX_TOKEN_ID))
-    if len(outside):
-        raise ValueError(f"{name}: token {outside[0]} is {ids[outside[0]]}, a token id is between 0 and {MAX_TOKEN_ID}")
-    return Ragged(ids.astype(np.uint32, copy=False), tokens.offsets)
 
 
 def _check_groups(groups: Offsets, prompts: Ragged, completions: Ragged) -> None:

@@ -29,7 +29,8 @@ class Tilt:
 
     References
     ----------
-    Korbak, Perez, Buckley, "RL with KL penalties is better viewed as Bayesian inference", Findings of EMNLP 2022, eq. 6.
+    Korbak, Perez, Buckley, "RL with KL penalties is better viewed as Bayesian inference", Findings of EMNLP 2022,
+    eq. 6.
 
     Examples
     --------

@@ -1,0 +1,100 @@
+"""Importance weights: what samples of one distribution say of another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+
+from esscher import _core
+from esscher.ragged import as_groups
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+TailRule = Literal["arviz-stats", "loo"]
+
+
+class Importance(NamedTuple):
+    """Importance weights and their diagnostics, for N completions in P groups.
+
+    Attributes
+    ----------
+    log_weights
+        Log of the self-normalised weights [N]: in each group their exponentials sum to 1.
+    log_z
+        Estimate of log Z [P] in nats, the log of the mean unnormalised weight.
+    ess
+        Effective sample size [P], ``(sum w)^2 / sum w^2``.
+    pareto_k
+        Tail shape of the weights [P]: good up to ``min(1 - 1 / log10(S), 0.7)``; -inf where the tail is flat, NaN
+        where the group is too small to tell.
+    """
+
+    log_weights: NDArray[np.float64]
+    log_z: NDArray[np.float64]
+    ess: NDArray[np.float64]
+    pareto_k: NDArray[np.float64]
+
+
+def importance(
+    log_target: ArrayLike,
+    log_proposal: ArrayLike,
+    groups: ArrayLike | None = None,
+    smooth: bool = False,
+    *,
+    tail_rule: TailRule = "arviz-stats",
+    threads: int | None = None,
+) -> Importance:
+    """Weight samples of a proposal so that they stand for a target, ``w = target / proposal``, group by group.
+
+    A group in which nothing has weight gets ``log_z = -inf`` and ``ess = 0``.
+
+    Parameters
+    ----------
+    log_target
+        Unnormalised log-prob of each sample under the target [N] in nats; -inf gives weight 0.
+    log_proposal
+        Log-prob of each sample under the distribution it was drawn from [N] in nats; finite.
+    groups
+        Offsets of the samples that share a target [P + 1]; all share one if not given.
+    smooth
+        Whether to replace each group's largest weights by quantiles of the generalised Pareto fitted to them.
+    tail_rule
+        How many weights make the tail: as "arviz-stats" counts, or as the R package "loo" does.
+    threads
+        How many threads to use; all cores if not given. The result does not depend on it.
+
+    Raises
+    ------
+    ValueError
+        If lengths disagree, `log_target` is NaN or +inf, `log_proposal` is not finite, or `groups` are no offsets.
+
+    References
+    ----------
+    Vehtari, Simpson, Gelman, Yao, Gabry, "Pareto smoothed importance sampling", JMLR 2024.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> weights = importance(np.log([0.5, 1.5, 2.0, 4.0]), np.zeros(4), groups=[0, 2, 4])
+    >>> np.exp(weights.log_weights).round(4)
+    array([0.25  , 0.75  , 0.3333, 0.6667])
+    >>> np.exp(weights.log_z)
+    array([1., 3.])
+    >>> weights.ess.round(3)
+    array([1.6, 1.8])
+    """
+    log_ratios = _core.log_ratios(as_column("log_target", log_target), as_column("log_proposal", log_proposal))
+    offsets = as_groups(groups, len(log_ratios))
+    smoothed, pareto_k = _core.pareto_smooth(log_ratios, offsets, tail_rule, threads)
+    log_weights, log_z, ess = _core.normalise(smoothed if smooth else log_ratios, offsets, threads)
+    return Importance(log_weights, log_z, ess, pareto_k)
+
+
+def as_column(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    """Return `values` as float64 [N], without a copy where they are; raises `ValueError` on other shapes."""
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1:
+        raise ValueError(f"{name} has {array.ndim} dimensions: it has one, with an entry for each sample")
+    return np.ascontiguousarray(array)

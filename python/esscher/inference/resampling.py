@@ -1,0 +1,85 @@
+"""Resampling: equally weighted draws from weighted samples."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from esscher import _core
+from esscher.inference.importance import as_column
+from esscher.ragged import as_groups
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+Scheme = Literal["multinomial", "stratified", "systematic"]
+
+
+def resample(
+    log_weights: ArrayLike,
+    size: int,
+    rng: np.random.Generator,
+    *,
+    scheme: Scheme = "systematic",
+    groups: ArrayLike | None = None,
+) -> NDArray[np.int64]:
+    """Draw `size` samples from every group, each in proportion to its weight.
+
+    Under every scheme sample i is drawn ``size * w_i`` times on average; the schemes differ in the variance of that
+    number, which falls from "multinomial" to "stratified" to "systematic".
+
+    Parameters
+    ----------
+    log_weights
+        Log-weights [N], normalised or not; -inf is never drawn.
+    size
+        How many draws a group, at least 1.
+    rng
+        Source of the uniforms.
+    scheme
+        Independent uniforms ("multinomial"), one in each of `size` equal strata ("stratified"), or one offset shared by
+        all strata ("systematic").
+    groups
+        Offsets [P + 1]; all samples are one group if not given.
+
+    Returns
+    -------
+    Indices into the N samples [P * size], group after group.
+
+    Raises
+    ------
+    ValueError
+        If a group has no weight, a log-weight is NaN or +inf, `size` is below 1, or `scheme` is none of the above.
+
+    References
+    ----------
+    Douc, Cappe, Moulines, "Comparison of resampling schemes for particle filtering", ISPA 2005.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> resample(np.log([0.5, 0.25, 0.25]), 4, np.random.default_rng(0))
+    array([0, 0, 1, 2])
+    """
+    if size < 1:
+        raise ValueError(f"size is {size}: draw at least 1 sample")
+    column = as_column("log_weights", log_weights)
+    offsets = as_groups(groups, len(column))
+    return _core.resample(column, offsets, _uniforms(len(offsets) - 1, size, rng, scheme).ravel())
+
+
+def _uniforms(groups: int, size: int, rng: np.random.Generator, scheme: Scheme) -> NDArray[np.float64]:
+    strata = np.arange(size)
+    if scheme == "multinomial":
+        return rng.random((groups, size))
+    if scheme == "stratified":
+        return _below_one((strata + rng.random((groups, size))) / size)
+    if scheme == "systematic":
+        return _below_one((strata + rng.random((groups, 1))) / size)
+    raise ValueError(f"scheme is {scheme!r}: it must be one of multinomial, stratified, systematic")
+
+
+def _below_one(uniforms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Undo a rounding up to 1, which a uniform never is."""
+    return np.minimum(uniforms, np.nextafter(1.0, 0.0))

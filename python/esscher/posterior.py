@@ -1,0 +1,158 @@
+"""What weighted samples say of a target, and how far the policy is from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from esscher.divergence import sequence_logprobs
+from esscher.estimate import Estimate, clustered_mean
+from esscher.inference.importance import Importance, importance
+from esscher.target import Target, Tilt
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from esscher.samples import Samples
+
+Proposal = Literal["policy", "prior"]
+
+
+@dataclass(frozen=True)
+class TargetReport:
+    """What importance weights say of the target, and how far the policy is from it. Nats unless said otherwise.
+
+    Attributes
+    ----------
+    target
+        The target, as `str` gives it.
+    proposal
+        Which distribution the samples came from.
+    log_z
+        Log normaliser of the target, mean over completions of their prompt's.
+    reward
+        Mean reward under the target, in units of reward; prompts in which nothing has weight are left out.
+    ess
+        Effective sample size summed over prompts, in completions.
+    pareto_k
+        Largest over prompts; -inf if no prompt's weights have a tail, NaN if no prompt has completions enough to tell.
+    elbo
+        E_policy[log_potential] - KL(policy‖prior), a lower bound of log Z; `None` if the samples came from the prior.
+    inference_gap
+        log Z - elbo = KL(policy‖target), each prompt's subtracted before averaging; `None` with `elbo`.
+    objective
+        J = beta * elbo = E_policy[r] - beta KL(policy‖prior), in units of reward; `None` if the target has no beta.
+    objective_bound
+        beta * log Z, which no policy's J exceeds, in units of reward; `None` if the target has no beta.
+    """
+
+    target: str
+    proposal: Proposal
+    log_z: Estimate
+    reward: Estimate
+    ess: float
+    pareto_k: float
+    elbo: Estimate | None
+    inference_gap: Estimate | None
+    objective: Estimate | None
+    objective_bound: Estimate | None
+
+
+def assess(samples: Samples, target: Target, proposal: Proposal = "policy") -> tuple[TargetReport, Importance]:
+    """Weight the samples so that they stand for the target, prompt by prompt.
+
+    From the policy's samples ``w = prior exp(log_potential) / policy``, from the prior's ``w = exp(log_potential)``.
+
+    Raises
+    ------
+    ValueError
+        If the samples lack rewards or, coming from the policy, `policy_logprobs` or `prior_logprobs`; or if a
+        completion is impossible under the policy that produced it.
+
+    References
+    ----------
+    Korbak, Perez, Buckley, Findings of EMNLP 2022, eqs. 7 and 8, with the constant that they leave out.
+
+    Examples
+    --------
+    >>> from esscher import Ragged, Samples, Tilt
+    >>> samples = Samples(
+    ...     prompts=Ragged.from_rows([[1]]),
+    ...     completions=Ragged.from_rows([[5, 6], [5, 7]]),
+    ...     groups=[0, 2],
+    ...     rewards=[0.0, 1.0],
+    ... )
+    >>> posterior, weights = assess(samples, Tilt(beta=1.0), proposal="prior")
+    >>> round(posterior.log_z.value, 4), round(posterior.reward.value, 4)
+    (0.6201, 0.7311)
+    """
+    if samples.rewards is None:
+        raise ValueError("samples have no rewards: a target is made of them")
+    log_potential = target.log_potential(samples.rewards)
+    zeros = np.zeros(len(samples))
+    policy, prior = _log_probs(samples) if proposal == "policy" else (zeros, zeros)
+    weights = importance(prior + log_potential, policy, samples.groups)
+    relative = np.exp(weights.log_weights) * np.diff(samples.groups)[samples.group_of]
+    # Influence values: their means over a prompt are its log Z, their spread is its Monte Carlo error.
+    log_z = weights.log_z[samples.group_of] + (relative - 1.0)
+    elbo = log_potential - (policy - prior) if proposal == "policy" else None
+    return _report(samples, target, weights, log_z, elbo, _reward(samples, samples.rewards, relative)), weights
+
+
+def _log_probs(samples: Samples) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Log-probs of each completion under policy and prior."""
+    if samples.policy_logprobs is None or samples.prior_logprobs is None:
+        missing = "policy_logprobs" if samples.policy_logprobs is None else "prior_logprobs"
+        raise ValueError(f"samples have no {missing}: without, their weight under the target is not known")
+    policy, prior = sequence_logprobs(samples.policy_logprobs), sequence_logprobs(samples.prior_logprobs)
+    impossible = np.flatnonzero(np.isneginf(policy))
+    if len(impossible):
+        raise ValueError(
+            f"policy_logprobs[{impossible[0]}] sums to -inf: the policy cannot have produced that completion. "
+            "Is it the policy that the completions came from?"
+        )
+    return policy, prior
+
+
+def _report(
+    samples: Samples,
+    target: Target,
+    weights: Importance,
+    log_z: NDArray[np.float64],
+    elbo: NDArray[np.float64] | None,
+    reward: Estimate,
+) -> TargetReport:
+    log_z_mean = clustered_mean(log_z, samples.groups)
+    elbo_mean = None if elbo is None else clustered_mean(elbo, samples.groups)
+    with np.errstate(invalid="ignore"):  # -inf - -inf: a prompt without weight has no gap, and NaN says so
+        gap = None if elbo is None else clustered_mean(log_z - elbo, samples.groups)
+    beta = target.beta if isinstance(target, Tilt) else None
+    k = weights.pareto_k[~np.isnan(weights.pareto_k)]
+    return TargetReport(
+        target=str(target),
+        proposal="prior" if elbo is None else "policy",
+        log_z=log_z_mean,
+        reward=reward,
+        ess=float(weights.ess.sum()),
+        pareto_k=float(k.max()) if len(k) else np.nan,
+        elbo=elbo_mean,
+        inference_gap=gap,
+        objective=_scale(elbo_mean, beta),
+        objective_bound=_scale(log_z_mean, beta),
+    )
+
+
+def _reward(samples: Samples, rewards: NDArray[np.float64], relative: NDArray[np.float64]) -> Estimate:
+    """E_target[r] by self-normalised weights, which are relative to equal ones."""
+    sizes, group_of = np.diff(samples.groups), samples.group_of
+    weighted = relative * np.where(relative > 0, rewards, 0.0)
+    means = np.add.reduceat(weighted, samples.groups[:-1]) / sizes
+    influence = weighted + (1.0 - relative) * means[group_of]
+    kept = np.add.reduceat(relative, samples.groups[:-1]) > 0
+    return clustered_mean(influence[kept[group_of]], np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes[kept])]))
+
+
+def _scale(estimate: Estimate | None, factor: float | None) -> Estimate | None:
+    return None if estimate is None or factor is None else Estimate(estimate.value * factor, estimate.stderr * factor)
