@@ -1,0 +1,22 @@
+"""What several test files share: real text, and a seed for generated data."""
+
+from __future__ import annotations
+
+from pydoc_data.topics import topics
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+from esscher import Ragged
+
+settings.register_profile("default", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("default")
+
+
+@pytest.fixture(scope="session")
+def real_text():
+    """Sentences of the Python manual as word ids: real text of unequal lengths."""
+    words = [paragraph.split() for text in list(topics.values())[:12] for paragraph in text.split("\n\n")[1:7]]
+    numbers = {word: i for i, word in enumerate(sorted({word for row in words for word in row}))}
+    return Ragged.from_rows([[numbers[word] for word in row[:60]] for row in words if row], np.uint32)

@@ -1,0 +1,206 @@
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from esscher import Condition, Ragged, Samples, Tilt, concatenate, evaluate
+
+
+def random_samples(seed=0, prompts=12, per_prompt=5):
+    rng = np.random.default_rng(seed)
+    n = prompts * per_prompt
+    lengths = rng.integers(1, 9, n)
+    tokens = int(lengths.sum())
+
+    def column(values):
+        return Ragged.from_lengths(values.astype(np.float32), lengths)
+
+    return Samples(
+        prompts=Ragged.from_rows([[p, 1] for p in range(prompts)]),
+        completions=Ragged.from_lengths(rng.integers(0, 6, tokens), lengths),
+        groups=np.arange(prompts + 1) * per_prompt,
+        policy_logprobs=column(-rng.exponential(1.0, tokens)),
+        prior_logprobs=column(-rng.exponential(1.2, tokens)),
+        rewards=rng.normal(0.3, 0.5, n),
+        terminated=rng.random(n) < 0.7,
+    )
+
+
+SAMPLES = random_samples()
+
+
+def take_prompts(samples, order):
+    order = np.asarray(order)
+    rows = np.concatenate([np.arange(samples.groups[p], samples.groups[p + 1]) for p in order])
+    return Samples(
+        prompts=samples.prompts.take(order),
+        completions=samples.completions.take(rows),
+        groups=np.concatenate([[0], np.cumsum(np.diff(samples.groups)[order])]),
+        policy_logprobs=samples.policy_logprobs.take(rows),
+        prior_logprobs=samples.prior_logprobs.take(rows),
+        rewards=samples.rewards[rows],
+        terminated=samples.terminated[rows],
+    )
+
+
+def numbers(report):
+    """Every scalar of a report."""
+    return {
+        "reward": report.reward,
+        **{f"kl {name}": estimate[:2] for name, estimate in report.kl.items()},
+        "perplexity": report.prior_perplexity,
+        "entropy": report.entropy,
+        "target": tuple(vars(report.target).values())[2:],
+        "diversity": [(d.metric, d.within, d.across) for d in report.diversity],
+    }
+
+
+@given(st.lists(st.integers(1, 11), max_size=3))
+def test_however_a_corpus_is_cut_the_report_is_the_same_to_the_last_bit(cuts):
+    borders = [0, *sorted(set(cuts)), 12]
+    parts = [take_prompts(SAMPLES, range(a, b)) for a, b in itertools.pairwise(borders)]
+    whole, joined = evaluate(SAMPLES, Tilt(0.5)), evaluate(concatenate(parts), Tilt(0.5))
+    assert repr(numbers(joined)) == repr(numbers(whole))
+    assert joined.top_ngrams == whole.top_ngrams
+    assert np.array_equal(joined.per_completion.log_weights, whole.per_completion.log_weights)
+
+
+def test_the_order_of_prompts_does_not_matter():
+    shuffled = take_prompts(SAMPLES, np.random.default_rng(1).permutation(12))
+    one, other = evaluate(SAMPLES, Tilt(0.5)), evaluate(shuffled, Tilt(0.5))
+    assert other.reward == pytest.approx(one.reward, rel=1e-12)
+    assert other.target.log_z == pytest.approx(one.target.log_z, rel=1e-12)
+    assert other.target.inference_gap == pytest.approx(one.target.inference_gap, rel=1e-12)
+    assert other.kl["k3"][:2] == pytest.approx(one.kl["k3"][:2], rel=1e-12)
+    assert [d.across for d in other.diversity] == pytest.approx([d.across for d in one.diversity], rel=1e-12)
+
+
+def test_what_samples_cannot_tell_is_said():
+    bare = replace(SAMPLES, policy_logprobs=None, prior_logprobs=None, rewards=None, terminated=None)
+    report = evaluate(bare, Tilt(1.0))
+    assert report.kl == {}
+    assert report.reward is report.prior_perplexity is report.entropy is report.target is None
+    assert report.counts.terminated is None
+    assert report.unavailable["kl"] == "the samples have no policy_logprobs and no prior_logprobs"
+    assert set(report.unavailable) == {"reward", "kl", "prior_perplexity", "entropy", "target", "terminated"}
+    assert evaluate(SAMPLES).unavailable == {"target": "no target was given"}
+    assert evaluate(SAMPLES, Tilt(1.0)).unavailable == {}
+
+
+def test_samples_of_the_prior_need_rewards_only():
+    bare = replace(SAMPLES, policy_logprobs=None, prior_logprobs=None)
+    report = evaluate(bare, Tilt(0.5), proposal="prior")
+    by_hand = [np.log(np.mean(np.exp(row / 0.5))) for row in SAMPLES.rewards.reshape(12, 5)]
+    assert report.target.log_z.value == pytest.approx(np.mean(by_hand), rel=1e-12)
+    assert "came from the prior" in report.unavailable["kl"]
+
+
+def test_bad_proposal():
+    with pytest.raises(ValueError, match="proposal is 'target': it must be 'policy' or 'prior'"):
+        evaluate(SAMPLES, proposal="target")
+
+
+@pytest.mark.parametrize("beta", [0.0, -1.0, np.nan, np.inf])
+def test_bad_beta(beta):
+    with pytest.raises(ValueError, match=r"beta is .*: it must be a positive number"):
+        Tilt(beta)
+
+
+def test_bad_threshold():
+    with pytest.raises(ValueError, match="threshold is nan"):
+        Condition(np.nan)
+
+
+def test_bad_rewards_of_a_target():
+    for bad in (np.nan, np.inf):
+        with pytest.raises(ValueError, match=r"rewards\[1\] is (nan|inf): a reward is finite or -inf"):
+            Tilt(1.0).log_potential([0.0, bad])
+
+
+def test_a_completion_that_its_policy_forbids_is_an_error():
+    values = SAMPLES.policy_logprobs.values.copy()
+    values[0] = -np.inf
+    samples = replace(SAMPLES, policy_logprobs=Ragged(values, SAMPLES.policy_logprobs.offsets))
+    with pytest.raises(ValueError, match=r"policy_logprobs\[0\] sums to -inf"):
+        evaluate(samples, Tilt(1.0))
+
+
+def test_a_completion_that_the_prior_forbids_has_no_weight():
+    values = SAMPLES.prior_logprobs.values.copy()
+    values[0] = -np.inf
+    report = evaluate(replace(SAMPLES, prior_logprobs=Ragged(values, SAMPLES.prior_logprobs.offsets)), Tilt(1.0))
+    assert report.kl["k1"].value == np.inf
+    assert np.isnan(report.kl["k1"].stderr)
+    assert report.per_completion.log_weights[0] == -np.inf
+    assert np.isfinite(report.target.log_z.value)
+    assert report.target.elbo.value == -np.inf
+
+
+def test_a_reward_of_minus_infinity_has_no_weight():
+    rewards = np.array([-np.inf, *SAMPLES.rewards[1:]])
+    report = evaluate(replace(SAMPLES, rewards=rewards), Tilt(1.0))
+    assert report.reward.value == -np.inf
+    assert np.exp(report.per_completion.log_weights[0]) == 0
+    assert np.isfinite(report.target.reward.value)
+
+
+def test_prompts_where_nothing_passes_are_told_and_left_out_of_the_targets_reward():
+    rewards = SAMPLES.rewards.copy()
+    rewards[:5] = -5.0
+    report = evaluate(replace(SAMPLES, rewards=rewards), Condition(-1.0))
+    assert report.target.log_z.value == -np.inf
+    assert report.target.reward.value > -1.0
+    assert report.target.objective is None
+    assert any("In 1 of 12 prompts no completion has weight" in warning for warning in report.warnings)
+    nothing = evaluate(replace(SAMPLES, rewards=np.full(60, -5.0)), Condition(-1.0))
+    assert np.isnan(nothing.target.reward.value)
+    assert nothing.target.ess == 0
+
+
+def test_one_completion_is_enough_for_a_report():
+    one = take_prompts(SAMPLES, [0])
+    one = replace(
+        one,
+        completions=one.completions.take([0]),
+        groups=np.array([0, 1]),
+        policy_logprobs=one.policy_logprobs.take([0]),
+        prior_logprobs=one.prior_logprobs.take([0]),
+        rewards=one.rewards[:1],
+        terminated=one.terminated[:1],
+    )
+    report = evaluate(one, Tilt(0.5))
+    assert report.target.ess == 1
+    assert np.isnan(report.reward.stderr)
+    assert report.target.inference_gap.value == pytest.approx(0.0, abs=1e-12)
+
+
+def test_warnings_say_what_is_wrong_and_what_to_do():
+    few = evaluate(random_samples(prompts=3, per_prompt=40), Tilt(0.01))
+    text = "\n".join(few.warnings)
+    assert "there are only 3 prompts" in text
+    assert "The effective sample size is" in text
+
+
+def test_a_clearly_negative_kl_is_told():
+    low = replace(SAMPLES, policy_logprobs=Ragged(SAMPLES.prior_logprobs.values - 0.5, SAMPLES.completions.offsets))
+    assert any("below 0, which no KL is" in warning for warning in evaluate(low).warnings)
+
+
+def test_heavy_tails_are_told():
+    n = 2000
+    rewards = np.random.default_rng(0).pareto(1.0, n)
+    samples = Samples(Ragged.from_rows([[1]]), Ragged.from_rows([[2]] * n), [0, n], rewards=np.log(rewards + 1))
+    report = evaluate(samples, Tilt(0.5), proposal="prior")
+    assert report.target.pareto_k > 0.7
+    assert any("Pareto k is" in warning for warning in report.warnings)
+
+
+def test_a_panic_of_a_kernel_is_an_exception_and_the_next_call_works():
+    from esscher import _core
+
+    with pytest.raises(RuntimeError, match="a kernel panicked, which is a bug: on purpose"):
+        _core.panic()
+    assert evaluate(SAMPLES).counts.completions == 60
