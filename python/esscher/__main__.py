@@ -1,0 +1,18 @@
+"""``esscher`` and ``python -m esscher``: the command line, or what to install for it."""
+
+import sys
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        from esscher.cli import run
+    except ModuleNotFoundError as error:
+        if error.name not in ("typer", "rich", "pyarrow", "altair", "jinja2"):
+            raise
+        sys.exit(f"error: the command line needs {error.name}, which is not installed: pip install 'esscher[report]'")
+    run()
+
+
+if __name__ == "__main__":
+    main()

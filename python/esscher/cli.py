@@ -1,0 +1,266 @@
+"""The command line: demo, serve, score, evaluate."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from esscher import files
+from esscher.evaluate import evaluate as evaluate_samples
+from esscher.ragged import Ragged
+from esscher.report import to_json
+from esscher.report.page import write_page
+from esscher.report.terminal import print_report
+from esscher.target import Condition, Tilt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from esscher.evaluate import Report
+    from esscher.lm.transformers import TransformersLM
+    from esscher.samples import Samples
+    from esscher.target import Target
+
+app = typer.Typer(
+    help="Score and evaluate KL-regularised fine-tuning of language models, seen as Bayesian inference.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+console = Console()
+errors = Console(stderr=True)
+
+BAD_INPUT, NO_SERVER, INTERRUPTED = 2, 3, 130
+PART = 64
+
+MODEL_HELP = "A folder, a GGUF file, a hub name, or one of **smollm2** and **alice**, which come as Python packages."
+COLUMNS_HELP = "What a column is called in the file, as *ours=theirs*; may be given several times."
+
+
+class Column(StrEnum):
+    """Which log-probs `score` adds."""
+
+    prior_logprobs = "prior_logprobs"
+    policy_logprobs = "policy_logprobs"
+
+
+class Source(StrEnum):
+    """Where completions came from."""
+
+    policy = "policy"
+    prior = "prior"
+
+
+class Dtype(StrEnum):
+    """Precision of the model's weights."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+Model = Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...  [default: cuda if there is one]")]
+Precision = Annotated[Dtype, typer.Option(help="Precision of the model's weights.")]
+Renames = Annotated[list[str] | None, typer.Option("--columns", metavar="OURS=THEIRS", help=COLUMNS_HELP)]
+
+
+@app.command()
+def demo(
+    model: Model = "smollm2",
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("out/demo.html"),
+    beta: Annotated[float, typer.Option(help="Strength of the KL penalty, in reward per nat.")] = 0.25,
+    completions: Annotated[int, typer.Option(help="Completions of each prompt.", min=2)] = 8,
+    seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
+) -> None:
+    """Do the whole job once: serve a real language model, sample, score, evaluate, show.
+
+    A server holds the model as prior. The trainer's part is played by the same model under a hidden instruction, a
+    policy with exact log-probs; its completions get a sentiment reward and are scored and evaluated over gRPC.
+    """
+    from esscher.demo import Demo, compare, run_demo
+
+    with _progress() as progress:
+        task = progress.add_task("starting", total=None)
+        result = run_demo(
+            Demo(model=model, beta=beta, completions=completions, seed=seed),
+            progress=lambda text: progress.update(task, description=text),
+        )
+    _show(result.report, json=False, html=None, decode=result.decode, title="")
+    console.print(compare(result), highlight=False)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_page(result.report, output, decode=result.decode, title=f"Esscher demo: {model}")
+    console.print(f"\nPage: {output.resolve()}", soft_wrap=True)
+
+
+@app.command()
+def serve(
+    model: Model,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = 50051,
+    device: Device = None,
+    dtype: Precision = Dtype.float32,
+    insecure: Annotated[bool, typer.Option(help="Allow addresses that other machines reach, unencrypted.")] = False,
+) -> None:
+    """Serve a model as prior over gRPC, until SIGTERM or Ctrl-C; calls in flight are finished."""
+    from esscher.service.server import check_host
+    from esscher.service.server import serve as serve_model
+
+    check_host(host, insecure=insecure)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    prior = _load(model, device, dtype)
+    ready = f"serving {prior.name} at"
+    asyncio.run(
+        serve_model(prior, host, port, insecure=insecure, on_ready=lambda address: print(ready, address, flush=True))
+    )
+
+
+@app.command()
+def score(
+    file: Annotated[Path, typer.Argument(help="Samples, .parquet or .jsonl.")],
+    model: Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the samples with the new column.")],
+    column: Annotated[Column, typer.Option(help="Whose log-probs these are.")] = Column.prior_logprobs,
+    overwrite: Annotated[bool, typer.Option(help="Replace the column if the file has it.")] = False,
+    columns: Renames = None,
+    device: Device = None,
+    dtype: Precision = Dtype.float32,
+) -> None:
+    """Add the log-prob of every completion token under a model to a file of samples.
+
+    Rows keep their order, other columns stay as they are, and the output appears only when it is whole.
+    """
+    with _progress() as progress:
+        task = progress.add_task("reading", total=None)
+        dump = files.read(file, columns=_renames(columns))
+        files.check_writable(dump.table, output)
+        if column.value in dump.table.column_names and not overwrite:
+            raise ValueError(f"{file} has a column {column.value} already: say --overwrite to replace it")
+        progress.update(task, description="loading the model")
+        lm = _load(model, device, dtype)
+        progress.update(task, description="scoring", total=len(dump.samples))
+        logprobs = _score_in_parts(lm, dump.samples, lambda done: progress.update(task, completed=done))
+        files.write(files.with_column(dump, column.value, logprobs, overwrite=overwrite), output)
+    console.print(f"{output}: {column.value} of {dump.samples} under {lm.name}", soft_wrap=True)
+
+
+@app.command()
+def evaluate(
+    paths: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Samples, .parquet or .jsonl.")],
+    beta: Annotated[float | None, typer.Option(help="Target prior·exp(reward/beta)/Z.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Target: the prior given reward ≥ threshold.")] = None,
+    proposal: Annotated[Source, typer.Option(help="Where the completions came from.")] = Source.policy,
+    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON and nothing else.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Also write the report as a page.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help=f"Show n-grams as text. {MODEL_HELP}")] = None,
+    columns: Renames = None,
+) -> None:
+    """Report what files of samples say of a policy: reward, KL, diversity, and its distance from a target."""
+    target = _target(beta, threshold)
+    decode = _decoder(tokenizer) if tokenizer else None
+    with _progress() as progress:
+        task = progress.add_task("reading", total=len(paths))
+        dump = files.read(
+            paths,
+            columns=_renames(columns),
+            progress=lambda path: progress.update(task, advance=1, description=f"reading {path}"),
+        )
+        progress.update(task, description=f"evaluating {dump.samples}", total=None)
+        report = evaluate_samples(dump.samples, target, proposal=proposal.value)
+    _show(report, json=json, html=html, decode=decode, title=", ".join(path.name for path in paths))
+
+
+def run() -> None:
+    """Run the command line and exit: 0 done, 1 a bug, 2 bad input, 3 no server or none in time, 130 interrupted."""
+    try:
+        app()
+    except (ConnectionError, TimeoutError) as error:
+        _fail(error, NO_SERVER)
+    except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
+        _fail(error, BAD_INPUT)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def _fail(error: Exception, code: int) -> NoReturn:
+    errors.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+    sys.exit(code)
+
+
+def _progress() -> Progress:
+    """Progress on standard error, so that standard output holds results only."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    return Progress(*columns, console=errors, transient=True)
+
+
+def _load(model: str, device: str | None, dtype: Dtype) -> TransformersLM:
+    from esscher.lm.packaged import resolve
+    from esscher.lm.transformers import TransformersLM
+
+    return TransformersLM.load(resolve(model), device=device, dtype=dtype.value)
+
+
+def _score_in_parts(lm: TransformersLM, samples: Samples, progress: Callable[[int], object]) -> Ragged:
+    """Score about `PART` completions at a time, so that progress can be shown; prompts stay whole."""
+    starts = np.flatnonzero(np.diff(samples.groups[:-1] // PART, prepend=-1))
+    parts = []
+    for start, stop in itertools.pairwise([*starts, len(samples.prompts)]):
+        part = samples.take_prompts(np.arange(start, stop))
+        parts.append(lm.logprobs(part.prompts, part.completions, part.groups))
+        progress(int(samples.groups[stop]))
+    return Ragged(np.concatenate([part.values for part in parts]), samples.completions.offsets)
+
+
+def _renames(columns: list[str] | None) -> dict[str, str]:
+    pairs = [column.partition("=") for column in columns or []]
+    for ours, equals, theirs in pairs:
+        if not (ours and equals and theirs):
+            raise ValueError(f"--columns {ours}{equals}{theirs}: write it as ours=theirs, for example reward=score")
+    return {ours: theirs for ours, _, theirs in pairs}
+
+
+def _target(beta: float | None, threshold: float | None) -> Target | None:
+    if beta is not None and threshold is not None:
+        raise ValueError("--beta and --threshold are two different targets: give one of them")
+    if beta is not None:
+        return Tilt(beta)
+    return None if threshold is None else Condition(threshold)
+
+
+def _decoder(model: str) -> Callable[[Sequence[int]], str]:
+    from esscher.lm.packaged import resolve
+    from esscher.lm.transformers import load_tokenizer, locate
+
+    tokenizer = load_tokenizer(locate(resolve(model)))
+    return lambda ids: tokenizer.decode(list(ids))
+
+
+def _show(
+    report: Report, *, json: bool, html: Path | None, decode: Callable[[Sequence[int]], str] | None, title: str
+) -> None:
+    if json:
+        print(to_json(report))
+    else:
+        print_report(report, console=console, decode=decode)
+    if html is not None:
+        write_page(report, html, decode=decode, title=title)
+        if not json:
+            console.print(f"\nPage: {html.resolve()}", soft_wrap=True)

@@ -1,0 +1,138 @@
+"""The whole job once, on a real language model: serve a prior, play the trainer, score and evaluate over gRPC.
+
+The policy is the prior under a hidden instruction: it was never trained, but it is a policy with exact log-probs whose
+reward, KL and distance from the target are real numbers.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from esscher.lm.packaged import resolve
+from esscher.lm.transformers import TransformersLM
+from esscher.ragged import Ragged
+from esscher.service.client import Client
+from esscher.target import Tilt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from esscher.estimate import Estimate
+    from esscher.evaluate import Report
+    from esscher.samples import Samples
+
+PROMPTS = (
+    "The movie was",
+    "I think that",
+    "Yesterday my friend told me",
+    "The food at the restaurant",
+    "Our new neighbours",
+    "The weather this week",
+    "My first day at work",
+    "The book that I am reading",
+    "When I opened the letter,",
+    "The concert last night",
+    "Learning to cook",
+    "The train to the city",
+)
+INSTRUCTION = "Everything is wonderful today, I am so happy, and I love all of it! "
+NEW_TOKENS = 20
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What to run: a model, the strength of the KL penalty, completions a prompt, and a seed."""
+
+    model: str
+    beta: float
+    completions: int
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class DemoResult:
+    """The policy's report, the prior's, and how to turn token ids into text."""
+
+    report: Report
+    prior_report: Report
+    decode: Callable[[Sequence[int]], str]
+
+
+def run_demo(demo: Demo, progress: Callable[[str], object]) -> DemoResult:
+    """Serve, sample, score, evaluate; `progress` is told what is being done."""
+    folder, target, rng = str(resolve(demo.model)), Tilt(demo.beta), np.random.default_rng(demo.seed)
+    progress(f"starting a server that holds {demo.model} as prior")
+    with _server(folder) as address, Client(address, timeout=600.0) as client:
+        progress("loading the same model, to be the policy")
+        lm = TransformersLM.load(folder)
+        prompts, steered = lm.encode(PROMPTS), lm.encode([INSTRUCTION + prompt for prompt in PROMPTS])
+        progress(f"sampling {demo.completions} completions of {len(PROMPTS)} prompts from the policy")
+        drawn = lm.sample(steered, demo.completions, NEW_TOKENS, rng)
+        progress("sampling as many from the prior, to check log Z")
+        prior_drawn = lm.sample(prompts, demo.completions, NEW_TOKENS, rng)
+        progress("scoring the policy's completions under the server's prior")
+        scored = client.score(replace(drawn, prompts=prompts, rewards=_rewards(lm, drawn)))
+        progress("evaluating")
+        return DemoResult(
+            report=client.evaluate(scored, target),
+            prior_report=client.evaluate(
+                replace(prior_drawn, rewards=_rewards(lm, prior_drawn)), target, proposal="prior"
+            ),
+            decode=lambda ids: lm.decode(Ragged.from_rows([ids]))[0],
+        )
+
+
+@contextmanager
+def _server(folder: str) -> Iterator[str]:
+    """Run ``esscher serve`` in a process of its own; gives its address once it answers."""
+    command = [sys.executable, "-m", "esscher", "serve", "--model", folder, "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            if not line:
+                _, log = process.communicate()
+                raise RuntimeError(f"the server did not start: {log.strip()}")
+            yield line.split()[-1]
+        finally:
+            process.terminate()
+
+
+def _rewards(lm: TransformersLM, samples: Samples) -> NDArray[np.float64]:
+    """How positive each completion sounds, from -1 to 1 (VADER; Hutto and Gilbert, ICWSM 2014)."""
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+    analyzer = SentimentIntensityAnalyzer()
+    texts = lm.decode(samples.completions)
+    return np.array([analyzer.polarity_scores(text)["compound"] for text in texts])
+
+
+def compare(result: DemoResult) -> str:
+    """Hold the policy's samples against the prior's: two estimates of log Z, and J below its bound."""
+    policy, prior = result.report.target, result.prior_report.target
+    assert policy is not None
+    assert prior is not None
+    assert policy.objective is not None
+    assert prior.objective_bound is not None
+    j, bound = policy.objective, prior.objective_bound
+    excess = j.value - bound.value
+    error = (j.stderr**2 + bound.stderr**2) ** 0.5
+    verdict = "as it must be" if excess <= 2 * error else f"which cannot be: it is {excess / error:.1f} errors too high"
+    return (
+        f"log Z from the policy's completions: {_show(policy.log_z)} nats; from as many of the prior's: "
+        f"{_show(prior.log_z)}.\n"
+        f"J of the policy: {_show(j)}, below the bound beta log Z from the prior's completions, {_show(bound)}: "
+        f"{verdict}."
+    )
+
+
+def _show(estimate: Estimate) -> str:
+    return f"{estimate.value:.2f} ± {estimate.stderr:.2f}"

@@ -1,0 +1,48 @@
+"""The demonstration itself, on the small model: a real server in a process of its own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from models import alice_folder
+
+from esscher.demo import Demo, compare, run_demo
+
+
+@pytest.fixture(scope="module")
+def result():
+    return run_demo(Demo(model=str(alice_folder()), beta=0.25, completions=8, seed=0), progress=lambda _: None)
+
+
+def test_nothing_is_missing_from_the_report(result):
+    assert result.report.unavailable == {}
+    assert result.report.counts.prompts == 12
+    assert result.report.counts.completions == 96
+    assert np.isfinite(result.report.target.log_z).all()
+
+
+def test_the_policy_is_not_the_prior(result):
+    kl = result.report.kl["k1"]
+    assert kl.value > 5 * kl.stderr > 0
+
+
+def test_j_is_below_beta_log_z_within_standard_errors(result):
+    j, bound = result.report.target.objective, result.prior_report.target.objective_bound
+    assert j.value <= bound.value + 2 * np.hypot(j.stderr, bound.stderr)
+    assert "as it must be" in compare(result)
+
+
+def test_two_estimates_of_log_z_agree(result):
+    """From 8 completions a prompt both are biased low, so they agree in size, not to their standard errors."""
+    policy, prior = result.report.target.log_z, result.prior_report.target.log_z
+    assert policy.value == pytest.approx(prior.value, abs=1.0)
+
+
+def test_text_comes_back(result):
+    text = result.decode(list(result.report.top_ngrams[2][0].token_ids))
+    assert text.strip()
+
+
+def test_a_server_that_does_not_start_is_told():
+    with pytest.raises((FileNotFoundError, ValueError, RuntimeError), match="nowhere"):
+        run_demo(Demo(model="nowhere/at/all/x", beta=0.25, completions=2, seed=0), progress=lambda _: None)

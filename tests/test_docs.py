@@ -1,0 +1,46 @@
+"""The README's code runs, and its commands are those of the Makefile."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from models import alice
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_readmes_python_runs(capsys):
+    from esscher.service.server import running_in_thread
+
+    on_arrays, over_grpc = blocks("python")
+    names = {}
+    exec(on_arrays, names)
+    assert names["report"].target.inference_gap.value > 0
+    assert "Estimate(" in capsys.readouterr().out
+    in_process = names["report"].reward
+    with running_in_thread(alice()) as address:
+        exec(over_grpc.replace("127.0.0.1:50051", address), names)
+    assert names["report"].reward == in_process
+
+
+def test_the_first_example_is_short():
+    assert len(blocks("python")[0].strip().splitlines()) <= 14
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "lint"])
+def test_make_alone_lists_the_targets(target):
+    listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert f"make {target} " in listed
+
+
+def test_the_map_names_what_is_there():
+    for name in re.findall(r"\b(\w+\.py)\b", README):
+        assert list((ROOT / "python/esscher").rglob(name)) or (ROOT / "tests" / name).exists(), name
