@@ -25,8 +25,9 @@ lint: $(VENV)/test $(VENV)/lint $(VENV)/proto ## Check format, lints, types, stu
 	cargo fmt --check
 	cargo clippy --quiet --workspace --all-targets -- -D warnings
 	$(BIN)/buf lint proto
-	@rm -rf build/proto && mkdir -p build/proto
-	@$(call generate,build/proto)
+	$(BIN)/buf format --diff --exit-code proto
+	rm -rf build/proto && mkdir -p build/proto
+	$(call generate,build/proto)
 	diff -r --exclude=__init__.py --exclude=__pycache__ build/proto/esscher/v1 python/esscher/v1
 
 format: $(VENV)/lint ## Format all code
@@ -41,8 +42,10 @@ clean: ## Remove everything that was built
 	rm -rf $(VENV) .venv-proto target build out
 
 # The generator lives in an environment of its own: it needs older packages than the rest.
-generate = .venv-proto/bin/python -m grpc_tools.protoc --proto_path=proto \
-	--python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) $(wildcard proto/esscher/v1/*.proto)
+define generate
+	.venv-proto/bin/python -m grpc_tools.protoc -I proto --python_out=$(1) --pyi_out=$(1) proto/esscher/v1/*.proto
+	.venv-proto/bin/python -m grpc_tools.protoc -I proto --grpc_python_out=$(1) proto/esscher/v1/scoring_service.proto
+endef
 
 $(VENV)/created:
 	$(PYTHON) -m venv $(VENV)

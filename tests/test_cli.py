@@ -10,9 +10,9 @@ import sys
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from models import alice, alice_folder
 
 from esscher import Samples, Tilt, cli, evaluate, files
+from models import alice, alice_folder
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_columns_can_be_renamed(samples, tmp_path, esscher):
         (("score", "FILE", "--model", "alice", "--output", "out.pkl"), "out.pkl"),
         (("score", "FILE", "--model", "alice", "--output", "no/such/folder/out.parquet"), "folder"),
         (("serve", "--model", "nowhere/at/all/x"), "nowhere/at/all/x"),
-        (("serve", "--model", "alice", "--host", "0.0.0.0"), "neither encrypted nor authenticated"),  # noqa: S104
+        (("serve", "--model", "alice", "--host", "0.0.0.0"), "neither encrypted nor authenticated"),
     ],
 )
 def test_bad_input_says_what_is_wrong_and_ends_with_2(arguments, message, unscored, tmp_path, esscher, monkeypatch):
@@ -190,6 +190,8 @@ def test_a_port_in_use_is_told(esscher):
 
 
 def test_the_installed_command_runs():
-    done = subprocess.run([sys.executable, "-m", "esscher", "evaluate", "nothing.parquet"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "esscher", "evaluate", "nothing.parquet"], capture_output=True, text=True
+    )
     assert done.returncode == 2
     assert "Traceback" not in done.stderr

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from models import alice_folder
 
 from esscher.demo import Demo, compare, run_demo
+from models import alice_folder
 
 
 @pytest.fixture(scope="module")

@@ -106,6 +106,12 @@ def test_infinite_values_have_no_standard_error():
     assert clustered_mean(np.empty(0), np.array([0])) == pytest.approx((np.nan, np.nan), nan_ok=True)
 
 
+def test_huge_values_do_not_overflow():
+    value, stderr = clustered_mean(np.array([1e308, 1e308, -1e308, 1e308]), np.arange(5))
+    assert value == pytest.approx(0.5e308)
+    assert stderr == pytest.approx(0.5e308)
+
+
 def test_stderr_of_completions_that_repeat_is_that_of_the_prompts():
     """Eight copies of a completion say no more than one."""
     rng = np.random.default_rng(0)

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from models import alice
 
 ROOT = Path(__file__).parent.parent

@@ -250,7 +250,7 @@ def _decoder(model: str) -> Callable[[Sequence[int]], str]:
     from esscher.lm.transformers import load_tokenizer, locate
 
     tokenizer = load_tokenizer(locate(resolve(model)))
-    return lambda ids: tokenizer.decode(list(ids))
+    return lambda ids: str(tokenizer.decode(list(ids)))
 
 
 def _show(

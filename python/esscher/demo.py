@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -16,7 +17,6 @@ import numpy as np
 
 from esscher.lm.packaged import resolve
 from esscher.lm.transformers import TransformersLM
-from esscher.ragged import Ragged
 from esscher.service.client import Client
 from esscher.target import Tilt
 
@@ -68,42 +68,57 @@ class DemoResult:
 
 def run_demo(demo: Demo, progress: Callable[[str], object]) -> DemoResult:
     """Serve, sample, score, evaluate; `progress` is told what is being done."""
-    folder, target, rng = str(resolve(demo.model)), Tilt(demo.beta), np.random.default_rng(demo.seed)
-    progress(f"starting a server that holds {demo.model} as prior")
-    with _server(folder) as address, Client(address, timeout=600.0) as client:
-        progress("loading the same model, to be the policy")
+    progress(f"finding {demo.model}")
+    folder = str(resolve(demo.model))
+    progress(f"starting a server that holds {demo.model} as prior, and loading it once more as the policy")
+    with _server(folder) as server:
         lm = TransformersLM.load(folder)
-        prompts, steered = lm.encode(PROMPTS), lm.encode([INSTRUCTION + prompt for prompt in PROMPTS])
-        progress(f"sampling {demo.completions} completions of {len(PROMPTS)} prompts from the policy")
-        drawn = lm.sample(steered, demo.completions, NEW_TOKENS, rng)
-        progress("sampling as many from the prior, to check log Z")
-        prior_drawn = lm.sample(prompts, demo.completions, NEW_TOKENS, rng)
-        progress("scoring the policy's completions under the server's prior")
-        scored = client.score(replace(drawn, prompts=prompts, rewards=_rewards(lm, drawn)))
-        progress("evaluating")
-        return DemoResult(
-            report=client.evaluate(scored, target),
-            prior_report=client.evaluate(
-                replace(prior_drawn, rewards=_rewards(lm, prior_drawn)), target, proposal="prior"
-            ),
-            decode=lambda ids: lm.decode(Ragged.from_rows([ids]))[0],
-        )
+        with Client(_address(server), timeout=600.0) as client:
+            return _play_trainer(demo, lm, client, progress)
+
+
+def _play_trainer(demo: Demo, lm: TransformersLM, client: Client, progress: Callable[[str], object]) -> DemoResult:
+    rng, target = np.random.default_rng(demo.seed), Tilt(demo.beta)
+    prompts, instructed = lm.encode(PROMPTS), lm.encode([INSTRUCTION + prompt for prompt in PROMPTS])
+    progress(f"sampling {demo.completions} completions of {len(PROMPTS)} prompts from the policy")
+    drawn = lm.sample(instructed, demo.completions, NEW_TOKENS, rng)
+    progress("sampling as many from the prior, to hold against")
+    prior_drawn = lm.sample(prompts, demo.completions, NEW_TOKENS, rng)
+    progress("scoring the policy's completions under the server's prior")
+    scored = client.score(replace(drawn, prompts=prompts, rewards=_rewards(lm, drawn)))
+    progress("evaluating")
+    rewarded = replace(prior_drawn, rewards=_rewards(lm, prior_drawn))
+    return DemoResult(
+        report=client.evaluate(scored, target),
+        prior_report=client.evaluate(rewarded, target, proposal="prior"),
+        decode=lambda ids: lm.decode([ids])[0],
+    )
 
 
 @contextmanager
-def _server(folder: str) -> Iterator[str]:
-    """Run ``esscher serve`` in a process of its own; gives its address once it answers."""
+def _server(folder: str) -> Iterator[subprocess.Popen[str]]:
+    """Run ``esscher serve`` in a process of its own, on a free port."""
     command = [sys.executable, "-m", "esscher", "serve", "--model", folder, "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with (
+        tempfile.TemporaryFile("w+") as log,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as server,
+    ):
         try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            if not line:
-                _, log = process.communicate()
-                raise RuntimeError(f"the server did not start: {log.strip()}")
-            yield line.split()[-1]
+            yield server
+        except ConnectionError as error:
+            log.seek(0)
+            raise RuntimeError(f"the server ended: {log.read().strip()}") from error
         finally:
-            process.terminate()
+            server.terminate()
+
+
+def _address(server: subprocess.Popen[str]) -> str:
+    """Wait until the server says where it listens."""
+    assert server.stdout is not None
+    line = server.stdout.readline()
+    if not line:
+        raise ConnectionError("the server did not start")
+    return line.split()[-1]
 
 
 def _rewards(lm: TransformersLM, samples: Samples) -> NDArray[np.float64]:

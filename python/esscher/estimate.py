@@ -42,11 +42,14 @@ def clustered_mean(values: NDArray[np.float64], groups: Offsets) -> Estimate:
         # Of infinities of both signs there is no mean; of one sign, it is that infinity.
         signs = set(values[~np.isfinite(values)].tolist())
         return Estimate(signs.pop() if len(signs) == 1 else np.nan, np.nan)
+    # Scaled by a power of two, which costs no digit, so that no sum of finite values overflows.
+    exponent = int(np.frexp(np.abs(values).max())[1])
+    values = np.ldexp(values, -exponent)
     mean = float(values.mean())
     if clusters == 1:
         groups, clusters = np.arange(n + 1), n
     if clusters == 1:
-        return Estimate(mean, np.nan)
+        return Estimate(float(np.ldexp(mean, exponent)), np.nan)
     residuals = np.add.reduceat(values - mean, groups[:-1])
     variance = clusters / (clusters - 1) * float(residuals @ residuals) / n**2
-    return Estimate(mean, variance**0.5)
+    return Estimate(float(np.ldexp(mean, exponent)), float(np.ldexp(variance**0.5, exponent)))

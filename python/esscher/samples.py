@@ -108,12 +108,12 @@ class Samples:
         order = as_integers("prompts", prompts)
         sizes = np.diff(self.groups)[order]
         rows = np.repeat(self.groups[:-1][order], sizes) + counts_within(sizes)
-        columns = {name: getattr(self, name) for name in self.columns}
+        columns: dict[str, Any] = {name: getattr(self, name) for name in self.columns}
         return Samples(
             prompts=self.prompts.take(order),
             completions=self.completions.take(rows),
             groups=np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]),
-            **{name: c.take(rows) if isinstance(c, Ragged) else c[rows] for name, c in columns.items()},
+            **{name: _take(column, rows) for name, column in columns.items()},
         )
 
     def __len__(self) -> int:
@@ -154,6 +154,10 @@ def concatenate(parts: Sequence[Samples]) -> Samples:
         groups=np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]),
         **joined,
     )
+
+
+def _take(column: Any, rows: NDArray[np.int64]) -> Any:
+    return column.take(rows) if isinstance(column, Ragged) else column[rows]
 
 
 def _join(columns: list[Any]) -> Any:

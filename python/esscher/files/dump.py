@@ -1,0 +1,261 @@
+"""A file's rows as samples, and what becomes of samples back in the file's rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
+
+from esscher.files import columns as arrow
+from esscher.files.formats import load
+from esscher.ragged import Ragged
+from esscher.samples import Samples, concatenate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+PROMPT_ID = "prompt_id"
+# Our columns, the fields of `Samples` that they fill, and how they are read.
+FIELDS: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
+    "prompt_token_ids": ("prompts", arrow.token_ids),
+    "completion_token_ids": ("completions", arrow.token_ids),
+    "policy_logprobs": ("policy_logprobs", arrow.token_numbers),
+    "prior_logprobs": ("prior_logprobs", arrow.token_numbers),
+    "token_kl": ("token_kl", arrow.token_numbers),
+    "policy_entropy": ("policy_entropy", arrow.token_numbers),
+    "reward": ("rewards", arrow.numbers),
+    "terminated": ("terminated", arrow.booleans),
+}
+NEEDED = ("prompt_token_ids", "completion_token_ids")
+NAMES = (PROMPT_ID, *FIELDS)
+
+StrPath = str | PathLike[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Dump:
+    """Rows of one or several files, and the samples that they hold.
+
+    Parameters
+    ----------
+    table
+        All rows and columns, in the files' order.
+    samples
+        The same completions, grouped by prompt.
+    order
+        The table's row of each completion of `samples` [N].
+    """
+
+    table: pa.Table
+    samples: Samples
+    order: NDArray[np.int64]
+
+
+def read(
+    paths: StrPath | Sequence[StrPath],
+    *,
+    columns: Mapping[str, str] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Dump:
+    """Read samples from Parquet (.parquet) or JSON lines (.jsonl), grouped by prompt.
+
+    Rows with equal `prompt_id` share a prompt, across files too; without that column, rows with equal prompt tokens
+    do. Prompts come in order of first appearance, and the completions of each in the files' order.
+
+    Parameters
+    ----------
+    paths
+        One file, or several with the same columns.
+    columns
+        What our columns are called in the files, ``{"reward": "score"}``; the table keeps the files' names.
+    progress
+        Called with the path of each file before it is read.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file is not there.
+    ValueError
+        If a file is not whole or not of its kind, lacks a needed column, holds a null, a value outside its column's
+        range or a `prompt_id` with two different prompts, or differs from the others in its columns. The message
+        names the file, and the column and row where there is one.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from esscher.files import read
+    >>> row = '{"prompt_token_ids": [1], "completion_token_ids": [7, 8], "score": 0.5}'
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "rows.jsonl")
+    ...     _ = path.write_text(row)
+    ...     read(path, columns={"reward": "score"}).samples
+    Samples(1 prompt, 1 completion, 2 tokens; rewards)
+    """
+    files = [Path(path) for path in ([paths] if isinstance(paths, str | PathLike) else paths)]
+    if not files:
+        raise ValueError("paths is empty: give at least one file")
+    names = _names(columns or {})
+    tables, parts = [], []
+    for path in files:
+        if progress is not None:
+            progress(str(path))
+        tables.append(load(path))
+        _check_columns(path, tables, names, columns or {})
+        parts.append(_in(path, _rows, tables[-1], names))
+        if parts[-1].columns != parts[0].columns:
+            raise ValueError(
+                f"{path} fills {', '.join(parts[-1].columns) or 'no optional column'}, {files[0]} fills "
+                f"{', '.join(parts[0].columns) or 'none'}: files read together must agree"
+            )
+    table = _join(files, tables)
+    rows = parts[0] if len(parts) == 1 else concatenate(parts)
+    samples, order = _in(files, _grouped, rows, table, names[PROMPT_ID])
+    return Dump(table, samples, order)
+
+
+def with_column(dump: Dump, name: str, column: Ragged, *, overwrite: bool = False) -> pa.Table:
+    """Return the dump's table with a column of one number per completion token, as list<float32>.
+
+    Parameters
+    ----------
+    dump
+        What `read` returned: its rows keep their order, its other columns stay as they are.
+    name
+        What to call the column.
+    column
+        The numbers, with the rows of ``dump.samples.completions``.
+    overwrite
+        Whether to replace a column of that name.
+
+    Raises
+    ------
+    ValueError
+        If rows differ from those of the completions, or there is a column of that name and `overwrite` is not set.
+    """
+    if not np.array_equal(column.offsets, dump.samples.completions.offsets):
+        raise ValueError(f"{name} has other rows than the completions: it needs one number for each of their tokens")
+    inverse = np.empty_like(dump.order)
+    inverse[dump.order] = np.arange(len(dump.order))
+    lists = arrow.to_lists(_float32(column).take(inverse))
+    if name not in dump.table.column_names:
+        return dump.table.append_column(name, lists)
+    if not overwrite:
+        raise ValueError(f"there is a column {name!r} already: choose another name, or say to overwrite it")
+    return dump.table.set_column(dump.table.column_names.index(name), name, lists)
+
+
+def to_table(samples: Samples) -> pa.Table:
+    """Return samples as a table in our format, log-probs in float32; `prompt_id` is the prompt's index.
+
+    Examples
+    --------
+    >>> from esscher import Ragged, Samples
+    >>> to_table(Samples(Ragged.from_rows([[1]]), Ragged.from_rows([[7, 8]]), [0, 1])).column_names
+    ['prompt_id', 'prompt_token_ids', 'completion_token_ids']
+    """
+    table = {PROMPT_ID: pa.array(samples.group_of)}
+    table["prompt_token_ids"] = arrow.to_lists(samples.prompts.take(samples.group_of))
+    for name, (field, _) in list(FIELDS.items())[1:]:
+        value = getattr(samples, field)
+        if isinstance(value, Ragged):
+            value = value if value.values.dtype == np.uint32 else _float32(value)
+            table[name] = arrow.to_lists(value)
+        elif value is not None:
+            table[name] = pa.array(value)
+    return pa.table(table)
+
+
+def _float32(column: Ragged) -> Ragged:
+    return Ragged(column.values.astype(np.float32, copy=False), column.offsets)
+
+
+def _names(columns: Mapping[str, str]) -> dict[str, str]:
+    """Return what each of our columns is called in the files."""
+    for ours in columns:
+        if ours not in NAMES:
+            raise ValueError(f"columns renames {ours!r}, which is none of ours: {', '.join(NAMES)}")
+    return {ours: columns.get(ours, ours) for ours in NAMES}
+
+
+def _check_columns(path: Path, tables: list[pa.Table], names: dict[str, str], renamed: Mapping[str, str]) -> None:
+    there = tables[-1].column_names
+    for ours in (*NEEDED, *renamed):
+        if names[ours] not in there:
+            called = f" (read as {ours!r})" if ours in renamed else ""
+            raise ValueError(
+                f"{path} has no column {names[ours]!r}{called}. It has: {', '.join(there) or 'none'}. "
+                "If it goes by another name, say so: columns {ours: theirs}, or --columns ours=theirs"
+            )
+    first = set(tables[0].column_names)
+    if set(there) != first:
+        differ = ", ".join(sorted(set(there) ^ first))
+        raise ValueError(f"{path} has other columns than the files before it, they differ in: {differ}")
+
+
+def _rows(table: pa.Table, names: dict[str, str]) -> Samples:
+    """Return one prompt per row: the table's own order, so that an error's index is the file's row."""
+    filled = {}
+    for ours, (field, convert) in FIELDS.items():
+        theirs = names[ours]
+        if theirs in table.column_names and (ours in NEEDED or _is_known(table.column(theirs))):
+            filled[field] = convert(theirs, table.column(theirs))
+    if names[PROMPT_ID] in table.column_names:
+        arrow.check_no_nulls(names[PROMPT_ID], table.column(names[PROMPT_ID]))
+    return Samples(groups=np.arange(len(table) + 1), **filled)
+
+
+def _is_known(column: pa.ChunkedArray) -> bool:
+    return bool(column.null_count < len(column))
+
+
+def _grouped(rows: Samples, table: pa.Table, prompt_id: str) -> tuple[Samples, NDArray[np.int64]]:
+    groups = arrow.row_codes(rows.prompts)
+    if prompt_id in table.column_names:
+        groups = _by_id(prompt_id, table.column(prompt_id), groups)
+    order = np.argsort(groups, kind="stable")
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(groups))])
+    taken = {name: _take(getattr(rows, name), order) for name in rows.columns}
+    prompts = rows.prompts.take(order[offsets[:-1]])
+    return Samples(prompts, rows.completions.take(order), offsets, **taken), order
+
+
+def _by_id(name: str, column: pa.ChunkedArray, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+    ids = arrow.codes(name, column)
+    first = np.unique(ids, return_index=True)[1]
+    differ = np.flatnonzero(tokens != tokens[first[ids]])
+    if len(differ):
+        row = int(differ[0])
+        raise ValueError(
+            f"column {name!r} is {column[row].as_py()!r} in rows {first[ids[row]]} and {row}, whose prompt tokens "
+            "differ: an id stands for one prompt (rows count from 0, through all files)"
+        )
+    return ids
+
+
+def _take(column: Any, order: NDArray[np.int64]) -> Any:
+    return column.take(order) if isinstance(column, Ragged) else column[order]
+
+
+def _join(files: list[Path], tables: list[pa.Table]) -> pa.Table:
+    joined = tables[0]
+    for path, table in zip(files[1:], tables[1:], strict=True):
+        try:
+            joined = pa.concat_tables([joined, table], promote_options="permissive")
+        except pa.ArrowException as error:
+            raise ValueError(f"{path} has columns of other types than the files before it: {error}") from error
+    return joined
+
+
+def _in(where: Path | list[Path], function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function, and put the file before what it finds wrong."""
+    try:
+        return function(*arguments)
+    except ValueError as error:
+        shown = where if isinstance(where, Path) else ", ".join(map(str, where[:3])) + ", ..." * (len(where) > 3)
+        raise ValueError(f"{shown}: {error}") from error

@@ -1,0 +1,101 @@
+"""Tables in Parquet and JSON lines, told apart by suffix; what is written appears whole or not at all."""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
+import pyarrow.parquet as pq  # type: ignore[import-untyped]  # it ships no annotations
+
+from esscher.files import jsonl
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator
+
+PARQUET, JSON_LINES = ".parquet", ".jsonl"
+PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin")
+
+
+def load(path: Path) -> pa.Table:
+    """Read a file's rows; raises `FileNotFoundError` and `ValueError` that name it."""
+    suffix = _suffix(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: name the files in it")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty")
+    table = _load_parquet(path) if suffix == PARQUET else jsonl.load(path)
+    if len(set(table.column_names)) < table.num_columns:
+        raise ValueError(f"{path} has several columns of one name: {', '.join(table.column_names)}")
+    if len(table) == 0:
+        raise ValueError(f"{path} has no rows")
+    return table
+
+
+def write(table: pa.Table, path: str | os.PathLike[str]) -> None:
+    """Write a table as Parquet or JSON lines, by the path's suffix, replacing a file that is there.
+
+    The path holds the whole table or what it held before: rows are written beside it first.
+
+    Raises
+    ------
+    ValueError
+        If the suffix is neither .parquet nor .jsonl, the path is a folder, or the table holds what JSON lines cannot.
+    FileNotFoundError
+        If the folder is not there.
+    """
+    check_writable(table, path)
+    path = Path(path).resolve()
+    with _replacing(path) as file:
+        if path.suffix == PARQUET:
+            pq.write_table(table, file, compression="zstd")
+        else:
+            jsonl.dump(table, file)
+
+
+def check_writable(table: pa.Table, path: str | os.PathLike[str]) -> None:
+    """Raise what `write` would raise of table and path, to know it before long work begins."""
+    path = Path(path)
+    suffix = _suffix(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: name a file")
+    if not path.resolve().parent.is_dir():
+        raise FileNotFoundError(f"{path.resolve().parent} is not there: make the folder first")
+    if suffix == JSON_LINES:
+        jsonl.check(table)
+
+
+def _suffix(path: Path) -> str:
+    if path.suffix in PICKLES:
+        raise ValueError(
+            f"{path} looks like a pickle, which runs code of its author's choice when it is opened: it is refused. "
+            "Export the rows as Parquet or JSON lines"
+        )
+    if path.suffix not in (PARQUET, JSON_LINES):
+        raise ValueError(f"{path} has the suffix {path.suffix!r}: files are Parquet (.parquet) or JSON lines (.jsonl)")
+    return path.suffix
+
+
+def _load_parquet(path: Path) -> pa.Table:
+    try:
+        with pq.ParquetFile(path) as file:
+            return file.read()
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} is not a whole Parquet file; was it cut off? {error}") from error
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    # In the same folder, since only there replacing is one step.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,170 @@
+"""JSON lines to Arrow and back: one object a line, infinities as numbers that overflow to them."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import IO, TYPE_CHECKING, Any
+
+import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
+import pyarrow.compute as pc  # type: ignore[import-untyped]  # it ships no annotations
+import pyarrow.json as pj  # type: ignore[import-untyped]  # it ships no annotations
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# A line must fit into a block.
+BLOCK_BYTES = 64 * 2**20
+ROWS_AT_ONCE = 1000
+INFINITY = "1e999"
+# Strings match first, so that the number is only found outside of them.
+_STRING_OR_INFINITY = re.compile(rb'"(?:[^"\\]|\\.)*"|(?<![\d.])(-?)1e999\b')
+
+
+def load(path: Path) -> pa.Table:
+    """Read a file of JSON lines; raises `ValueError` with the line that is wrong."""
+    data = _readable(path.read_bytes())
+    try:
+        table = _parse(data)
+        if any(_times(kind) for kind in table.schema.types):
+            # The parser takes strings that look like a date for times; a file's strings stay strings.
+            schema = pa.schema([(field.name, _untimed(field.type)) for field in table.schema])
+            table = _parse(data, schema).select(table.column_names)
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}{_bad_line(data) or f' cannot be read as one table: {error}'}") from error
+    return table
+
+
+def dump(table: pa.Table, file: IO[bytes]) -> None:
+    """Write a table that `check` let pass, one JSON object a line."""
+    for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE):
+        file.write("".join(_lines(batch)).encode())
+
+
+def check(table: pa.Table) -> None:
+    """Raise `ValueError` if a column cannot be said in JSON: NaN, bytes, times."""
+    first = 0
+    for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE):
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            _check_column(name, column, first)
+        first += len(batch)
+
+
+def _parse(data: bytes, schema: pa.Schema | None = None) -> pa.Table:
+    return pj.read_json(
+        pa.BufferReader(data),
+        read_options=pj.ReadOptions(block_size=BLOCK_BYTES),
+        parse_options=pj.ParseOptions(explicit_schema=schema),
+    )
+
+
+def _readable(data: bytes) -> bytes:
+    """Write infinities in the way that the parser knows."""
+    spelled = INFINITY.encode()
+    if spelled not in data:
+        return data
+    return b"\n".join(
+        _STRING_OR_INFINITY.sub(_infinity, line) if spelled in line else line for line in data.split(b"\n")
+    )
+
+
+def _infinity(match: re.Match[bytes]) -> bytes:
+    sign: bytes | None = match[1]
+    return match[0] if sign is None else sign + b"Infinity"
+
+
+def _bad_line(data: bytes) -> str | None:
+    """Find the first line that is no JSON object."""
+    for number, line in enumerate(data.split(b"\n"), start=1):
+        try:
+            if line.strip() and not isinstance(json.loads(line), dict):
+                return f", line {number} is no JSON object: JSON lines hold one {{...}} a line"
+        except ValueError as error:
+            return f", line {number} is not valid JSON: {error}"
+    return None
+
+
+def _times(kind: Any) -> bool:
+    nested = [kind.field(i).type for i in range(kind.num_fields)]
+    return bool(pa.types.is_timestamp(kind)) or any(map(_times, nested))
+
+
+def _untimed(kind: Any) -> Any:
+    if pa.types.is_timestamp(kind):
+        return pa.string()
+    if pa.types.is_list(kind):
+        return pa.list_(_untimed(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([(field.name, _untimed(field.type)) for field in kind])
+    return kind
+
+
+def _lines(batch: pa.RecordBatch) -> list[str]:
+    pieces: list[Any] = []
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        pieces += [("," if pieces else "{") + json.dumps(name, ensure_ascii=False) + ":", _json(column)]
+    lines: list[str] = pc.binary_join_element_wise(*map(_large, pieces), _large("}\n"), _large("")).to_pylist()
+    return lines
+
+
+def _large(text: Any) -> Any:
+    return pa.scalar(text, pa.large_string()) if isinstance(text, str) else text
+
+
+def _json(column: pa.Array) -> pa.Array:
+    """Return the JSON of each value, null included."""
+    kind = column.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        text = _json_lists(column)
+    elif pa.types.is_floating(kind):
+        # The shortest digits that give the same number back; only infinities need another spelling.
+        text = pc.replace_substring(pc.cast(_widened(column), pa.large_string()), "inf", INFINITY)
+    elif pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+        text = pc.cast(column, pa.large_string())
+    else:
+        texts = [json.dumps(value, ensure_ascii=False, allow_nan=False) for value in column.to_pylist()]
+        return pa.array(texts, pa.large_string())
+    return pc.fill_null(text, "null")
+
+
+def _json_lists(column: pa.Array) -> pa.Array:
+    lengths = pc.fill_null(pc.list_value_length(column), 0).cast(pa.int64())
+    offsets = pa.concat_arrays([pa.array([0], pa.int64()), pc.cumulative_sum(lengths)])
+    joined = pc.binary_join(pa.LargeListArray.from_arrays(offsets, _json(column.flatten())), _large(","))
+    text = pc.binary_join_element_wise(_large("["), joined, _large("]"), _large(""))
+    return pc.if_else(column.is_valid(), text, pa.scalar(None, pa.large_string()))
+
+
+def _widened(column: pa.Array) -> pa.Array:
+    return column.cast(pa.float32()) if pa.types.is_float16(column.type) else column
+
+
+def _check_column(name: str, column: pa.Array, first: int) -> None:
+    try:
+        _check_sayable(column)
+    except (TypeError, ValueError) as error:
+        # The batch holds it: say which row.
+        row = first + next(i for i in range(len(column)) if not _is_sayable(column.slice(i, 1)))
+        raise ValueError(
+            f"column {name!r}, row {row} cannot be written as JSON lines: {error}. Write Parquet, or leave the column "
+            "out (rows count from 0)"
+        ) from error
+
+
+def _is_sayable(column: pa.Array) -> bool:
+    try:
+        _check_sayable(column)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _check_sayable(column: pa.Array) -> None:
+    kind = column.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        _check_sayable(column.flatten())
+    elif pa.types.is_floating(kind):
+        if pc.any(pc.is_nan(_widened(column))).as_py():
+            raise ValueError("JSON has no NaN")
+    else:
+        _json(column)

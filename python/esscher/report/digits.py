@@ -1,0 +1,71 @@
+"""Numbers with as many digits as their standard error bears."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from esscher.estimate import Estimate
+
+LARGEST, SMALLEST = 1e7, 1e-6
+# A standard error this small beside its value is what rounding leaves of 0.
+ROUNDING = 1e-13
+
+
+def number(value: float, significant: int = 4) -> str:
+    """Return a number to so many significant digits; those before the point stay as they are.
+
+    Examples
+    --------
+    >>> number(3.14159), number(12345.6), number(float("-inf"))
+    ('3.142', '12,346', '-inf')
+    """
+    if not math.isfinite(value):
+        return "not known" if math.isnan(value) else str(value)
+    if value != 0 and not SMALLEST <= abs(value) < LARGEST:
+        return f"{value:.{significant}g}"
+    return _fixed(value, max(0, significant - 1 - _exponent(value)))
+
+
+def estimate(estimated: Estimate) -> str:
+    """Return value ± standard error, both rounded to two significant digits of the standard error.
+
+    Examples
+    --------
+    >>> from esscher import Estimate
+    >>> estimate(Estimate(0.65211, 0.01299)), estimate(Estimate(0.5, float("nan")))
+    ('0.652 ± 0.013', '0.5000 ± not known')
+    """
+    value, stderr = estimated
+    if not (math.isfinite(value) and math.isfinite(stderr)):
+        return number(value) if not math.isfinite(value) else f"{number(value)} ± {number(stderr)}"
+    if stderr <= ROUNDING * abs(value):
+        return f"{number(value)} ± 0"
+    if stderr < SMALLEST or max(abs(value), stderr) >= LARGEST:
+        return f"{value:.4g} ± {stderr:.1e}"
+    # Rounding can carry the standard error to the next power of ten: 0.0996 is 0.10, not 0.100.
+    places = 1 - _exponent(float(f"{stderr:.1e}"))
+    return f"{_fixed(value, places)} ± {_fixed(stderr, places)}"
+
+
+def share(part: float, whole: float) -> str:
+    """Return a part of the whole as a percentage.
+
+    Examples
+    --------
+    >>> share(1, 3), share(1, 3000), share(0, 5)
+    ('33%', '0.033%', '0%')
+    """
+    percent = 100 * part / whole
+    return f"{percent:.0f}%" if percent >= 10 or percent == 0 else f"{percent:.2g}%"
+
+
+def _exponent(value: float) -> int:
+    return math.floor(math.log10(abs(value))) if value else 0
+
+
+def _fixed(value: float, places: int) -> str:
+    text = f"{round(value, places):,.{max(places, 0)}f}"
+    # A negative number that rounds to 0 is 0.
+    return text.removeprefix("-") if float(text.replace(",", "")) == 0 else text

@@ -1,0 +1,119 @@
+"""A report as one HTML file that loads nothing: tables, plots as SVG, no scripts."""
+
+from __future__ import annotations
+
+import secrets
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from esscher.estimate import Estimate
+from esscher.report import digits, summary
+
+if TYPE_CHECKING:
+    import os
+
+    from esscher.evaluate import Report
+    from esscher.report.plots import Figure
+    from esscher.report.summary import Decode
+
+
+class Card(NamedTuple):
+    """One of the few numbers to read first."""
+
+    name: str
+    value: str
+    stderr: str
+    note: str
+
+
+def write_page(
+    report: Report, path: str | os.PathLike[str], decode: Decode | None = None, title: str = "Esscher report"
+) -> None:
+    """Write a report as one self-contained HTML file, replacing a file that is there.
+
+    Parameters
+    ----------
+    report
+        The report.
+    path
+        Where to; the file appears whole or not at all.
+    decode
+        Turns token ids into text, for the n-grams; without it they are shown as ids.
+    title
+        The page's title.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder is not there.
+    """
+    path = Path(path).resolve()
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent} is not there: make the folder first")
+    html = render(report, decode, title)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        temporary.write_text(html, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def render(report: Report, decode: Decode | None = None, title: str = "Esscher report") -> str:
+    """Return the page that `write_page` writes."""
+    # Importing altair takes most of a second, which only those who want a page should wait.
+    from esscher.report import plots
+
+    template = resources.files("esscher.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(template).render(
+        title=title,
+        report=report,
+        counts=summary.counts(report),
+        cards=_cards(report),
+        sections=summary.sections(report),
+        figures=[_inline(figure) for figure in plots.figures(report)],
+        ngrams=[_inline(figure) for figure in plots.ngram_figures(report, decode)],
+        decoded=decode is not None,
+        colours=_colours(plots),
+        estimate=digits.estimate,
+        number=digits.number,
+    )
+
+
+def _cards(report: Report) -> list[Card]:
+    """Return reward, KL, and how the policy stands to the target."""
+    cards = []
+    if report.reward is not None:
+        cards.append(_card("Reward", report.reward, "mean per completion"))
+    if "k1" in report.kl:
+        cards.append(_card("KL(policy‖prior)", Estimate(*report.kl["k1"][:2]), "nats per completion (k1)"))
+    target = report.target
+    if target is None:
+        return cards
+    if target.objective is not None and target.objective_bound is not None:
+        bound = digits.number(target.objective_bound.value, 3)
+        cards.append(_card("Objective J", target.objective, f"of at most {bound}, beta log Z"))
+    if target.inference_gap is not None:
+        cards.append(_card("Inference gap", target.inference_gap, "nats, KL(policy‖target)"))
+    share = digits.share(target.ess, report.counts.completions)
+    note = f"of {report.counts.completions:,} completions"
+    return [*cards, Card("Effective sample size", digits.number(target.ess, 3), share, note)]
+
+
+def _card(name: str, estimate: Estimate, note: str) -> Card:
+    value, _, stderr = digits.estimate(estimate).partition(" ± ")
+    return Card(name, value, f"± {stderr}" if stderr else "", note)
+
+
+def _inline(figure: Figure) -> dict[str, object]:
+    """Mark the SVG as safe: vl-convert has escaped its text."""
+    return figure._asdict() | {"svg": None if figure.svg is None else Markup(figure.svg)}
+
+
+def _colours(plots: Any) -> dict[str, str]:
+    return {name.lower(): getattr(plots, name) for name in ("INK", "MUTED", "GRID", "SAMPLES", "TARGET")}

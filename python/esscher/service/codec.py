@@ -1,0 +1,183 @@
+"""Samples and targets to and from the wire; what arrives is checked before it is used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from esscher.ragged import Ragged
+from esscher.samples import Samples
+from esscher.target import Condition, Target, Tilt
+from esscher.v1 import samples_pb2, target_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from esscher.posterior import Proposal
+
+TOKEN_COLUMNS = ("policy_logprobs", "prior_logprobs", "token_kl", "policy_entropy")
+TOKEN_ID = np.dtype("<u4")
+LOGPROB = np.dtype("<f4")
+
+
+def encode_tokens(samples: Samples) -> samples_pb2.Samples:
+    """Encode prompts, completions and groups alone: what a model needs to score them."""
+    return samples_pb2.Samples(
+        prompt_token_ids=samples.prompts.values.astype(TOKEN_ID, copy=False).tobytes(),
+        prompt_lengths=samples.prompts.lengths.tolist(),
+        group_sizes=np.diff(samples.groups).tolist(),
+        completion_token_ids=samples.completions.values.astype(TOKEN_ID, copy=False).tobytes(),
+        completion_lengths=samples.completions.lengths.tolist(),
+    )
+
+
+def encode_samples(samples: Samples) -> samples_pb2.Samples:
+    """Encode samples with all their columns.
+
+    Token columns are float32 on the wire: float64 ones are rounded to the nearest float32, others arrive exactly.
+
+    Raises
+    ------
+    ValueError
+        If a finite value of a float64 column is too large for float32.
+
+    Examples
+    --------
+    >>> samples = Samples(Ragged.from_rows([[1, 2]]), Ragged.from_rows([[7, 8], [9]]), [0, 2], rewards=[1.0, 0.0])
+    >>> message = encode_samples(samples)
+    >>> len(message.completion_token_ids), list(message.completion_lengths)
+    (12, [2, 1])
+    >>> decode_samples(message)
+    Samples(1 prompt, 2 completions, 3 tokens; rewards)
+    """
+    message = encode_tokens(samples)
+    for name in TOKEN_COLUMNS:
+        column: Ragged | None = getattr(samples, name)
+        if column is not None:
+            setattr(message, name, encode_logprobs(name, column.values))
+    if samples.rewards is not None:
+        message.rewards.extend(samples.rewards.tolist())
+    if samples.terminated is not None:
+        message.terminated.extend(samples.terminated.tolist())
+    return message
+
+
+def decode_samples(message: samples_pb2.Samples) -> Samples:
+    """Decode samples; their arrays are read-only views of the message's bytes.
+
+    Raises
+    ------
+    ValueError
+        If a column's size disagrees with the lengths, or the samples break a rule of `Samples`. The message names the
+        field, the index and the rule.
+    """
+    prompts = _decode_rows(message, "prompt_token_ids", TOKEN_ID, "prompt_lengths")
+    completions = _decode_rows(message, "completion_token_ids", TOKEN_ID, "completion_lengths")
+    columns: dict[str, Any] = {
+        name: _decode_rows(message, name, LOGPROB, "completion_lengths")
+        for name in TOKEN_COLUMNS
+        if getattr(message, name)
+    }
+    for name, dtype in (("rewards", np.float64), ("terminated", np.bool_)):
+        column = getattr(message, name)
+        if len(column):
+            columns[name] = np.fromiter(column, dtype, len(column))
+    return Samples(prompts, completions, _decode_groups(message, len(completions)), **columns)
+
+
+def encode_logprobs(name: str, values: NDArray[Any]) -> bytes:
+    """Encode float32 or float64 values as little-endian float32.
+
+    Raises
+    ------
+    ValueError
+        If a finite value is too large for float32; the message names `name` and the index.
+    """
+    with np.errstate(over="ignore"):
+        narrow = values.astype(LOGPROB, copy=False)
+    lost = np.flatnonzero(np.isinf(narrow) & np.isfinite(values))
+    if len(lost):
+        raise ValueError(f"{name}: value {lost[0]} is {values[lost[0]]}, too large for the float32 of the wire")
+    return narrow.tobytes()
+
+
+def decode_values(name: str, column: bytes, dtype: np.dtype[Any], n: int, lengths: str) -> NDArray[Any]:
+    """Return a column of bytes as `n` numbers of `dtype`: a read-only view.
+
+    Raises
+    ------
+    ValueError
+        If the column is not `n` numbers long, where `lengths` names what says so.
+    """
+    if len(column) % dtype.itemsize:
+        raise ValueError(f"{name} has {len(column)} bytes: it must be a multiple of {dtype.itemsize}")
+    if len(column) != n * dtype.itemsize:
+        raise ValueError(f"{name} has {len(column) // dtype.itemsize} values, but {lengths} sum to {n}")
+    return np.frombuffer(column, dtype)
+
+
+def encode_target(target: Target) -> target_pb2.Target:
+    """Encode a target.
+
+    Examples
+    --------
+    >>> decode_target(encode_target(Tilt(beta=0.5)))
+    Tilt(beta=0.5)
+    """
+    if isinstance(target, Tilt):
+        return target_pb2.Target(tilt=target_pb2.Tilt(beta=target.beta))
+    if isinstance(target, Condition):
+        return target_pb2.Target(condition=target_pb2.Condition(threshold=target.threshold))
+    raise TypeError(f"target is {type(target).__name__}: it must be Tilt, Condition or None")
+
+
+def decode_target(message: target_pb2.Target) -> Target:
+    """Decode a target; raises `ValueError` if it has no kind or its parameter breaks a rule."""
+    if message.HasField("tilt"):
+        return Tilt(message.tilt.beta)
+    if message.HasField("condition"):
+        return Condition(message.condition.threshold)
+    raise ValueError("target has no kind: set tilt or condition, or leave target out")
+
+
+def encode_proposal(proposal: Proposal) -> target_pb2.Proposal:
+    """Encode "policy" or "prior"; raises `ValueError` if it is neither."""
+    if proposal not in ("policy", "prior"):
+        raise ValueError(f"proposal is {proposal!r}: it must be 'policy' or 'prior', where the samples came from")
+    return target_pb2.PROPOSAL_POLICY if proposal == "policy" else target_pb2.PROPOSAL_PRIOR
+
+
+def decode_proposal(proposal: int) -> Proposal:
+    """Decode a proposal; raises `ValueError` if it is not said, or not known here."""
+    if proposal == target_pb2.PROPOSAL_POLICY:
+        return "policy"
+    if proposal == target_pb2.PROPOSAL_PRIOR:
+        return "prior"
+    raise ValueError(
+        f"proposal is {proposal}: it must be PROPOSAL_POLICY or PROPOSAL_PRIOR, where the samples came from"
+    )
+
+
+def _decode_rows(message: samples_pb2.Samples, name: str, dtype: np.dtype[Any], lengths: str) -> Ragged:
+    rows = _decode_lengths(getattr(message, lengths))
+    return Ragged.from_lengths(decode_values(name, getattr(message, name), dtype, int(rows.sum()), lengths), rows)
+
+
+def _decode_groups(message: samples_pb2.Samples, completions: int) -> NDArray[np.int64]:
+    sizes = _decode_lengths(message.group_sizes)
+    if len(sizes) != len(message.prompt_lengths):
+        raise ValueError(
+            f"group_sizes has {len(sizes)} entries, but prompt_lengths has {len(message.prompt_lengths)}: "
+            "each prompt has one of both"
+        )
+    if sizes.sum() != completions:
+        raise ValueError(f"group_sizes sum to {sizes.sum()}, but completion_lengths has {completions} entries")
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+
+
+def _decode_lengths(lengths: Sequence[int]) -> NDArray[np.int64]:
+    """Uint32 as int64: a message has less than 2^31 bytes, so sums stay below 2^63."""
+    return np.fromiter(lengths, np.int64, len(lengths))

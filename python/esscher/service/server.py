@@ -1,0 +1,180 @@
+"""The server: one model behind one address, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+
+from esscher.service.batcher import Batcher
+from esscher.service.guard import Guard
+from esscher.service.servicer import Limits, Servicer
+from esscher.v1.scoring_service_pb2_grpc import add_ScoringServiceServicer_to_server
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from esscher.lm.base import LanguageModel
+
+SERVICE = "esscher.v1.ScoringService"
+DEFAULT_PORT = 50051
+DEFAULT_LIMITS = Limits()
+
+_log = logging.getLogger(__name__)
+
+
+async def serve(
+    model: LanguageModel,
+    host: str = "127.0.0.1",
+    port: int = DEFAULT_PORT,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    insecure: bool = False,
+    grace: float = 30.0,
+    on_ready: Callable[[str], object] | None = None,
+) -> None:
+    """Serve a model until SIGTERM or SIGINT, then let calls in flight finish; a second signal ends the process.
+
+    Parameters
+    ----------
+    model
+        What scores completions.
+    host
+        An address of this machine, "localhost" or an IP address.
+    port
+        Where to listen; 0 picks a free one.
+    limits
+        How much to take on.
+    insecure
+        Whether `host` may be reached from other machines. Calls are neither encrypted nor authenticated.
+    grace
+        Seconds that calls in flight get to finish.
+    on_ready
+        Called with the address ("host:port") once calls are answered.
+
+    Raises
+    ------
+    OSError
+        If the port is in use, or the address is not this machine's.
+    ValueError
+        If other machines could reach `host` and `insecure` is not set, or `port` is not between 0 and 65535.
+    """
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    async with running(model, host, port, limits=limits, insecure=insecure, grace=grace) as address:
+        signals = (signal.SIGTERM, signal.SIGINT)
+        for number in signals:
+            loop.add_signal_handler(number, stop.set)
+        try:
+            if on_ready is not None:
+                on_ready(address)
+            await stop.wait()
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
+        _log.info("stopping: calls in flight have %g s to finish", grace)
+
+
+@asynccontextmanager
+async def running(
+    model: LanguageModel,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    insecure: bool = False,
+    grace: float = 30.0,
+) -> AsyncIterator[str]:
+    """Serve in this event loop while the context is open; gives the address. Arguments and errors as `serve`."""
+    check_host(host, insecure=insecure)
+    batcher = Batcher(model, max_batch_tokens=limits.max_batch_tokens, max_waiting_tokens=limits.max_waiting_tokens)
+    kernels = ThreadPoolExecutor(max_workers=1, thread_name_prefix="esscher-kernels")
+    try:
+        async with batcher:
+            server, health = _build(Servicer(model, batcher, kernels, limits), limits)
+            address = _listen(server, host, port)
+            await server.start()
+            await health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+            _log.info("serving %s at %s", model.name, address)
+            try:
+                yield address
+            finally:
+                await health.enter_graceful_shutdown()
+                await server.stop(grace)
+    finally:
+        kernels.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def running_in_thread(
+    model: LanguageModel, port: int = 0, *, limits: Limits = DEFAULT_LIMITS, grace: float = 30.0
+) -> Iterator[str]:
+    """Serve on loopback from a thread of this process while the context is open; gives the address.
+
+    For tests, notebooks and demonstrations. Arguments and errors as `serve`.
+    """
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="esscher-server", daemon=True)
+    thread.start()
+    server = running(model, port=port, limits=limits, grace=grace)
+    try:
+        address = asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result()
+        try:
+            yield address
+        finally:
+            asyncio.run_coroutine_threadsafe(server.__aexit__(None, None, None), loop).result()
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+def check_host(host: str, *, insecure: bool) -> None:
+    """Raise `ValueError` if other machines could reach `host` and nobody said that they may."""
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not (loopback or insecure):
+        raise ValueError(
+            f"host is {host!r}, which other machines may reach, and calls are neither encrypted nor authenticated: "
+            "listen on 127.0.0.1, or say --insecure (insecure=True) on a network you trust"
+        )
+
+
+def _build(servicer: Servicer, limits: Limits) -> tuple[grpc.aio.Server, health_aio.HealthServicer]:
+    options = [
+        ("grpc.max_receive_message_length", limits.max_message_bytes),
+        # Two servers on one port would share its calls at random.
+        ("grpc.so_reuseport", 0),
+    ]
+    server = grpc.aio.server(interceptors=[Guard()], options=options)
+    add_ScoringServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]  # as generated
+    health = health_aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    return server, health
+
+
+def _listen(server: grpc.aio.Server, host: str, port: int) -> str:
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port is {port}: it must be between 0 (any free one) and 65535")
+    # One address rather than all that the name stands for, some of which may be taken.
+    host = "127.0.0.1" if host == "localhost" else f"[{host}]" if ":" in host else host
+    try:
+        bound = server.add_insecure_port(f"{host}:{port}")
+    except RuntimeError:
+        bound = 0
+    if not bound:
+        raise OSError(
+            f"cannot listen on {host}:{port}: the port is in use, or the address is not this machine's; "
+            "choose another port, or 0 for any free one"
+        )
+    return f"{host}:{bound}"

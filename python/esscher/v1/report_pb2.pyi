@@ -1,0 +1,139 @@
+from esscher.v1 import target_pb2 as _target_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Report(_message.Message):
+    __slots__ = ("version", "counts", "reward", "kl", "prior_perplexity", "entropy", "target", "diversity", "top_ngrams", "per_completion", "warnings", "unavailable")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    REWARD_FIELD_NUMBER: _ClassVar[int]
+    KL_FIELD_NUMBER: _ClassVar[int]
+    PRIOR_PERPLEXITY_FIELD_NUMBER: _ClassVar[int]
+    ENTROPY_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    DIVERSITY_FIELD_NUMBER: _ClassVar[int]
+    TOP_NGRAMS_FIELD_NUMBER: _ClassVar[int]
+    PER_COMPLETION_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    UNAVAILABLE_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    counts: Counts
+    reward: Estimate
+    kl: _containers.RepeatedCompositeFieldContainer[KlEstimate]
+    prior_perplexity: float
+    entropy: float
+    target: TargetReport
+    diversity: _containers.RepeatedCompositeFieldContainer[Diversity]
+    top_ngrams: _containers.RepeatedCompositeFieldContainer[NgramTable]
+    per_completion: PerCompletion
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    unavailable: _containers.RepeatedCompositeFieldContainer[Unavailable]
+    def __init__(self, version: _Optional[str] = ..., counts: _Optional[_Union[Counts, _Mapping]] = ..., reward: _Optional[_Union[Estimate, _Mapping]] = ..., kl: _Optional[_Iterable[_Union[KlEstimate, _Mapping]]] = ..., prior_perplexity: _Optional[float] = ..., entropy: _Optional[float] = ..., target: _Optional[_Union[TargetReport, _Mapping]] = ..., diversity: _Optional[_Iterable[_Union[Diversity, _Mapping]]] = ..., top_ngrams: _Optional[_Iterable[_Union[NgramTable, _Mapping]]] = ..., per_completion: _Optional[_Union[PerCompletion, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., unavailable: _Optional[_Iterable[_Union[Unavailable, _Mapping]]] = ...) -> None: ...
+
+class Counts(_message.Message):
+    __slots__ = ("prompts", "completions", "tokens", "terminated")
+    PROMPTS_FIELD_NUMBER: _ClassVar[int]
+    COMPLETIONS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TERMINATED_FIELD_NUMBER: _ClassVar[int]
+    prompts: int
+    completions: int
+    tokens: int
+    terminated: int
+    def __init__(self, prompts: _Optional[int] = ..., completions: _Optional[int] = ..., tokens: _Optional[int] = ..., terminated: _Optional[int] = ...) -> None: ...
+
+class Estimate(_message.Message):
+    __slots__ = ("value", "stderr")
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    STDERR_FIELD_NUMBER: _ClassVar[int]
+    value: float
+    stderr: float
+    def __init__(self, value: _Optional[float] = ..., stderr: _Optional[float] = ...) -> None: ...
+
+class KlEstimate(_message.Message):
+    __slots__ = ("estimator", "value", "stderr", "per_sequence", "signature")
+    ESTIMATOR_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    STDERR_FIELD_NUMBER: _ClassVar[int]
+    PER_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    estimator: str
+    value: float
+    stderr: float
+    per_sequence: _containers.RepeatedScalarFieldContainer[float]
+    signature: str
+    def __init__(self, estimator: _Optional[str] = ..., value: _Optional[float] = ..., stderr: _Optional[float] = ..., per_sequence: _Optional[_Iterable[float]] = ..., signature: _Optional[str] = ...) -> None: ...
+
+class Diversity(_message.Message):
+    __slots__ = ("metric", "within", "across")
+    METRIC_FIELD_NUMBER: _ClassVar[int]
+    WITHIN_FIELD_NUMBER: _ClassVar[int]
+    ACROSS_FIELD_NUMBER: _ClassVar[int]
+    metric: str
+    within: Estimate
+    across: float
+    def __init__(self, metric: _Optional[str] = ..., within: _Optional[_Union[Estimate, _Mapping]] = ..., across: _Optional[float] = ...) -> None: ...
+
+class NgramTable(_message.Message):
+    __slots__ = ("order", "ngrams")
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    NGRAMS_FIELD_NUMBER: _ClassVar[int]
+    order: int
+    ngrams: _containers.RepeatedCompositeFieldContainer[Ngram]
+    def __init__(self, order: _Optional[int] = ..., ngrams: _Optional[_Iterable[_Union[Ngram, _Mapping]]] = ...) -> None: ...
+
+class Ngram(_message.Message):
+    __slots__ = ("token_ids", "count")
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    token_ids: _containers.RepeatedScalarFieldContainer[int]
+    count: int
+    def __init__(self, token_ids: _Optional[_Iterable[int]] = ..., count: _Optional[int] = ...) -> None: ...
+
+class TargetReport(_message.Message):
+    __slots__ = ("target", "proposal", "log_z", "reward", "ess", "pareto_k", "elbo", "inference_gap", "objective", "objective_bound")
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    PROPOSAL_FIELD_NUMBER: _ClassVar[int]
+    LOG_Z_FIELD_NUMBER: _ClassVar[int]
+    REWARD_FIELD_NUMBER: _ClassVar[int]
+    ESS_FIELD_NUMBER: _ClassVar[int]
+    PARETO_K_FIELD_NUMBER: _ClassVar[int]
+    ELBO_FIELD_NUMBER: _ClassVar[int]
+    INFERENCE_GAP_FIELD_NUMBER: _ClassVar[int]
+    OBJECTIVE_FIELD_NUMBER: _ClassVar[int]
+    OBJECTIVE_BOUND_FIELD_NUMBER: _ClassVar[int]
+    target: str
+    proposal: _target_pb2.Proposal
+    log_z: Estimate
+    reward: Estimate
+    ess: float
+    pareto_k: float
+    elbo: Estimate
+    inference_gap: Estimate
+    objective: Estimate
+    objective_bound: Estimate
+    def __init__(self, target: _Optional[str] = ..., proposal: _Optional[_Union[_target_pb2.Proposal, str]] = ..., log_z: _Optional[_Union[Estimate, _Mapping]] = ..., reward: _Optional[_Union[Estimate, _Mapping]] = ..., ess: _Optional[float] = ..., pareto_k: _Optional[float] = ..., elbo: _Optional[_Union[Estimate, _Mapping]] = ..., inference_gap: _Optional[_Union[Estimate, _Mapping]] = ..., objective: _Optional[_Union[Estimate, _Mapping]] = ..., objective_bound: _Optional[_Union[Estimate, _Mapping]] = ...) -> None: ...
+
+class PerCompletion(_message.Message):
+    __slots__ = ("lengths", "rewards", "kl", "log_weights")
+    LENGTHS_FIELD_NUMBER: _ClassVar[int]
+    REWARDS_FIELD_NUMBER: _ClassVar[int]
+    KL_FIELD_NUMBER: _ClassVar[int]
+    LOG_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    lengths: _containers.RepeatedScalarFieldContainer[int]
+    rewards: _containers.RepeatedScalarFieldContainer[float]
+    kl: _containers.RepeatedScalarFieldContainer[float]
+    log_weights: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, lengths: _Optional[_Iterable[int]] = ..., rewards: _Optional[_Iterable[float]] = ..., kl: _Optional[_Iterable[float]] = ..., log_weights: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class Unavailable(_message.Message):
+    __slots__ = ("name", "reason")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    reason: str
+    def __init__(self, name: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
