@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pydoc_data.topics import topics
 
 import numpy as np
@@ -9,6 +10,9 @@ import pytest
 from hypothesis import settings
 
 from esscher import Ragged
+
+# Before transformers is imported: nothing here comes from a hub.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 settings.register_profile("default", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("default")

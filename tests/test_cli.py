@@ -111,7 +111,7 @@ def test_evaluate_prints_the_report_of_the_library(scored, esscher):
     assert got["target"]["log_z"]["value"] == report.target.log_z.value
 
 
-def test_evaluate_of_several_files_is_that_of_one(scored, samples, tmp_path, esscher):
+def test_evaluate_of_several_files_is_that_of_one(scored, tmp_path, esscher):
     whole = files.read(scored).samples
     for i in range(2):
         files.write(files.to_table(whole.take_prompts([i])), tmp_path / f"part{i}.jsonl")

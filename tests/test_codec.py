@@ -86,7 +86,7 @@ def any_report(draw):
         diversity=draw(st.lists(st.builds(Diversity, text, estimate, number), max_size=2).map(tuple)),
         top_ngrams=draw(st.dictionaries(st.integers(1, 9), st.lists(ngram, max_size=2).map(tuple), max_size=2)),
         per_completion=PerCompletion(
-            np.arange(1, n + 1), draw(maybe(numbers)), draw(maybe(numbers)), draw(maybe(numbers))
+            np.arange(n) // 2, np.arange(1, n + 1), draw(maybe(numbers)), draw(maybe(numbers)), draw(maybe(numbers))
         ),
         warnings=tuple(draw(st.lists(text, max_size=2))),
         unavailable=draw(st.dictionaries(text, text, max_size=2)),

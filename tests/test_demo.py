@@ -39,8 +39,8 @@ def test_two_estimates_of_log_z_agree(result):
 
 
 def test_text_comes_back(result):
-    text = result.decode(list(result.report.top_ngrams[2][0].token_ids))
-    assert text.strip()
+    texts = [result.decode(ngram.token_ids) for ngram in result.report.top_ngrams[3]]
+    assert any(text.strip() for text in texts)
 
 
 def test_a_server_that_does_not_start_is_told():

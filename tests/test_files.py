@@ -281,10 +281,11 @@ def test_a_column_of_the_wrong_type_is_refused(tmp_path, columns, message):
     assert message in refusal(parquet(tmp_path / "x.parquet", **({k: [v] for k, v in ROW.items()} | columns)))
 
 
-def test_one_prompt_id_with_two_prompts_is_refused(tmp_path):
-    rows = [ROW | {"prompt_id": "a"}, ROW | {"prompt_id": "a", "prompt_token_ids": [9]}]
-    message = refusal(write_rows(tmp_path / "rows.jsonl", *rows))
-    assert "column 'prompt_id' is 'a' in rows 0 and 1, whose prompt tokens differ" in message
+def test_one_prompt_id_with_two_prompts_is_two_prompts(tmp_path):
+    rows = [ROW | {"prompt_id": "a"}, ROW | {"prompt_id": "a", "prompt_token_ids": [9]}, ROW | {"prompt_id": "a"}]
+    samples = files.read(write_rows(tmp_path / "rows.jsonl", *rows)).samples
+    assert [prompt.tolist() for prompt in samples.prompts] == [ROW["prompt_token_ids"], [9]]
+    assert samples.groups.tolist() == [0, 2, 3]
 
 
 def test_a_truncated_parquet_file_is_refused(tmp_path):

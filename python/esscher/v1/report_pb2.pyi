@@ -119,16 +119,18 @@ class TargetReport(_message.Message):
     def __init__(self, target: _Optional[str] = ..., proposal: _Optional[_Union[_target_pb2.Proposal, str]] = ..., log_z: _Optional[_Union[Estimate, _Mapping]] = ..., reward: _Optional[_Union[Estimate, _Mapping]] = ..., ess: _Optional[float] = ..., pareto_k: _Optional[float] = ..., elbo: _Optional[_Union[Estimate, _Mapping]] = ..., inference_gap: _Optional[_Union[Estimate, _Mapping]] = ..., objective: _Optional[_Union[Estimate, _Mapping]] = ..., objective_bound: _Optional[_Union[Estimate, _Mapping]] = ...) -> None: ...
 
 class PerCompletion(_message.Message):
-    __slots__ = ("lengths", "rewards", "kl", "log_weights")
+    __slots__ = ("lengths", "rewards", "kl", "log_weights", "prompts")
     LENGTHS_FIELD_NUMBER: _ClassVar[int]
     REWARDS_FIELD_NUMBER: _ClassVar[int]
     KL_FIELD_NUMBER: _ClassVar[int]
     LOG_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    PROMPTS_FIELD_NUMBER: _ClassVar[int]
     lengths: _containers.RepeatedScalarFieldContainer[int]
     rewards: _containers.RepeatedScalarFieldContainer[float]
     kl: _containers.RepeatedScalarFieldContainer[float]
     log_weights: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, lengths: _Optional[_Iterable[int]] = ..., rewards: _Optional[_Iterable[float]] = ..., kl: _Optional[_Iterable[float]] = ..., log_weights: _Optional[_Iterable[float]] = ...) -> None: ...
+    prompts: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, lengths: _Optional[_Iterable[int]] = ..., rewards: _Optional[_Iterable[float]] = ..., kl: _Optional[_Iterable[float]] = ..., log_weights: _Optional[_Iterable[float]] = ..., prompts: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Unavailable(_message.Message):
     __slots__ = ("name", "reason")

@@ -1,0 +1,210 @@
+"""A language model small enough to enumerate: every expectation under it can be computed exactly."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from esscher.lm.base import check_sampling, check_scoring
+from esscher.ragged import Ragged
+from esscher.samples import Samples
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from esscher.ragged import Offsets
+
+END = 0
+
+
+class TabularLM:
+    """A table of logits for every prefix of every prompt; token 0 ends a sequence.
+
+    A prompt is a single token id, which names its table. A completion has at most `depth` tokens: one that gets there
+    without an end token is cut off. The next token depends on the whole prefix, so nothing is Markov by accident.
+    Prefixes (nodes) are numbered breadth first: the empty one is 0, and node i followed by token t > 0 is
+    ``i * (vocabulary - 1) + t``.
+
+    Parameters
+    ----------
+    logits
+        Unnormalised log-probabilities of the next token, shape [prompts, nodes, vocabulary], where nodes is the sum
+        of ``(vocabulary - 1)**k`` over k = 0 .. depth - 1; -inf forbids a token.
+    name
+        What the model is called in messages.
+
+    Raises
+    ------
+    ValueError
+        If `logits` has another shape, a NaN or +inf, or a node with no possible token.
+
+    Examples
+    --------
+    >>> model = TabularLM(np.log([[[0.5, 0.5], [0.25, 0.75]]]))
+    >>> everything = model.completions()
+    >>> [row.tolist() for row in everything.completions]
+    [[0], [1, 0], [1, 1]]
+    >>> np.exp(everything.policy_logprobs.values)
+    array([0.5 , 0.5 , 0.25, 0.5 , 0.75])
+    """
+
+    end_token_ids: tuple[int, ...] = (END,)
+
+    def __init__(self, logits: ArrayLike, name: str = "tabular") -> None:
+        logits = np.asarray(logits, dtype=np.float64)
+        if logits.ndim != 3 or logits.shape[0] < 1 or logits.shape[2] < 2:
+            raise ValueError(
+                f"logits has shape {logits.shape}: it is [prompts, nodes, vocabulary], with a vocabulary of at least 2"
+            )
+        _check_logits(logits)
+        self.name = name
+        self.vocabulary_size = logits.shape[2]
+        self.depth = _depth_of(logits.shape[1], self.vocabulary_size - 1)
+        self.max_tokens = 1 + self.depth
+        self._logits = logits
+
+    @classmethod
+    def random(cls, rng: np.random.Generator, prompts: int, vocabulary: int, depth: int) -> TabularLM:
+        """Draw a model without symmetries: normal logits around a slope, so that no two tokens are exchangeable.
+
+        Examples
+        --------
+        >>> model = TabularLM.random(np.random.default_rng(0), prompts=2, vocabulary=4, depth=3)
+        >>> len(model.completions())
+        80
+        """
+        nodes = sum((vocabulary - 1) ** k for k in range(depth))
+        return cls(rng.normal(np.linspace(0.3, -0.6, vocabulary), 1.0, size=(prompts, nodes, vocabulary)))
+
+    def logprobs(self, prompts: Ragged, completions: Ragged, groups: Offsets) -> Ragged:
+        """Log-prob of every completion token, float64 nats; see `LanguageModel.logprobs`.
+
+        Raises
+        ------
+        ValueError
+            As `LanguageModel.logprobs`, and if a prompt is not one token that names a table, or a completion goes on
+            after an end token.
+        """
+        samples = check_scoring(self, prompts, completions, groups, prompt_ids=len(self._logits))
+        tables = _tables(samples.prompts)[samples.group_of]
+        _check_nothing_after_the_end(samples.completions)
+        tokens = samples.completions.to_padded(fill=END).astype(np.int64)
+        values = np.zeros(tokens.shape)
+        table = _log_softmax(self._logits)
+        node = np.zeros(len(samples), np.int64)
+        for t, token in enumerate(tokens.T):
+            values[:, t] = table[tables, node, token]
+            # Rows that have ended stay at a node that exists; what they read there is not kept.
+            node = np.minimum(self._child(node, token), table.shape[1] - 1)
+        return Ragged.from_padded(values, lengths=samples.completions.lengths)
+
+    def sample(
+        self, prompts: Ragged, n: int, max_new_tokens: int, rng: np.random.Generator, sampling_temperature: float = 1.0
+    ) -> Samples:
+        """Draw `n` completions of every prompt; see `LanguageModel.sample`.
+
+        Raises
+        ------
+        ValueError
+            As `LanguageModel.sample`, and if a prompt is not one token that names a table.
+        """
+        check_sampling(self, prompts, n, max_new_tokens, sampling_temperature, prompt_ids=len(self._logits))
+        tables = np.repeat(_tables(prompts), n)
+        table = _log_softmax(self._logits / sampling_temperature)
+        uniforms = rng.random((len(tables), max_new_tokens))
+        tokens = np.zeros(uniforms.shape, np.int64)
+        node = np.zeros(len(tables), np.int64)
+        values, alive, lengths = np.zeros(uniforms.shape), np.ones(len(tables), np.bool_), np.zeros(len(tables), int)
+        for t, uniform in enumerate(uniforms.T):
+            cdf = np.exp(table[tables, node]).cumsum(axis=1)
+            # Scaled by the total, which rounding may leave below 1: the last tokens must not be lost.
+            token = (cdf <= (uniform * cdf[:, -1])[:, None]).sum(axis=1)
+            tokens[:, t], values[:, t] = token, table[tables, node, token]
+            lengths += alive
+            alive &= token != END
+            node = np.minimum(self._child(node, token), table.shape[1] - 1)
+        return Samples(
+            prompts=prompts,
+            completions=Ragged.from_padded(tokens, lengths=lengths),
+            groups=np.arange(len(prompts) + 1) * n,
+            policy_logprobs=Ragged.from_padded(values, lengths=lengths),
+            terminated=~alive,
+        )
+
+    def completions(self) -> Samples:
+        """Return every completion of every prompt, shortest first, with its exact log-probs as `policy_logprobs`.
+
+        The probabilities of a prompt's completions sum to 1. Impossible ones are there too, with a log-prob of -inf.
+        """
+        rows = self._every_completion()
+        prompts = Ragged.from_rows([[p] for p in range(len(self._logits))])
+        completions = Ragged.from_rows(rows * len(prompts))
+        groups = np.arange(len(prompts) + 1) * len(rows)
+        return Samples(
+            prompts=prompts,
+            completions=completions,
+            groups=groups,
+            policy_logprobs=self.logprobs(prompts, completions, groups),
+            terminated=np.array([row[-1] == END for row in rows] * len(prompts)),
+        )
+
+    def _every_completion(self) -> list[list[int]]:
+        prefixes: list[list[int]] = [[]]
+        ended = []
+        for _ in range(self.depth):
+            ended += [[*prefix, END] for prefix in prefixes]
+            prefixes = [[*prefix, token] for prefix in prefixes for token in range(1, self.vocabulary_size)]
+        return ended + prefixes
+
+    def _child(self, node: NDArray[np.int64], token: NDArray[np.int64]) -> NDArray[np.int64]:
+        child: NDArray[np.int64] = node * (self.vocabulary_size - 1) + token
+        return child
+
+
+def _tables(prompts: Ragged) -> NDArray[np.int64]:
+    """Which table each prompt names [P]."""
+    wrong = np.flatnonzero(prompts.lengths != 1)
+    if len(wrong):
+        raise ValueError(f"prompts[{wrong[0]}] has {prompts.lengths[wrong[0]]} tokens: it is one, which names a table")
+    return prompts.values.astype(np.int64)
+
+
+def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    normalised: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    # A token that is certain may come out a rounding above 0, which no log-prob is.
+    return np.minimum(normalised, 0.0)
+
+
+def _check_logits(logits: NDArray[np.float64]) -> None:
+    wrong = np.argwhere(np.isnan(logits) | (logits == np.inf))
+    if len(wrong):
+        where = _index(wrong[0])
+        raise ValueError(f"logits{where} is {logits[tuple(wrong[0])]}: a logit is finite or -inf")
+    barred = np.argwhere((logits == -np.inf).all(axis=-1))
+    if len(barred):
+        raise ValueError(f"logits{_index(barred[0])} is -inf throughout: at least one token must be possible")
+
+
+def _index(where: NDArray[Any]) -> str:
+    return "".join(f"[{i}]" for i in where)
+
+
+def _depth_of(nodes: int, branches: int) -> int:
+    depth, total = 0, 0
+    while total < nodes:
+        total += branches**depth
+        depth += 1
+    if total != nodes or depth == 0:
+        raise ValueError(f"logits has {nodes} nodes: with {branches + 1} tokens that is no whole tree of prefixes")
+    return depth
+
+
+def _check_nothing_after_the_end(completions: Ragged) -> None:
+    last = np.zeros(len(completions.values), np.bool_)
+    last[completions.offsets[1:] - 1] = True
+    early = np.flatnonzero((completions.values == END) & ~last)
+    if len(early):
+        row = int(np.searchsorted(completions.offsets, early[0], side="right")) - 1
+        raise ValueError(f"completions[{row}] goes on after its end token {END}: this model has no such sequence")

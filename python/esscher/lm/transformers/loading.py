@@ -1,0 +1,182 @@
+"""Causal models and tokenizers from a folder, a GGUF file or a hub, with errors that say what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import struct
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+import transformers
+from safetensors import SafetensorError
+
+from esscher.lm.folders import build_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+# What damaged files have been seen to raise in the libraries that read them.
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, RuntimeError, struct.error, SafetensorError)
+
+
+class Source(NamedTuple):
+    """What transformers' ``from_pretrained`` needs to find a model: a folder or hub name, and options."""
+
+    name: str
+    location: str
+    options: dict[str, Any]
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether the weights come from a GGUF file."""
+        return "gguf_file" in self.options
+
+    def __str__(self) -> str:
+        return str(Path(self.location, self.options.get("gguf_file", "")))
+
+
+def locate(source: str | Path) -> Source:
+    """Tell a folder, a GGUF file and a hub name apart. Only the last ever reaches for the network.
+
+    Raises
+    ------
+    FileNotFoundError
+        If `source` is a path where there is no model.
+    ValueError
+        If `source` is a file, but not GGUF.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(4) != b"GGUF":
+                raise ValueError(f"{path} is not a GGUF file: give a model's folder, a GGUF file or a hub name")
+        options = {"local_files_only": True, "gguf_file": path.name}
+        return Source(path.stem, str(path.parent), options)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            ggufs = ", ".join(sorted(file.name for file in path.glob("*.gguf")))
+            hint = f"give one of its GGUF files: {ggufs}" if ggufs else "save a model there with save_pretrained"
+            raise FileNotFoundError(f"{path} has no config.json, so it is not a model's folder; {hint}")
+        return Source(path.resolve().name, str(path), {"local_files_only": True})
+    if not HUB_NAME.fullmatch(str(source)) or path.suffix == ".gguf":
+        raise FileNotFoundError(f"{source} does not exist: give a model's folder, a GGUF file or a hub name")
+    return Source(str(source), str(source), {})
+
+
+def load_model(source: Source, dtype: torch.dtype | str, device: torch.device) -> transformers.PreTrainedModel:
+    """Load a causal model, every weight from the checkpoint; no code of the checkpoint's and no pickle is run.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a hub name is not to be had.
+    ValueError
+        If the configuration or the weights cannot be read, or the model is not causal.
+    """
+    config = _load_config(source)
+    if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ValueError(f"{source} is a {config.model_type} model, which is not a causal language model")
+    options = dict(source.options)
+    if source.is_gguf:
+        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    try:
+        with _no_progress_bars():
+            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+                source.location,
+                config=config,
+                dtype=dtype,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+                **options,
+            )
+    except UNREADABLE as error:
+        raise ValueError(f"{source}: its weights could not be loaded (safetensors or GGUF): {error}") from error
+    model, info = loaded
+    absent = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    if absent:
+        raise ValueError(
+            f"{source} lacks weights of a {type(model).__name__}, {', '.join(absent[:3])}"
+            f"{' and more' * (len(absent) > 3)}: is it a causal language model?"
+        )
+    _forget_quantisation(model)
+    placed: transformers.PreTrainedModel = model.to(device)
+    return placed
+
+
+def load_tokenizer(source: Source) -> transformers.PreTrainedTokenizerBase:
+    """Load the tokenizer that comes with a model.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            source.location, trust_remote_code=False, **source.options
+        )
+    except (*UNREADABLE, ImportError) as error:
+        raise ValueError(f"{source} has no tokenizer that can be loaded, give token ids: {error}") from error
+    return tokenizer
+
+
+def convert_gguf(path: str | Path, folder: str | Path) -> None:
+    """Unpack a GGUF file into a folder of float32 safetensors with its tokenizer, which loads in seconds.
+
+    float32 holds every unpacked value exactly; bfloat16 would round most of them. A folder that is there already is
+    left as it is; one that cannot be finished is not left behind.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If `path` is not a GGUF file that holds a causal language model and a tokenizer.
+    """
+    source = locate(path)
+    if not source.is_gguf:
+        raise ValueError(f"{path} is not a GGUF file: only those need converting")
+    build_folder(Path(folder), partial(_unpack, source))
+
+
+def _unpack(source: Source, folder: Path) -> None:
+    with _no_progress_bars():
+        load_model(source, torch.float32, torch.device("cpu")).save_pretrained(folder)
+        load_tokenizer(source).save_pretrained(folder)
+
+
+def _load_config(source: Source) -> transformers.PreTrainedConfig:
+    try:
+        config: transformers.PreTrainedConfig = transformers.AutoConfig.from_pretrained(
+            source.location, trust_remote_code=False, **source.options
+        )
+    except UNREADABLE as error:
+        if source.options:
+            raise ValueError(f"{source}: its configuration could not be read: {error}") from error
+        raise FileNotFoundError(
+            f"{source} is neither a folder or file here, nor could the hub provide it: {error}"
+        ) from error
+    return config
+
+
+def _forget_quantisation(model: transformers.PreTrainedModel) -> None:
+    """Remove the marks a GGUF file leaves on a model that was unpacked: they forbid saving and casting it."""
+    for owner in (model, model.config):
+        for mark in ("hf_quantizer", "quantization_method", "is_quantized", "quantization_config", "_is_quantized"):
+            if mark in vars(owner):
+                delattr(owner, mark)
+
+
+@contextlib.contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    logging: Any = transformers.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -1,0 +1,223 @@
+"""`TransformersLM`: log-probs of given completions, and completions, of any causal model."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from esscher.lm.base import check_sampling, check_scoring
+from esscher.lm.batching import join_rows, micro_batches
+from esscher.lm.transformers.decoding import read, write
+from esscher.lm.transformers.loading import Source, load_model, load_tokenizer, locate
+from esscher.lm.transformers.network import Network
+from esscher.ragged import Ragged
+from esscher.samples import Samples
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import ArrayLike, NDArray
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from esscher.ragged import Offsets
+
+
+class TransformersLM:
+    """A causal language model: its log-probs of given completions, and its own completions.
+
+    Masks and positions come from lengths alone, so that padding may have any id, that of the end-of-sequence token
+    included. Logits are never held for more than a few rows at a time.
+
+    Parameters
+    ----------
+    model
+        A causal model of transformers, on its device; it is put into evaluation mode.
+    name
+        What it is called in messages.
+    source
+        Where its tokenizer comes from; without it, only token ids can be used.
+
+    Raises
+    ------
+    ValueError
+        If log-probs of this model would be wrong: it is not causal, or makes its logits in a way unknown here.
+    """
+
+    def __init__(self, model: PreTrainedModel, name: str, source: Source | None = None) -> None:
+        self._network = Network(model, name)
+        self._source = source
+        self.name = name
+        self.vocabulary_size = self._network.vocabulary_size
+        self.end_token_ids = self._network.end_token_ids
+        self.max_tokens = self._network.max_tokens
+
+    @classmethod
+    def load(
+        cls, source: str | Path, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
+    ) -> TransformersLM:
+        """Load a model from a folder, a GGUF file or, by its name, from a hub.
+
+        Parameters
+        ----------
+        source
+            A folder that ``save_pretrained`` made, a GGUF file, or a hub's ``owner/name``; only the last reaches for
+            the network.
+        device
+            Where it runs; by default CUDA where there is one, else the CPU.
+        dtype
+            "float32", "bfloat16" or "float16"; by default float32 on a CPU, elsewhere the checkpoint's own. In 16 bits
+            two ways to compute the same log-prob can differ by tenths of a nat.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no model at `source`.
+        ValueError
+            If what is there is not a causal language model with all its weights, or `device` or `dtype` is unknown.
+        """
+        place = _device(device)
+        found = locate(source)
+        model = load_model(found, _dtype(dtype, place), place)
+        return cls(model, found.name, found)
+
+    def logprobs(self, prompts: Ragged, completions: Ragged, groups: Offsets) -> Ragged:
+        """Log-prob of every completion token, float32 nats; see `LanguageModel.logprobs`.
+
+        Raises
+        ------
+        ValueError
+            As `LanguageModel.logprobs`, before anything is computed.
+        FloatingPointError
+            If the model gives NaN.
+        """
+        samples = check_scoring(self, prompts, completions, groups)
+        each_prompt = samples.prompts.take(samples.group_of)
+        sequences = join_rows(each_prompt, samples.completions)
+        batches = micro_batches(sequences.lengths, self._network.pace.tokens)
+        with torch.inference_mode():
+            parts = [_score(self._network, sequences.take(rows), each_prompt.lengths[rows]) for rows in batches]
+            values = torch.cat(parts).cpu().numpy()
+        order = np.concatenate(batches)
+        scored = Ragged.from_lengths(values, samples.completions.lengths[order]).take(np.argsort(order))
+        return self._without_nan(scored)
+
+    def sample(
+        self, prompts: Ragged, n: int, max_new_tokens: int, rng: np.random.Generator, sampling_temperature: float = 1.0
+    ) -> Samples:
+        """Draw `n` completions of every prompt; see `LanguageModel.sample`.
+
+        Each completion has its own random numbers, so the way they are batched changes them by rounding at most.
+
+        Raises
+        ------
+        ValueError
+            As `LanguageModel.sample`, before anything is computed.
+        FloatingPointError
+            If the model gives NaN.
+        NotImplementedError
+            If its architecture keeps no key-value cache.
+        """
+        check_sampling(self, prompts, n, max_new_tokens, sampling_temperature)
+        uniforms = rng.random((len(prompts) * n, max_new_tokens))
+        tokens, values = np.zeros(uniforms.shape, np.int64), np.zeros(uniforms.shape, np.float32)
+        lengths = np.zeros(len(uniforms), np.int64)
+        widths = np.repeat(prompts.lengths, n) + max_new_tokens
+        with torch.inference_mode():
+            for rows in micro_batches(widths, self._network.pace.tokens):
+                texts = read(self._network, prompts, rows // n)
+                tokens[rows], values[rows], lengths[rows] = write(
+                    self._network, texts, uniforms[rows], sampling_temperature
+                )
+        return Samples(
+            prompts=prompts,
+            completions=Ragged.from_padded(tokens, lengths=lengths),
+            groups=np.arange(len(prompts) + 1) * n,
+            policy_logprobs=self._without_nan(Ragged.from_padded(values, lengths=lengths)),
+            terminated=np.isin(tokens[np.arange(len(tokens)), lengths - 1], self.end_token_ids),
+        )
+
+    def encode(self, texts: Sequence[str], add_special_tokens: bool = False) -> Ragged:
+        """Token ids of texts, uint32.
+
+        Raises
+        ------
+        ValueError
+            If the model came without a tokenizer.
+        TypeError
+            If `texts` is one text instead of several.
+        """
+        if isinstance(texts, str):
+            raise TypeError("texts is one text: give a list of them")
+        # Not verbose: whether a text is too long is for `logprobs` and `sample` to say.
+        rows = [self.tokenizer.encode(text, add_special_tokens=add_special_tokens, verbose=False) for text in texts]
+        return Ragged.from_rows(rows, dtype=np.uint32)
+
+    def decode(self, token_ids: Iterable[ArrayLike]) -> list[str]:
+        """Texts of rows of token ids, special tokens left out.
+
+        Raises
+        ------
+        ValueError
+            If the model came without a tokenizer.
+        """
+        rows = [np.asarray(row, dtype=np.int64).tolist() for row in token_ids]
+        # Tidying up spaces would give a text that encodes to other tokens.
+        return [
+            str(self.tokenizer.decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+            for row in rows
+        ]
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer that came with the model, loaded when first needed."""
+        if self._source is None:
+            raise ValueError(f"{self.name} was given without a source for its tokenizer: give token ids")
+        return load_tokenizer(self._source)
+
+    def _without_nan(self, logprobs: Ragged) -> Ragged:
+        broken = np.flatnonzero(np.isnan(logprobs.values))
+        if len(broken):
+            row = int(np.searchsorted(logprobs.offsets, broken[0], side="right")) - 1
+            raise FloatingPointError(
+                f"{self.name} gives NaN in completions[{row}]: its weights or dtype cannot be used"
+            )
+        return logprobs
+
+
+def _score(network: Network, sequences: Ragged, prompt_lengths: NDArray[np.int64]) -> torch.Tensor:
+    """Log-probs of a micro-batch's completion tokens, row after row.
+
+    Padding is on the right, where a causal model does not look: no mask is needed.
+    """
+    padded = sequences.to_padded(fill=0).astype(np.int64)
+    position = np.arange(padded.shape[1] - 1)
+    # What is read at position t predicts the token at t + 1.
+    counted = (position >= prompt_lengths[:, None] - 1) & (position < sequences.lengths[:, None] - 1)
+    inputs = network.tensor(padded[:, :-1])
+    hidden = network.run(inputs, network.tensor(position).expand_as(inputs)).last_hidden_state
+    # A contiguous copy of the rows that count: projecting a slice of `hidden` itself is many times slower.
+    rows = hidden.reshape(-1, hidden.shape[-1]).index_select(0, network.tensor(np.flatnonzero(counted)))
+    return network.logprobs(rows, network.tensor(padded[:, 1:][counted]))
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ValueError(f"device is {device!r}: it is 'cpu', 'cuda' or 'cuda:0'") from error
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {device!r}, but torch finds no CUDA here: use 'cpu'")
+    return place
+
+
+def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype | str:
+    if dtype is None:
+        return torch.float32 if device.type == "cpu" else "auto"
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if found not in (torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"dtype is {dtype!r}: it is float32, bfloat16 or float16")
+    return found
