@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from esscher.demo import Demo, compare, run_demo
+from esscher.demo import PROMPTS, Demo, compare, examples, run_demo
 from models import alice_folder
 
 
@@ -41,6 +41,13 @@ def test_two_estimates_of_log_z_agree(result):
 def test_text_comes_back(result):
     texts = [result.decode(ngram.token_ids) for ngram in result.report.top_ngrams[3]]
     assert any(text.strip() for text in texts)
+
+
+def test_examples_go_from_the_heaviest_to_the_lightest(result):
+    shown = examples(result, n=4)
+    weights = [example.weight for example in shown]
+    assert weights == sorted(weights, reverse=True)
+    assert {example.prompt for example in shown} <= set(PROMPTS)
 
 
 def test_a_server_that_does_not_start_is_told():

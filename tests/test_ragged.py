@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,7 +42,6 @@ def test_arrays_come_in_without_a_copy():
 
 
 def test_torch_tensors_come_in_without_a_copy():
-    torch = pytest.importorskip("torch")
     tensor = torch.tensor([1.0, 2.0, 3.0])
     rows = Ragged(tensor, torch.tensor([0, 2, 3]))
     tensor[0] = 9.0

@@ -10,7 +10,11 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name not in ("typer", "rich", "pyarrow", "altair", "jinja2"):
             raise
-        sys.exit(f"error: the command line needs {error.name}, which is not installed: pip install 'esscher[report]'")
+        print(
+            f"error: the command line needs {error.name}, which is not installed: pip install 'esscher[report]'",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     run()
 
 

@@ -15,6 +15,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
 
 from esscher import files
 from esscher.evaluate import evaluate as evaluate_samples
@@ -25,6 +27,7 @@ from esscher.target import Condition, Tilt
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from esscher.demo import Example
     from esscher.evaluate import Report
     from esscher.lm.transformers import TransformersLM
     from esscher.samples import Samples
@@ -88,7 +91,7 @@ def demo(
     A server holds the model as prior. The trainer's part is played by the same model under a hidden instruction, a
     policy with exact log-probs; its completions get a sentiment reward and are scored and evaluated over gRPC.
     """
-    from esscher.demo import Demo, compare, run_demo
+    from esscher.demo import Demo, compare, examples, run_demo
 
     with _progress() as progress:
         task = progress.add_task("starting", total=None)
@@ -96,6 +99,7 @@ def demo(
             Demo(model=model, beta=beta, completions=completions, seed=seed),
             progress=lambda text: progress.update(task, description=text),
         )
+    _show_examples(examples(result))
     _show(result.report, json=False, html=None, decode=result.decode, title="")
     console.print(compare(result), highlight=False)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +114,9 @@ def serve(
     port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = 50051,
     device: Device = None,
     dtype: Precision = Dtype.float32,
-    insecure: Annotated[bool, typer.Option(help="Allow addresses that other machines reach, unencrypted.")] = False,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Allow addresses that other machines reach, unencrypted.")
+    ] = False,
 ) -> None:
     """Serve a model as prior over gRPC, until SIGTERM or Ctrl-C; calls in flight are finished."""
     from esscher.service.server import check_host
@@ -131,7 +137,7 @@ def score(
     model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the samples with the new column.")],
     column: Annotated[Column, typer.Option(help="Whose log-probs these are.")] = Column.prior_logprobs,
-    overwrite: Annotated[bool, typer.Option(help="Replace the column if the file has it.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the column if the file has it.")] = False,
     columns: Renames = None,
     device: Device = None,
     dtype: Precision = Dtype.float32,
@@ -207,6 +213,21 @@ def _progress() -> Progress:
         TimeElapsedColumn(),
     )
     return Progress(*columns, console=errors, transient=True)
+
+
+def _show_examples(shown: list[Example]) -> None:
+    """Print completions, from the heaviest under the target to the lightest."""
+    table = Table("completion", box=None, header_style="dim", pad_edge=False, leading=1)
+    for name in ("reward", "log policy", "log prior", "weight"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for example in shown:
+        text = Text(" ".join(example.prompt.split()), style="dim")
+        text.append(" " + " ".join(example.completion.split()), style="default")
+        numbers = (example.reward, example.log_policy, example.log_prior, example.weight)
+        table.add_row(text, *(f"{number:.2f}" for number in numbers))
+    console.print("\n[bold]Some completions[/], from the heaviest under the target to the lightest\n")
+    console.print(table)
+    console.print()
 
 
 def _load(model: str, device: str | None, dtype: Dtype, notify: Callable[[str], None]) -> TransformersLM:

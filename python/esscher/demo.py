@@ -11,10 +11,11 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from esscher.divergence import sequence_logprobs
 from esscher.lm.packaged import resolve
 from esscher.lm.transformers import TransformersLM
 from esscher.service.client import Client
@@ -59,8 +60,9 @@ class Demo:
 
 @dataclass(frozen=True, eq=False)
 class DemoResult:
-    """The policy's report, the prior's, and how to turn token ids into text."""
+    """The policy's scored samples, its report, the prior's, and how to turn token ids into text."""
 
+    samples: Samples
     report: Report
     prior_report: Report
     decode: Callable[[Sequence[int]], str]
@@ -88,6 +90,7 @@ def _play_trainer(demo: Demo, lm: TransformersLM, client: Client, progress: Call
     progress("evaluating")
     rewarded = replace(prior_drawn, rewards=_rewards(lm, prior_drawn))
     return DemoResult(
+        samples=scored,
         report=client.evaluate(scored, target),
         prior_report=client.evaluate(rewarded, target, proposal="prior"),
         decode=lambda ids: lm.decode([ids])[0],
@@ -146,6 +149,39 @@ def compare(result: DemoResult) -> str:
         f"J of the policy: {_show(j)}, below the bound beta log Z from the prior's completions, {_show(bound)}: "
         f"{verdict}."
     )
+
+
+class Example(NamedTuple):
+    """A completion with its prompt, its reward, its log-probs, and its weight relative to equal ones."""
+
+    prompt: str
+    completion: str
+    reward: float
+    log_policy: float
+    log_prior: float
+    weight: float
+
+
+def examples(result: DemoResult, n: int = 5) -> list[Example]:
+    """Return completions from the heaviest to the lightest, at equal distances."""
+    samples, log_weights = result.samples, result.report.per_completion.log_weights
+    assert samples.policy_logprobs is not None
+    assert samples.prior_logprobs is not None
+    assert samples.rewards is not None
+    assert log_weights is not None
+    weights = np.exp(log_weights) * np.diff(samples.groups)[samples.group_of]
+    policy, prior = sequence_logprobs(samples.policy_logprobs), sequence_logprobs(samples.prior_logprobs)
+    return [
+        Example(
+            prompt=result.decode(samples.prompts[samples.group_of[i]].tolist()),
+            completion=result.decode(samples.completions[i].tolist()),
+            reward=float(samples.rewards[i]),
+            log_policy=float(policy[i]),
+            log_prior=float(prior[i]),
+            weight=float(weights[i]),
+        )
+        for i in np.argsort(-weights, kind="stable")[np.linspace(0, len(samples) - 1, n).astype(int)]
+    ]
 
 
 def _show(estimate: Estimate) -> str:

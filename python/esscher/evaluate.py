@@ -32,6 +32,8 @@ TOP_COUNT = 10
 # Below them, the report warns: clusters that a sandwich error needs, and the share of samples that carries weight.
 FEW_CLUSTERS = 10
 FEW_EFFECTIVE = 0.1
+# Above this share of samples that carries weight, weights are so equal that log Z needs no warning.
+NEARLY_EQUAL = 0.95
 
 
 @dataclass(frozen=True)
@@ -264,6 +266,12 @@ def _target_warnings(samples: Samples, posterior: TargetReport | None, weights: 
         warnings.append(
             f"The effective sample size is {posterior.ess:.1f} of {n} completions: log Z is likely too low, and with "
             "it the inference gap. Raise beta, draw more completions a prompt, or sample nearer to the target."
+        )
+    if np.isnan(posterior.pareto_k) and posterior.ess < NEARLY_EQUAL * n:
+        what = "log Z is" if posterior.inference_gap is None else "log Z and the inference gap are"
+        warnings.append(
+            f"With {int(np.diff(samples.groups).max())} completions a prompt, {what} on average too low, and there are "
+            "too few to tell by how much. Draw 25 a prompt or more to see Pareto k."
         )
     threshold = _good_pareto_k(int(np.diff(samples.groups).min()))
     if posterior.pareto_k > threshold:

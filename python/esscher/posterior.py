@@ -31,7 +31,8 @@ class TargetReport:
     proposal
         Which distribution the samples came from.
     log_z
-        Log normaliser of the target, mean over completions of their prompt's.
+        Log normaliser of the target, mean over completions of their prompt's. The log of a mean of few weights is on
+        average too low (Jensen), and `inference_gap` with it.
     reward
         Mean reward under the target, in units of reward; prompts in which nothing has weight are left out.
     ess
