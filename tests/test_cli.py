@@ -134,7 +134,7 @@ def test_columns_can_be_renamed(samples, tmp_path, esscher):
     path = tmp_path / "theirs.parquet"
     table = files.to_table(samples)
     files.write(table.rename_columns({"reward": "score"}), path)
-    assert "no rewards" in json.loads(esscher("evaluate", path, "--json")[1])["unavailable"]["reward"]
+    assert "lack the column rewards" in json.loads(esscher("evaluate", path, "--json")[1])["unavailable"]["reward"]
     assert json.loads(esscher("evaluate", path, "--json", "--columns", "reward=score")[1])["reward"] is not None
 
 
@@ -145,6 +145,8 @@ def test_columns_can_be_renamed(samples, tmp_path, esscher):
         (("evaluate", "FILE", "--beta", "1", "--threshold", "1"), "give one of them"),
         (("evaluate", "FILE", "--columns", "reward"), "write it as ours=theirs"),
         (("evaluate", "missing.parquet"), "missing.parquet"),
+        (("evaluate", "FILE", "--html", "no/folder/x.html"), "make the folder first"),
+        (("evaluate", "FILE", "--html", "."), "is a folder: name a file"),
         (("score", "FILE", "--model", "nowhere/at/all/x", "--output", "out.parquet"), "nowhere/at/all/x"),
         (("score", "FILE", "--model", "alice", "--output", "out.pkl"), "out.pkl"),
         (("score", "FILE", "--model", "alice", "--output", "no/such/folder/out.parquet"), "folder"),

@@ -70,7 +70,7 @@ def test_what_samples_cannot_tell_is_said():
     assert report.kl == {}
     assert report.reward is report.prior_perplexity is report.entropy is report.target is None
     assert report.counts.terminated is None
-    assert report.unavailable["kl"] == "the samples have no policy_logprobs and no prior_logprobs"
+    assert report.unavailable["kl"] == "the samples lack the columns policy_logprobs and prior_logprobs"
     assert set(report.unavailable) == {"reward", "kl", "prior_perplexity", "entropy", "target", "terminated"}
     assert evaluate(SAMPLES).unavailable == {"target": "no target was given"}
     assert evaluate(SAMPLES, Tilt(1.0)).unavailable == {}

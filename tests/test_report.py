@@ -285,8 +285,8 @@ def test_a_page_says_what_is_missing_and_why(name):
 
 def test_a_plot_without_data_says_why():
     text = plain(Page(page_of("bare")).text)
-    assert "No rewards: the samples have no rewards." in text
-    assert "No KL: the samples have no policy_logprobs and no prior_logprobs." in text
+    assert "No rewards: the samples lack the column rewards." in text
+    assert "No KL: the samples lack the columns policy_logprobs and prior_logprobs." in text
     assert "No weights: no target was given." in text
     assert "nothing that can be drawn" in plain(Page(page_of("too wide to draw")).text)
     assert "nothing that can be drawn" in plain(Page(page_of("nothing but -inf")).text)

@@ -157,7 +157,7 @@ def score(
         progress.update(task, description="scoring", total=len(dump.samples))
         logprobs = _score_in_parts(lm, dump.samples, lambda done: progress.update(task, completed=done))
         files.write(files.with_column(dump, column.value, logprobs, overwrite=overwrite), output)
-    console.print(f"{output}: {column.value} of {dump.samples} under {lm.name}", soft_wrap=True)
+    console.print(f"{output}: {column.value} of {len(dump.samples):,} completions under {lm.name}", soft_wrap=True)
 
 
 @app.command()
@@ -173,6 +173,7 @@ def evaluate(
 ) -> None:
     """Report what files of samples say of a policy: reward, KL, diversity, and its distance from a target."""
     target = _target(beta, threshold)
+    _check_page(html)
     decode = _decoder(tokenizer) if tokenizer else None
     with _progress() as progress:
         task = progress.add_task("reading", total=len(paths))
@@ -262,6 +263,14 @@ def _target(beta: float | None, threshold: float | None) -> Target | None:
     if beta is not None:
         return Tilt(beta)
     return None if threshold is None else Condition(threshold)
+
+
+def _check_page(path: Path | None) -> None:
+    """Raise what would keep a page from being written, before long work begins."""
+    if path is not None and path.is_dir():
+        raise ValueError(f"--html {path} is a folder: name a file")
+    if path is not None and not path.resolve().parent.is_dir():
+        raise FileNotFoundError(f"--html {path}: {path.resolve().parent} is not there: make the folder first")
 
 
 def _decoder(model: str) -> Callable[[Sequence[int]], str]:

@@ -200,7 +200,11 @@ def _unavailable(samples: Samples, target: Target | None, proposal: Proposal) ->
         "terminated": ("terminated",),
     }
     missing = {what: [name for name in names if name not in samples.columns] for what, names in needs.items()}
-    reasons = {what: f"the samples have no {' and no '.join(names)}" for what, names in missing.items() if names}
+    reasons = {
+        what: f"the samples lack the column{'s' * (len(names) > 1)} {' and '.join(names)}"
+        for what, names in missing.items()
+        if names
+    }
     if proposal == "prior":
         reasons |= dict.fromkeys(("kl", "entropy"), "the completions came from the prior, not from the policy")
     return reasons if target is not None else reasons | {"target": "no target was given"}
