@@ -67,15 +67,6 @@ def test_scores_replace_the_prior_log_probs_alone_and_can_be_written_to(address)
     assert_equal(same, samples)
 
 
-def test_scores_have_the_dtype_of_the_policys_log_probs(address):
-    samples = draw(0)
-    policy = Ragged(samples.policy_logprobs.values.astype(np.float64), samples.completions.offsets)
-    with Client(address) as client:
-        scored = client.score(dataclasses.replace(samples, policy_logprobs=policy))
-    assert scored.prior_logprobs.values.dtype == np.float64
-    np.testing.assert_array_equal(scored.prior_logprobs.values, expected_logprobs(samples))
-
-
 def test_samples_that_the_server_refuses_are_a_value_error(address):
     with Client(address) as client, pytest.raises(ValueError, match=r"completions\[0\]\[1\] is 5"):
         client.score(bad_samples())

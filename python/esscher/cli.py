@@ -93,7 +93,7 @@ def demo(
     """
     from esscher.demo import Demo, compare, examples, run_demo
 
-    with _progress() as progress:
+    with _progress(counted=False) as progress:
         task = progress.add_task("starting", total=None)
         result = run_demo(
             Demo(model=model, beta=beta, completions=completions, seed=seed),
@@ -204,15 +204,10 @@ def _fail(error: Exception, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _progress() -> Progress:
+def _progress(*, counted: bool = True) -> Progress:
     """Progress on standard error, so that standard output holds results only."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
+    count = (BarColumn(), MofNCompleteColumn()) if counted else ()
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), *count, TimeElapsedColumn())
     return Progress(*columns, console=errors, transient=True)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -77,7 +77,7 @@ def kl(
     Parameters
     ----------
     policy_logprobs, prior_logprobs
-        Per-token log-probs in nats of the same tokens, of the same dtype.
+        Per-token log-probs in nats of the same tokens, float32 or float64.
     estimator
         One of "k1", "k2", "k3", "abs".
     level
@@ -96,7 +96,7 @@ def kl(
         If the rows differ, a log-prob is NaN or above 0, a token is impossible under both policy and prior, or
         `estimator` or `level` is none of the above.
     TypeError
-        If the dtypes differ or are not float32 or float64.
+        If a dtype is neither float32 nor float64.
 
     References
     ----------
@@ -112,7 +112,9 @@ def kl(
     """
     if not np.array_equal(policy_logprobs.offsets, prior_logprobs.offsets):
         raise ValueError("policy_logprobs and prior_logprobs have different rows: both must be of the same tokens")
-    return _core.kl(policy_logprobs.values, prior_logprobs.values, policy_logprobs.offsets, estimator, level, threads)
+    dtype = np.result_type(policy_logprobs.values, prior_logprobs.values)
+    policy, prior = (column.values.astype(dtype, copy=False) for column in (policy_logprobs, prior_logprobs))
+    return _core.kl(policy, prior, policy_logprobs.offsets, estimator, level, threads)
 
 
 def estimate_kl(samples: Samples, estimator: Estimator = "k1", *, level: Level = "token") -> KlEstimate:
@@ -147,10 +149,12 @@ def estimate_kl(samples: Samples, estimator: Estimator = "k1", *, level: Level =
         raise ValueError(f"samples have no {missing}: the KL needs those of policy and prior")
     per_sequence = kl(policy, prior, estimator, level=level)
     value, stderr = clustered_mean(per_sequence, samples.groups)
-    return KlEstimate(value, stderr, per_sequence, _signature(samples, policy, estimator, level))
+    return KlEstimate(
+        value, stderr, per_sequence, _signature(samples, np.result_type(policy.values, prior.values), estimator, level)
+    )
 
 
-def _signature(samples: Samples, logprobs: Ragged, estimator: Estimator, level: Level) -> str:
+def _signature(samples: Samples, dtype: np.dtype[Any], estimator: Estimator, level: Level) -> str:
     parts = {
         "kl": estimator,
         "level": level,
@@ -158,7 +162,7 @@ def _signature(samples: Samples, logprobs: Ragged, estimator: Estimator, level: 
         "dir": "policy-prior",
         "clamp": "none",
         "eos": "incl",
-        "dtype": f"f{8 * logprobs.values.dtype.itemsize}",
+        "dtype": f"f{8 * dtype.itemsize}",
         "n": len(samples),
         "clusters": len(samples.prompts),
         "v": _core.__version__,

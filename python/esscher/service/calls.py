@@ -81,11 +81,10 @@ def score_call(samples: Samples) -> Call[Samples]:
     """Ask for the prior's log-probs, to be put into `samples`."""
 
     def read(response: pb.ScoreSamplesResponse) -> Samples:
-        offsets, policy = samples.completions.offsets, samples.policy_logprobs
+        offsets = samples.completions.offsets
         values = decode_values("prior_logprobs", response.prior_logprobs, LOGPROB, int(offsets[-1]), "lengths")
-        dtype = np.float32 if policy is None else policy.values.dtype
         # A copy, since the message's bytes cannot be written to.
-        return dataclasses.replace(samples, prior_logprobs=Ragged(values.astype(dtype), offsets))
+        return dataclasses.replace(samples, prior_logprobs=Ragged(values.astype(np.float32), offsets))
 
     return Call("ScoreSamples", pb.ScoreSamplesRequest(samples=encode_tokens(samples)), read)
 

@@ -74,8 +74,7 @@ class Client:
     def score(self, samples: Samples) -> Samples:
         """Return `samples` with the server's `prior_logprobs`, in place of any they had.
 
-        The wire is float32: log-probs of a model that computes in float64 are rounded to the nearest float32. They get
-        the dtype of `policy_logprobs` if there are any, so that the two can be compared.
+        The wire is float32: log-probs of a model that computes in float64 are rounded to the nearest float32.
         """
         return self._send_sized(score_call(samples))
 
