@@ -131,6 +131,14 @@ def test_no_tail_is_a_status_and_not_an_error():
     assert np.isnan(pareto_k([]))
 
 
+def test_on_policy_weights_have_no_tail_whatever_the_rounding():
+    """With a constant reward, log target - log proposal is that constant and the rounding of two sums."""
+    log_policy = -40 * np.random.default_rng(0).exponential(size=500)
+    got = importance(log_policy + 0.7 / 0.3, log_policy)
+    assert len(set(log_policy + 0.7 / 0.3 - log_policy)) > 1
+    assert got.pareto_k[0] == -np.inf
+
+
 def test_binary_weights_are_left_as_they_are():
     """Rewards of 0 and 1: the tail ties with the cutoff, so there is nothing to fit."""
     log_ratios = np.log(np.repeat([1.0, 2.0], [950, 50]))

@@ -42,10 +42,12 @@ impl TailRule {
 
 /// The fewest weights that a tail is fitted to.
 const MIN_TAIL: usize = 5;
+/// Log-weights this close are equal: between them lies the rounding of sums of log-probs, not a tail.
+const FLAT: f64 = 1e-10;
 
 /// Fit the tail of every group's weights: the unnormalised log-weights with their tail smoothed, and k per group.
 ///
-/// k is `-inf` where the tail's weights are all equal (there is no tail: on-policy data, say) and NaN where it cannot be
+/// k is `-inf` where the tail's weights are all equal up to rounding (there is no tail: on-policy data, say) and NaN where it cannot be
 /// estimated (a tail of fewer than five weights, or mostly ties with the cutoff). Such groups are left as they are.
 ///
 /// # Errors
@@ -64,8 +66,8 @@ fn smooth_group(log_ratios: &mut [f64], rule: TailRule) -> f64 {
     }
     let (cutoff, tail) = split_tail(log_ratios, tail_len);
     let max = log_ratios[tail[tail_len - 1]];
-    // `equal` and not `max - min < tiny`: both may be -inf.
-    if log_ratios[tail[0]].total_cmp(&max).is_eq() {
+    // The comparison comes first for a tail that is -inf throughout, whose difference is NaN.
+    if log_ratios[tail[0]] == max || max - log_ratios[tail[0]] < FLAT {
         return f64::NEG_INFINITY;
     }
     let cutoff = (log_ratios[cutoff] - max).exp();
@@ -169,6 +171,8 @@ mod tests {
     fn no_tail_is_a_status() {
         assert_eq!(k(&[1.5; 100], TailRule::ArvizStats), f64::NEG_INFINITY);
         assert_eq!(k(&[f64::NEG_INFINITY; 100], TailRule::ArvizStats), f64::NEG_INFINITY);
+        let rounded: Vec<f64> = (0..100).map(|i| 0.7 + f64::EPSILON * f64::from(i % 7)).collect();
+        assert_eq!(k(&rounded, TailRule::ArvizStats), f64::NEG_INFINITY);
         assert!(k(&[0.0, 1.0, 2.0], TailRule::Loo).is_nan());
         assert!(k(&[], TailRule::Loo).is_nan());
     }
