@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from esscher import Estimate, demo
 from esscher.demo import PROMPTS, Demo, compare, examples, run_demo
 from models import alice_folder
 
@@ -29,7 +32,7 @@ def test_the_policy_is_not_the_prior(result):
 def test_j_is_below_beta_log_z_within_standard_errors(result):
     j, bound = result.report.target.objective, result.prior_report.target.objective_bound
     assert j.value <= bound.value + 2 * np.hypot(j.stderr, bound.stderr)
-    assert "as it must be" in compare(result)
+    assert "J is below it" in compare(result)
 
 
 def test_two_estimates_of_log_z_agree(result):
@@ -50,6 +53,20 @@ def test_examples_go_from_the_heaviest_to_the_lightest(result):
     assert {example.prompt for example in shown} <= set(PROMPTS)
 
 
-def test_a_server_that_does_not_start_is_told():
-    with pytest.raises((FileNotFoundError, ValueError, RuntimeError), match="nowhere"):
+def test_a_model_that_is_not_there_is_told():
+    with pytest.raises(FileNotFoundError, match="nowhere/at/all/x"):
         run_demo(Demo(model="nowhere/at/all/x", beta=0.25, completions=2, seed=0), progress=lambda _: None)
+
+
+def test_a_server_that_does_not_start_is_told_with_what_it_said():
+    with (
+        pytest.raises(ConnectionError, match=r"did not start; the server said: error: nowhere/at/all/x does not exist"),
+        demo._server("nowhere/at/all/x") as server,
+    ):
+        demo._address(server)
+
+
+def test_a_j_above_its_bound_is_told(result):
+    high = replace(result.report.target, objective=Estimate(9.0, 0.1))
+    impossible = replace(result, report=replace(result.report, target=high))
+    assert "standard errors above" in compare(impossible)

@@ -270,7 +270,7 @@ def test_an_architecture_without_a_cache_scores_but_does_not_sample():
     prompts, completions = Ragged.from_rows([[1, 2]]), Ragged.from_rows([[3], [4, 5, 6]])
     expected = each_on_its_own(lm._network.model, prompts, completions, [0, 2])
     assert worst(lm.logprobs(prompts, completions, [0, 2]), expected) < 1e-4
-    with pytest.raises(NotImplementedError, match="keeps no key-value cache"):
+    with pytest.raises(ValueError, match="keeps no key-value cache"):
         lm.sample(prompts, 1, 1, np.random.default_rng(0))
 
 

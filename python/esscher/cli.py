@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from esscher import files
+from esscher.atomic import check_place
 from esscher.evaluate import evaluate as evaluate_samples
 from esscher.ragged import Ragged
 from esscher.report import print_report, to_json, write_page
@@ -93,6 +94,8 @@ def demo(
     """
     from esscher.demo import Demo, compare, examples, run_demo
 
+    output.parent.mkdir(parents=True, exist_ok=True)
+    check_place(output)
     with _progress(counted=False) as progress:
         task = progress.add_task("starting", total=None)
         result = run_demo(
@@ -102,7 +105,6 @@ def demo(
     _show_examples(examples(result))
     _show(result.report, json=False, html=None, decode=result.decode, title="")
     console.print(compare(result), highlight=False)
-    output.parent.mkdir(parents=True, exist_ok=True)
     write_page(result.report, output, decode=result.decode, title=f"Esscher demo: {model}")
     console.print(f"\nPage: {output.resolve()}", soft_wrap=True)
 
@@ -173,7 +175,8 @@ def evaluate(
 ) -> None:
     """Report what files of samples say of a policy: reward, KL, diversity, and its distance from a target."""
     target = _target(beta, threshold)
-    _check_page(html)
+    if html is not None:
+        check_place(html)
     decode = _decoder(tokenizer) if tokenizer else None
     with _progress() as progress:
         task = progress.add_task("reading", total=len(paths))
@@ -193,7 +196,7 @@ def run() -> None:
         app()
     except (ConnectionError, TimeoutError) as error:
         _fail(error, NO_SERVER)
-    except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, FloatingPointError, OSError, ModuleNotFoundError) as error:
         _fail(error, BAD_INPUT)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
@@ -258,14 +261,6 @@ def _target(beta: float | None, threshold: float | None) -> Target | None:
     if beta is not None:
         return Tilt(beta)
     return None if threshold is None else Condition(threshold)
-
-
-def _check_page(path: Path | None) -> None:
-    """Raise what would keep a page from being written, before long work begins."""
-    if path is not None and path.is_dir():
-        raise ValueError(f"--html {path} is a folder: name a file")
-    if path is not None and not path.resolve().parent.is_dir():
-        raise FileNotFoundError(f"--html {path}: {path.resolve().parent} is not there: make the folder first")
 
 
 def _decoder(model: str) -> Callable[[Sequence[int]], str]:

@@ -109,7 +109,7 @@ def _server(folder: str) -> Iterator[subprocess.Popen[str]]:
             yield server
         except ConnectionError as error:
             log.seek(0)
-            raise RuntimeError(f"the server ended: {log.read().strip()}") from error
+            raise ConnectionError(f"{error}; the server said: {log.read().strip()}") from error
         finally:
             server.terminate()
 
@@ -133,21 +133,19 @@ def _rewards(lm: TransformersLM, samples: Samples) -> NDArray[np.float64]:
 
 
 def compare(result: DemoResult) -> str:
-    """Hold the policy's samples against the prior's: two estimates of log Z, and J below its bound."""
+    """Hold the policy's samples against the prior's: two estimates of log Z, and J against its bound."""
     policy, prior = result.report.target, result.prior_report.target
-    assert policy is not None
-    assert prior is not None
-    assert policy.objective is not None
-    assert prior.objective_bound is not None
+    if policy is None or prior is None or policy.objective is None or prior.objective_bound is None:
+        raise ValueError("the reports have no objective: both need a Tilt, and the first the policy's samples")
     j, bound = policy.objective, prior.objective_bound
-    excess = j.value - bound.value
-    error = (j.stderr**2 + bound.stderr**2) ** 0.5
-    verdict = "as it must be" if excess <= 2 * error else f"which cannot be: it is {excess / error:.1f} errors too high"
+    errors = (j.value - bound.value) / (j.stderr**2 + bound.stderr**2) ** 0.5
+    verdict = (
+        "J is below it, or within two standard errors" if errors <= 2 else f"J is {errors:.1f} standard errors above"
+    )
     return (
         f"log Z from the policy's completions: {_show(policy.log_z)} nats; from as many of the prior's: "
         f"{_show(prior.log_z)}.\n"
-        f"J of the policy: {_show(j)}, below the bound beta log Z from the prior's completions, {_show(bound)}: "
-        f"{verdict}."
+        f"J of the policy: {_show(j)}; its bound, beta log Z from the prior's completions: {_show(bound)}: {verdict}."
     )
 
 
@@ -164,12 +162,9 @@ class Example(NamedTuple):
 
 def examples(result: DemoResult, n: int = 5) -> list[Example]:
     """Return completions from the heaviest to the lightest, at equal distances."""
-    samples, log_weights = result.samples, result.report.per_completion.log_weights
-    assert samples.policy_logprobs is not None
-    assert samples.prior_logprobs is not None
-    assert samples.rewards is not None
-    assert log_weights is not None
-    weights = np.exp(log_weights) * np.diff(samples.groups)[samples.group_of]
+    samples, weights = result.samples, result.report.per_completion.relative_weights
+    if samples.policy_logprobs is None or samples.prior_logprobs is None or samples.rewards is None or weights is None:
+        raise ValueError("the samples lack log-probs, rewards or weights")
     policy, prior = sequence_logprobs(samples.policy_logprobs), sequence_logprobs(samples.prior_logprobs)
     return [
         Example(

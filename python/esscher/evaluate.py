@@ -76,6 +76,14 @@ class PerCompletion:
     kl: NDArray[np.float64] | None
     log_weights: NDArray[np.float64] | None
 
+    @property
+    def relative_weights(self) -> NDArray[np.float64] | None:
+        """Weights relative to equal ones: their mean over a prompt with weight is 1, so that each completion counts."""
+        if self.log_weights is None:
+            return None
+        relative: NDArray[np.float64] = np.exp(self.log_weights) * np.bincount(self.prompts)[self.prompts]
+        return relative
+
 
 @dataclass(frozen=True, eq=False)
 class Report:
@@ -287,5 +295,5 @@ def _target_warnings(samples: Samples, posterior: TargetReport | None, weights: 
 
 
 def _good_pareto_k(n: int) -> float:
-    """Up to where k is good for n weights (Vehtari et al. 2024, section 3.2.4)."""
+    """Up to where k is good for n weights (Vehtari et al. 2024, section 3.2.4, eq. 13)."""
     return min(1.0 - 1.0 / np.log10(n), 0.7) if n > 1 else -np.inf

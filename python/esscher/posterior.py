@@ -74,7 +74,8 @@ def assess(samples: Samples, target: Target, proposal: Proposal = "policy") -> t
 
     References
     ----------
-    Korbak, Perez, Buckley, Findings of EMNLP 2022, eqs. 7 and 8, with the constant that they leave out.
+    Korbak, Perez, Buckley, Findings of EMNLP 2022; the constant that they leave out, log Z, is what makes
+    the gap a number.
 
     Examples
     --------

@@ -126,6 +126,17 @@ class Ragged:
         """The length of each row, shape [n]."""
         return np.diff(self.offsets)
 
+    def locate(self, i: int) -> tuple[int, int]:
+        """Return the row of value `i` of the flat array, and its place there.
+
+        Examples
+        --------
+        >>> Ragged.from_rows([[5, 6], [], [7]]).locate(2)
+        (2, 0)
+        """
+        row = int(np.searchsorted(self.offsets, i, side="right")) - 1
+        return row, int(i - self.offsets[row])
+
     def take(self, rows: ArrayLike) -> Ragged:
         """Return the given rows, in the given order.
 

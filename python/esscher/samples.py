@@ -204,8 +204,7 @@ def _token_column(
     # NaN compares false, so it counts as outside.
     outside = np.flatnonzero(~((column.values >= lowest) & (column.values <= highest)))
     if len(outside):
-        row = int(np.searchsorted(column.offsets, outside[0], side="right")) - 1
-        token = outside[0] - column.offsets[row]
+        row, token = column.locate(outside[0])
         rule = "at most 0 (-inf included)" if highest == 0 else "at least 0"
         raise ValueError(f"{name}[{row}][{token}] is {column.values[outside[0]]}: a {what} is {rule} and not NaN")
     return column

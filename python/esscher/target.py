@@ -29,8 +29,8 @@ class Tilt:
 
     References
     ----------
-    Korbak, Perez, Buckley, "RL with KL penalties is better viewed as Bayesian inference", Findings of EMNLP 2022,
-    eq. 6.
+    Korbak, Perez, Buckley, "RL with KL penalties is better viewed as Bayesian inference", Findings of EMNLP
+    2022.
 
     Examples
     --------
@@ -68,7 +68,7 @@ class Condition:
 
     References
     ----------
-    Korbak, Perez, Buckley, Findings of EMNLP 2022, section 4 (filtering).
+    Korbak, Perez, Buckley, Findings of EMNLP 2022.
 
     Examples
     --------

@@ -117,10 +117,9 @@ def _check_type(name: str, column: pa.ChunkedArray, what: str, accepts: Any, sho
 def _check_values(name: str, rows: Ragged, good: NDArray[np.bool_], rule: str) -> None:
     if not good.all():
         token = int(np.argmin(good))
-        row = int(np.searchsorted(rows.offsets, token, side="right")) - 1
+        row, place = rows.locate(token)
         raise ValueError(
-            f"column {name!r}, row {row}, token {token - rows.offsets[row]} is {rows.values[token]}: {rule} "
-            "(rows count from 0)"
+            f"column {name!r}, row {row}, token {place} is {rows.values[token]}: {rule} (rows count from 0)"
         )
 
 

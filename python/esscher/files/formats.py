@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import secrets
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
 import pyarrow.parquet as pq  # type: ignore[import-untyped]  # it ships no annotations
 
+from esscher.atomic import check_place, replacing
 from esscher.files import jsonl
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
 
 PARQUET, JSON_LINES = ".parquet", ".jsonl"
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin")
@@ -50,9 +48,8 @@ def write(table: pa.Table, path: str | os.PathLike[str]) -> None:
         If the folder is not there.
     """
     check_writable(table, path)
-    path = Path(path).resolve()
-    with _replacing(path) as file:
-        if path.suffix == PARQUET:
+    with replacing(path) as file:
+        if Path(path).suffix == PARQUET:
             pq.write_table(table, file, compression="zstd")
         else:
             jsonl.dump(table, file)
@@ -62,10 +59,7 @@ def check_writable(table: pa.Table, path: str | os.PathLike[str]) -> None:
     """Raise what `write` would raise of table and path, to know it before long work begins."""
     path = Path(path)
     suffix = _suffix(path)
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder: name a file")
-    if not path.resolve().parent.is_dir():
-        raise FileNotFoundError(f"{path.resolve().parent} is not there: make the folder first")
+    check_place(path)
     if suffix == JSON_LINES:
         jsonl.check(table)
 
@@ -87,15 +81,3 @@ def _load_parquet(path: Path) -> pa.Table:
             return file.read()
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} is not a whole Parquet file; was it cut off? {error}") from error
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    # In the same folder, since only there replacing is one step.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            yield file
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -123,8 +123,8 @@ def _check_vocabulary(what: str, tokens: Ragged, model_name: str, size: int) -> 
     ids = tokens.values
     outside = np.flatnonzero((ids < 0) | (ids >= size))
     if len(outside):
-        row = int(np.searchsorted(tokens.offsets, outside[0], side="right")) - 1
+        row, token = tokens.locate(outside[0])
         raise ValueError(
-            f"{what}[{row}][{outside[0] - tokens.offsets[row]}] is {ids[outside[0]]}: the token ids that {model_name} "
+            f"{what}[{row}][{token}] is {ids[outside[0]]}: the token ids that {model_name} "
             f"knows there are 0 to {size - 1}; was another model's tokenizer used?"
         )

@@ -206,5 +206,5 @@ def _check_nothing_after_the_end(completions: Ragged) -> None:
     last[completions.offsets[1:] - 1] = True
     early = np.flatnonzero((completions.values == END) & ~last)
     if len(early):
-        row = int(np.searchsorted(completions.offsets, early[0], side="right")) - 1
+        row, _ = completions.locate(early[0])
         raise ValueError(f"completions[{row}] goes on after its end token {END}: this model has no such sequence")

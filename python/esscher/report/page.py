@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from esscher.atomic import replacing
 from esscher.estimate import Estimate
 from esscher.report import digits, summary
 
@@ -48,19 +47,13 @@ def write_page(
 
     Raises
     ------
+    ValueError
+        If the path is a folder.
     FileNotFoundError
-        If the folder is not there.
+        If the path's folder is not there.
     """
-    path = Path(path).resolve()
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent} is not there: make the folder first")
-    html = render(report, decode, title)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        temporary.write_text(html, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(render(report, decode, title).encode())
 
 
 def render(report: Report, decode: Decode | None = None, title: str = "Esscher report") -> str:

@@ -48,7 +48,7 @@ def _rewards(report: Report) -> Figure:
     title, rewards = "Rewards", report.per_completion.rewards
     if rewards is None:
         return Figure(title, _missing(report, "reward", "rewards"), None)
-    shape = bins.histogram(rewards, _relative_weights(report))
+    shape = bins.histogram(rewards, report.per_completion.relative_weights)
     if shape is None:
         return Figure(title, "The rewards are infinite, or too far apart: there is nothing that can be drawn.", None)
     caption = "How the rewards of the completions are distributed"
@@ -76,7 +76,7 @@ def _kl(report: Report) -> Figure:
 
 
 def _weights(report: Report) -> Figure:
-    title, weights = "Importance weights", _relative_weights(report)
+    title, weights = "Importance weights", report.per_completion.relative_weights
     if weights is None or report.target is None:
         return Figure(title, _missing(report, "target", "weights"), None)
     curve = bins.concentration(weights)
@@ -88,15 +88,6 @@ def _weights(report: Report) -> Figure:
         "numbers: raise beta, or draw more completions a prompt."
     )
     return Figure(title, caption, _concentration(curve, report.target.ess, report.counts.completions))
-
-
-def _relative_weights(report: Report) -> NDArray[np.float64] | None:
-    """Weights [N] relative to equal ones, so that prompts count by their completions, as in the report's numbers."""
-    columns = report.per_completion
-    if columns.log_weights is None:
-        return None
-    relative: NDArray[np.float64] = np.exp(columns.log_weights) * np.bincount(columns.prompts)[columns.prompts]
-    return relative
 
 
 def _lengths(report: Report) -> Figure:

@@ -35,9 +35,7 @@ def read(network: Network, prompts: Ragged, which: NDArray[np.int64]) -> Texts:
     out = network.run(network.tensor(padded), _positions(mask), attention_mask=mask, use_cache=True)
     cache = getattr(out, "past_key_values", None)
     if cache is None:
-        raise NotImplementedError(
-            f"a {type(network.model).__name__} keeps no key-value cache: it can score, not sample"
-        )
+        raise ValueError(f"a {type(network.model).__name__} keeps no key-value cache: it can score, not sample")
     index = network.tensor(copies)
     cache.batch_select_indices(index)
     return Texts(out.last_hidden_state[:, -1][index], cache, mask[index])

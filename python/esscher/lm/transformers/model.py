@@ -115,11 +115,9 @@ class TransformersLM:
         Raises
         ------
         ValueError
-            As `LanguageModel.sample`, before anything is computed.
+            As `LanguageModel.sample`, before anything is computed; and if the architecture keeps no key-value cache.
         FloatingPointError
             If the model gives NaN.
-        NotImplementedError
-            If its architecture keeps no key-value cache.
         """
         check_sampling(self, prompts, n, max_new_tokens, sampling_temperature)
         uniforms = rng.random((len(prompts) * n, max_new_tokens))
@@ -181,9 +179,9 @@ class TransformersLM:
     def _without_nan(self, logprobs: Ragged) -> Ragged:
         broken = np.flatnonzero(np.isnan(logprobs.values))
         if len(broken):
-            row = int(np.searchsorted(logprobs.offsets, broken[0], side="right")) - 1
+            row, token = logprobs.locate(broken[0])
             raise FloatingPointError(
-                f"{self.name} gives NaN in completions[{row}]: its weights or dtype cannot be used"
+                f"{self.name} gives NaN at completions[{row}][{token}]: its weights or dtype cannot be used"
             )
         return logprobs
 

@@ -1,0 +1,60 @@
+"""A file that is there whole or not at all."""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from os import PathLike
+
+
+@contextmanager
+def replacing(path: str | PathLike[str]) -> Iterator[IO[bytes]]:
+    """Write a file beside `path` that takes its place when the block ends well, and is removed when it does not.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        As `check_place`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "numbers"
+    ...     with replacing(path) as file:
+    ...         _ = file.write(b"1 2 3")
+    ...     path.read_text()
+    '1 2 3'
+    """
+    check_place(path)
+    path = Path(path).resolve()
+    # In the same folder, since only there replacing is one step.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_place(path: str | PathLike[str]) -> None:
+    """Raise what would keep `replacing` from writing `path`, to know it before long work begins.
+
+    Raises
+    ------
+    ValueError
+        If the path is a folder.
+    FileNotFoundError
+        If its folder is not there.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: name a file")
+    if not path.resolve().parent.is_dir():
+        raise FileNotFoundError(f"{path.resolve().parent} is not there: make the folder first")
