@@ -359,7 +359,7 @@ def test_a_model_that_gives_nan_raises():
     prompts = Ragged.from_rows([[1]])
     with pytest.raises(FloatingPointError, match=r"broken gives NaN at completions\[1\]\[0\]"):
         lm.logprobs(prompts, Ragged.from_rows([[2, 2, 2], [9, 4]]), [0, 2])
-    with pytest.raises(FloatingPointError, match=r"broken gives NaN in completions\[0\]"):
+    with pytest.raises(FloatingPointError, match=r"broken gives NaN at completions\[0\]\[0\]"):
         lm.sample(Ragged.from_rows([[9]]), 2, 2, np.random.default_rng(0))
 
 
