@@ -2,9 +2,7 @@
 
 use std::str::FromStr;
 
-use rayon::prelude::*;
-
-use crate::{Error, Ragged, Real, Result, logprobs, sum::sum};
+use crate::{Error, Ragged, Real, Result, logprobs, parallel, sum::sum};
 
 /// A function of the log-ratio `d = log policy - log prior` whose mean under the policy is near KL(policy || prior).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,8 +87,7 @@ fn token_kl<T: Real>(policy: &Ragged<'_, T>, prior: &Ragged<'_, T>, estimator: E
     logprobs::check("policy_logprobs", policy.values())?;
     logprobs::check("prior_logprobs", prior.values())?;
     check_ratios("token", policy.values(), prior.values())?;
-    let values: Vec<f64> =
-        (0..policy.len()).into_par_iter().map(|i| row_kl(policy.row(i), prior.row(i), estimator)).collect();
+    let values = parallel::map(policy.len(), |i| row_kl(policy.row(i), prior.row(i), estimator));
     // A row with an infinite log-ratio of either sign: the completion is impossible under both.
     match values.iter().position(|value| value.is_nan()) {
         None => Ok(values),

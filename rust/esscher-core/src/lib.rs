@@ -18,6 +18,7 @@ mod error;
 pub mod kl;
 pub mod logprobs;
 mod ngrams;
+mod parallel;
 pub mod pareto;
 mod ragged;
 pub mod resample;

@@ -1,15 +1,13 @@
 //! Per-token log-probs, and their sum over a sequence.
 
-use rayon::prelude::*;
-
-use crate::{Error, Ragged, Real, Result, sum::sum};
+use crate::{Error, Ragged, Real, Result, parallel, sum::sum};
 
 /// Check that every value is a log-prob: at most 0, `-inf` included, and not NaN.
 ///
 /// # Errors
 /// Names the first value that is not.
 pub fn check<T: Real>(name: &'static str, values: &[T]) -> Result<()> {
-    match values.par_iter().position_first(|&value| !is_logprob(value.into())) {
+    match values.iter().position(|&value| !is_logprob(value.into())) {
         None => Ok(()),
         Some(index) => Err(Error::LogProb { name, index, value: values[index].into() }),
     }
@@ -26,7 +24,7 @@ fn is_logprob(value: f64) -> bool {
 /// If a value is not a log-prob.
 pub fn sequence_logprobs<T: Real>(name: &'static str, logprobs: &Ragged<'_, T>) -> Result<Vec<f64>> {
     check(name, logprobs.values())?;
-    Ok((0..logprobs.len()).into_par_iter().map(|i| row_sum(logprobs.row(i))).collect())
+    Ok(parallel::map(logprobs.len(), |i| row_sum(logprobs.row(i))))
 }
 
 fn row_sum<T: Real>(row: &[T]) -> f64 {

@@ -2,10 +2,8 @@
 
 use std::ops::Range;
 
+use crate::{Error, Offsets, Ragged, Result, parallel};
 use hashbrown::HashMap;
-use rayon::prelude::*;
-
-use crate::{Error, Offsets, Ragged, Result};
 
 /// The n-grams of some rows as numbers: equal n-grams have equal numbers, which count up from 0 in order of appearance.
 pub(crate) struct Ngrams<'a> {
@@ -95,7 +93,7 @@ pub fn distinct(token_ids: &Ragged<'_, u32>, groups: &Offsets<'_>, n: usize) -> 
         let ngrams = Ngrams::of_order(token_ids.rows(range), n);
         ngrams.distinct() as f64 / ngrams.total() as f64
     };
-    Ok((0..groups.len()).into_par_iter().map(|group| share(groups.range(group))).collect())
+    Ok(parallel::map(groups.len(), |group| share(groups.range(group))))
 }
 
 /// The most frequent n-grams, most frequent first, ties in order of appearance.

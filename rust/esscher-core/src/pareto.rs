@@ -3,9 +3,7 @@
 
 use std::str::FromStr;
 
-use rayon::prelude::*;
-
-use crate::{Error, Offsets, Result, sum::sum, weights};
+use crate::{Error, Offsets, Result, parallel, sum::sum, weights};
 
 /// How many of the largest weights make the tail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +53,7 @@ const FLAT: f64 = 1e-10;
 pub fn smooth(log_ratios: &[f64], groups: &Offsets<'_>, rule: TailRule) -> Result<(Vec<f64>, Vec<f64>)> {
     weights::check("log_ratios", log_ratios)?;
     let mut smoothed = log_ratios.to_vec();
-    let k = groups.split_mut(&mut smoothed).into_par_iter().map(|group| smooth_group(group, rule)).collect();
+    let k = parallel::map_each(groups.split_mut(&mut smoothed), |group| smooth_group(group, rule));
     Ok((smoothed, k))
 }
 

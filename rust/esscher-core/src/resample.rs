@@ -1,8 +1,6 @@
 //! Draws from weighted completions.
 
-use rayon::prelude::*;
-
-use crate::{Error, Offsets, Result, ragged::check_length, weights};
+use crate::{Error, Offsets, Result, parallel, ragged::check_length, weights};
 
 /// For every uniform the index of the completion whose share of its group's weight it falls into.
 ///
@@ -20,16 +18,15 @@ pub fn resample(log_weights: &[f64], groups: &Offsets<'_>, uniforms: &[f64]) -> 
     }
     let per_group = uniforms.len() / groups.len().max(1);
     check_length("uniforms", uniforms.len(), "groups times draws", per_group * groups.len())?;
-    let draws: Vec<Vec<i64>> = (0..groups.len())
-        .into_par_iter()
-        .map(|group| {
-            let range = groups.range(group);
-            let first = range.start as i64;
-            let cumulative = cumulative(&log_weights[range]).ok_or(Error::Weightless { group })?;
-            let uniforms = &uniforms[group * per_group..(group + 1) * per_group];
-            Ok(uniforms.iter().map(|&u| first + pick(&cumulative, u) as i64).collect())
-        })
-        .collect::<Result<_>>()?;
+    let draws: Vec<Vec<i64>> = parallel::map(groups.len(), |group| {
+        let range = groups.range(group);
+        let first = range.start as i64;
+        let cumulative = cumulative(&log_weights[range]).ok_or(Error::Weightless { group })?;
+        let uniforms = &uniforms[group * per_group..(group + 1) * per_group];
+        Ok(uniforms.iter().map(|&u| first + pick(&cumulative, u) as i64).collect())
+    })
+    .into_iter()
+    .collect::<Result<_>>()?;
     Ok(draws.concat())
 }
 

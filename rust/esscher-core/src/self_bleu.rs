@@ -6,11 +6,10 @@
 
 use std::str::FromStr;
 
-use rayon::prelude::*;
-
 use crate::{
     Error, Offsets, Ragged, Result,
     ngrams::{Ngrams, check_order},
+    parallel,
     sum::sum,
 };
 
@@ -68,7 +67,7 @@ pub fn self_bleu(
         let scores = scores(&rows, n, smoothing);
         sum(scores.len(), |i| scores[i]) / scores.len() as f64
     };
-    Ok((0..groups.len()).into_par_iter().map(group_mean).collect())
+    Ok(parallel::map(groups.len(), group_mean))
 }
 
 /// BLEU of each row against all the others.

@@ -1,8 +1,6 @@
 //! Importance weights by log-sum-exp, group by group.
 
-use rayon::prelude::*;
-
-use crate::{Error, Offsets, Result, ragged::check_length, sum::sum};
+use crate::{Error, Offsets, Result, parallel, ragged::check_length, sum::sum};
 
 /// Self-normalised importance weights, and what they say of the target, group by group.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,7 +18,7 @@ pub struct Weights {
 /// # Errors
 /// Names the first value that is NaN or `+inf`.
 pub fn check(name: &'static str, values: &[f64]) -> Result<()> {
-    match values.par_iter().position_first(|value| value.is_nan() || *value == f64::INFINITY) {
+    match values.iter().position(|value| value.is_nan() || *value == f64::INFINITY) {
         None => Ok(()),
         Some(index) => Err(Error::LogWeight { name, index, value: values[index] }),
     }
@@ -49,7 +47,7 @@ pub fn log_ratios(log_target: &[f64], log_proposal: &[f64]) -> Result<Vec<f64>> 
 pub fn normalise(log_ratios: &[f64], groups: &Offsets<'_>) -> Result<Weights> {
     check("log_ratios", log_ratios)?;
     let mut log_weights = log_ratios.to_vec();
-    let (log_z, ess) = groups.split_mut(&mut log_weights).into_par_iter().map(normalise_group).unzip();
+    let (log_z, ess) = parallel::map_each(groups.split_mut(&mut log_weights), normalise_group).into_iter().unzip();
     Ok(Weights { log_weights, log_z, ess })
 }
 

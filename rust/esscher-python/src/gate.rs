@@ -1,30 +1,52 @@
 //! The one way from Python into the kernels.
 
 use std::any::Any;
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::thread::available_parallelism;
 
 use esscher_core::{Error, Result};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use rayon::ThreadPoolBuilder;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
-/// Run `work` without the GIL, on `threads` threads (all cores if `None`).
+/// Work on fewer values than this is done before a thread has woken up.
+const WORTH_A_THREAD: usize = 1 << 16;
+
+/// Run `work`, which reads about `values` values, without the GIL, on `threads` threads (if `None`: on all cores if that
+/// is worth it).
 ///
 /// A broken rule becomes `ValueError`; a panic, which would be a bug of ours, becomes `RuntimeError` and never crosses.
-pub fn run<T: Send>(py: Python<'_>, threads: Option<usize>, work: impl FnOnce() -> Result<T> + Send) -> PyResult<T> {
-    match py.detach(|| catch_unwind(AssertUnwindSafe(|| on_threads(threads, work)))) {
+pub fn run<T: Send>(
+    py: Python<'_>,
+    threads: Option<usize>,
+    values: usize,
+    work: impl FnOnce() -> Result<T> + Send,
+) -> PyResult<T> {
+    match py.detach(|| catch_unwind(AssertUnwindSafe(|| on_threads(threads, values, work)))) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(PyValueError::new_err(error.to_string())),
         Err(panic) => Err(PyRuntimeError::new_err(format!("a kernel panicked, which is a bug: {}", text(&*panic)))),
     }
 }
 
-fn on_threads<T: Send>(threads: Option<usize>, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    match threads {
-        None => work(),
-        Some(0) => Err(Error::Range { name: "threads", value: 0.0, rule: "at least 1" }),
-        Some(n) => ThreadPoolBuilder::new().num_threads(n).build().expect("threads can be started").install(work),
-    }
+fn on_threads<T: Send>(threads: Option<usize>, values: usize, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let threads = match threads {
+        Some(0) => return Err(Error::Range { name: "threads", value: 0.0, rule: "at least 1" }),
+        Some(n) => n,
+        None if values < WORTH_A_THREAD => 1,
+        None => available_parallelism().map_or(1, usize::from),
+    };
+    if threads == 1 { work() } else { pool(threads).install(work) }
+}
+
+/// The pool of so many threads. A forked process has none of its parent's threads, so each process has its own pools.
+fn pool(threads: usize) -> Arc<ThreadPool> {
+    static POOLS: LazyLock<Mutex<HashMap<(u32, usize), Arc<ThreadPool>>>> = LazyLock::new(Mutex::default);
+    let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
+    let build = || Arc::new(ThreadPoolBuilder::new().num_threads(threads).build().expect("threads can be started"));
+    Arc::clone(pools.entry((std::process::id(), threads)).or_insert_with(build))
 }
 
 fn text(panic: &(dyn Any + Send)) -> &str {
