@@ -10,7 +10,7 @@ use crate::{Out, gate};
 
 /// A token column: float32 or float64.
 #[derive(FromPyObject)]
-enum Column<'py> {
+pub enum Column<'py> {
     F32(PyReadonlyArray1<'py, f32>),
     F64(PyReadonlyArray1<'py, f64>),
 }
