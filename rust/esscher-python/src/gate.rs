@@ -41,9 +41,12 @@ fn on_threads<T: Send>(threads: Option<usize>, values: usize, work: impl FnOnce(
     if threads == 1 { work() } else { pool(threads).install(work) }
 }
 
+/// By process and number of threads.
+type Pools = HashMap<(u32, usize), Arc<ThreadPool>>;
+
 /// The pool of so many threads. A forked process has none of its parent's threads, so each process has its own pools.
 fn pool(threads: usize) -> Arc<ThreadPool> {
-    static POOLS: LazyLock<Mutex<HashMap<(u32, usize), Arc<ThreadPool>>>> = LazyLock::new(Mutex::default);
+    static POOLS: LazyLock<Mutex<Pools>> = LazyLock::new(Mutex::default);
     let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
     let build = || Arc::new(ThreadPoolBuilder::new().num_threads(threads).build().expect("threads can be started"));
     Arc::clone(pools.entry((std::process::id(), threads)).or_insert_with(build))
