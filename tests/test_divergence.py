@@ -72,9 +72,9 @@ def test_a_prior_that_forbids_gives_an_infinite_kl():
     [
         (([[np.nan]], [[-1.0]]), ValueError, r"policy_logprobs\[0\] is NaN: a log-prob is at most 0"),
         (([[-1.0]], [[0.5]]), ValueError, r"prior_logprobs\[0\] is 0.5: a log-prob is at most 0"),
-        (([[-1.0]], [[-1.0], []]), ValueError, "have different rows"),
+        (([[-1.0]], [[-1.0], []]), ValueError, "prior_logprobs has 2 entries, policy_logprobs has 1"),
         (([[-np.inf]], [[-np.inf]]), ValueError, "token 0 is -inf under both policy and prior"),
-        (([[-1.0]], [[-1.0]], "k4"), ValueError, 'estimator is "k4": it must be one of k1, k2, k3, abs'),
+        (([[-1.0]], [[-1.0]], "k4"), ValueError, "estimator is 'k4': it must be one of k1, k2, k3, abs"),
     ],
 )
 def test_bad_log_probs(arguments, error, message):

@@ -17,7 +17,7 @@ ROOT = Path(esscher.__file__).parent
 LAYERS = [
     {"_core"},
     {"ragged", "atomic"},
-    {"estimate"},
+    {"estimate", "token_scores"},
     {"samples"},
     {"target", "inference", "divergence", "diversity", "lm"},
     {"posterior"},

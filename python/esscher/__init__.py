@@ -3,15 +3,32 @@
 from typing import TYPE_CHECKING, Any
 
 from esscher._core import __version__
-from esscher.divergence import KlEstimate, estimate_kl, kl, sequence_logprobs
+from esscher.divergence import (
+    KlEstimate,
+    KlEstimators,
+    LogprobAggregates,
+    aggregate_logprobs,
+    estimate_kl,
+    kl,
+    kl_estimators,
+    sequence_logprobs,
+)
 from esscher.diversity import TopNgrams, distinct, self_bleu, top_ngrams
 from esscher.estimate import Estimate
 from esscher.evaluate import Report, evaluate
-from esscher.inference.importance import Importance, importance
+from esscher.inference.importance import (
+    ExponentialWeights,
+    Importance,
+    Normaliser,
+    exponential_weights,
+    importance,
+    log_normaliser,
+)
 from esscher.inference.resampling import resample
-from esscher.ragged import Ragged
+from esscher.ragged import Padded, Ragged
 from esscher.samples import Samples, concatenate
 from esscher.target import Condition, Tilt
+from esscher.token_scores import TokenScores, token_scores
 
 if TYPE_CHECKING:
     from esscher.service.client import AsyncClient, Client
@@ -21,23 +38,34 @@ __all__ = [
     "Client",
     "Condition",
     "Estimate",
+    "ExponentialWeights",
     "Importance",
     "KlEstimate",
+    "KlEstimators",
+    "LogprobAggregates",
+    "Normaliser",
+    "Padded",
     "Ragged",
     "Report",
     "Samples",
     "Tilt",
+    "TokenScores",
     "TopNgrams",
     "__version__",
+    "aggregate_logprobs",
     "concatenate",
     "distinct",
     "estimate_kl",
     "evaluate",
+    "exponential_weights",
     "importance",
     "kl",
+    "kl_estimators",
+    "log_normaliser",
     "resample",
     "self_bleu",
     "sequence_logprobs",
+    "token_scores",
     "top_ngrams",
 ]
 

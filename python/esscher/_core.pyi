@@ -1,41 +1,58 @@
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+_F32 = NDArray[np.float32]
 _F64 = NDArray[np.float64]
 _I64 = NDArray[np.int64]
 _U32 = NDArray[np.uint32]
 
 __all__ = [
     "__version__",
+    "aggregate_logprobs",
     "distinct",
+    "exponential_weights",
     "kl",
+    "log_normaliser",
     "log_ratios",
     "normalise",
     "panic",
     "pareto_smooth",
     "resample",
     "self_bleu",
-    "sequence_logprobs",
+    "token_scores",
     "top_ngrams",
 ]
 __version__: Final[str]
 
-def sequence_logprobs(logprobs: NDArray[Any], offsets: _I64, threads: int | None = None) -> _F64: ...
+def aggregate_logprobs(
+    logprobs: NDArray[Any], layout: NDArray[Any], threads: int | None = None
+) -> tuple[_F64, _F64, _I64]: ...
 def kl(
     policy_logprobs: NDArray[Any],
+    policy_layout: NDArray[Any],
     prior_logprobs: NDArray[Any],
-    offsets: _I64,
-    estimator: str,
+    prior_layout: NDArray[Any],
     level: str,
+    precision: str,
     threads: int | None = None,
-) -> _F64: ...
+) -> tuple[_F64, _F64, _F64, _F64]: ...
+def token_scores(
+    logits: NDArray[Any], token_ids: _I64, prior_logits: NDArray[Any] | None = None, threads: int | None = None
+) -> tuple[_F32, _F32, _F32 | None, _F32 | None]: ...
 def log_ratios(log_target: _F64, log_proposal: _F64) -> _F64: ...
+def exponential_weights(
+    rewards: _F64, beta: float, groups: _I64, threads: int | None = None
+) -> tuple[_F64, _F64, _F64]: ...
+def log_normaliser(rewards: _F64, beta: float, groups: _I64, threads: int | None = None) -> tuple[_F64, _F64]: ...
 def normalise(log_ratios: _F64, groups: _I64, threads: int | None = None) -> tuple[_F64, _F64, _F64]: ...
 def pareto_smooth(log_ratios: _F64, groups: _I64, tail_rule: str, threads: int | None = None) -> tuple[_F64, _F64]: ...
 def resample(log_weights: _F64, groups: _I64, uniforms: _F64, threads: int | None = None) -> _I64: ...
-def distinct(token_ids: _U32, offsets: _I64, groups: _I64, n: int, threads: int | None = None) -> _F64: ...
+def distinct(
+    token_ids: _U32, offsets: _I64, groups: _I64, orders: Sequence[int], threads: int | None = None
+) -> _F64: ...
 def self_bleu(
     token_ids: _U32, offsets: _I64, groups: _I64, n: int, smoothing: str, threads: int | None = None
 ) -> _F64: ...

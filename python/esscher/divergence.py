@@ -8,15 +8,17 @@ import numpy as np
 
 from esscher import _core
 from esscher.estimate import clustered_mean
+from esscher.ragged import as_floats, widened
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from esscher.ragged import Ragged
+    from esscher.ragged import Padded, Ragged
     from esscher.samples import Samples
 
 Estimator = Literal["k1", "k2", "k3", "abs"]
 Level = Literal["token", "sequence"]
+Precision = Literal["f64", "mixed"]
 
 
 class KlEstimate(NamedTuple):
@@ -31,7 +33,24 @@ class KlEstimate(NamedTuple):
     signature: str
 
 
-def sequence_logprobs(logprobs: Ragged, *, threads: int | None = None) -> NDArray[np.float64]:
+class LogprobAggregates(NamedTuple):
+    """What the tokens of each sequence add up to: its log-prob [N] and their mean [N] in nats, their number [N]."""
+
+    log_prob: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    length: NDArray[np.int64]
+
+
+class KlEstimators(NamedTuple):
+    """The estimators of KL(policy‖prior) of each completion [N], in nats."""
+
+    k1: NDArray[np.float64]
+    k2: NDArray[np.float64]
+    k3: NDArray[np.float64]
+    abs: NDArray[np.float64]
+
+
+def sequence_logprobs(logprobs: Ragged | Padded, *, threads: int | None = None) -> NDArray[np.float64]:
     """Return the log-prob of every sequence: the sum over its tokens.
 
     ``log p(y) = sum_t log p(y_t | y_<t)``
@@ -39,7 +58,7 @@ def sequence_logprobs(logprobs: Ragged, *, threads: int | None = None) -> NDArra
     Parameters
     ----------
     logprobs
-        Per-token log-probs in nats, float32 or float64; summed in float64.
+        Per-token log-probs in nats, float32, float64 or bfloat16; summed in float64.
     threads
         How many threads to use; all cores if not given. The result does not depend on it.
 
@@ -50,7 +69,9 @@ def sequence_logprobs(logprobs: Ragged, *, threads: int | None = None) -> NDArra
     Raises
     ------
     ValueError
-        If a value is NaN or above 0.
+        If a value is NaN or above 0, or a mask has entries other than 0 and 1.
+    TypeError
+        If the dtype is none of the above.
 
     Examples
     --------
@@ -58,33 +79,34 @@ def sequence_logprobs(logprobs: Ragged, *, threads: int | None = None) -> NDArra
     >>> sequence_logprobs(Ragged.from_rows([[-1.0, -0.5], [-2.0]]))
     array([-1.5, -2. ])
     """
-    return _core.sequence_logprobs(logprobs.values, logprobs.offsets, threads)
+    return aggregate_logprobs(logprobs, threads=threads).log_prob
+
+
+def aggregate_logprobs(logprobs: Ragged | Padded, *, threads: int | None = None) -> LogprobAggregates:
+    """Return sum, mean and number of each sequence's log-probs, in one pass.
+
+    Parameters and errors are those of `sequence_logprobs`. The mean of a row without tokens is NaN.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from esscher import Padded
+    >>> aggregate_logprobs(Padded(np.array([[-1.0, -0.5], [-2.0, 0.0]]), lengths=np.array([2, 1])))
+    LogprobAggregates(log_prob=array([-1.5, -2. ]), mean=array([-0.75, -2.  ]), length=array([2, 1]))
+    """
+    values = as_floats("logprobs", logprobs.values)
+    return LogprobAggregates(*_core.aggregate_logprobs(values, logprobs.layout, threads))
 
 
 def kl(
-    policy_logprobs: Ragged,
-    prior_logprobs: Ragged,
+    policy_logprobs: Ragged | Padded,
+    prior_logprobs: Ragged | Padded,
     estimator: Estimator = "k1",
     *,
     level: Level = "token",
     threads: int | None = None,
 ) -> NDArray[np.float64]:
-    """Estimate KL(policy‖prior) from each completion.
-
-    With ``d = log policy - log prior``: ``k1 = d``, ``k2 = d^2 / 2``, ``k3 = exp(-d) - 1 + d``, ``abs = |d|``. On
-    completions drawn from the policy, the mean of k1 and of k3 is the KL; k2 and abs are biased.
-
-    Parameters
-    ----------
-    policy_logprobs, prior_logprobs
-        Per-token log-probs in nats of the same tokens, float32 or float64.
-    estimator
-        One of "k1", "k2", "k3", "abs".
-    level
-        "token": the estimator of each token's ``d``, summed over the completion. "sequence": the estimator of the
-        completion's summed ``d``.
-    threads
-        How many threads to use; all cores if not given. The result does not depend on it.
+    """Estimate KL(policy‖prior) from each completion, by one of the `kl_estimators`.
 
     Returns
     -------
@@ -93,10 +115,59 @@ def kl(
     Raises
     ------
     ValueError
-        If the rows differ, a log-prob is NaN or above 0, a token is impossible under both policy and prior, or
-        `estimator` or `level` is none of the above.
+        If `estimator` is none of "k1", "k2", "k3", "abs"; and as `kl_estimators`.
     TypeError
-        If a dtype is neither float32 nor float64.
+        As `kl_estimators`.
+
+    Examples
+    --------
+    >>> from esscher import Ragged
+    >>> policy = Ragged.from_rows([[-1.0, -0.5], [-2.0]])
+    >>> prior = Ragged.from_rows([[-1.5, -0.5], [-1.0]])
+    >>> kl(policy, prior)
+    array([ 0.5, -1. ])
+    """
+    if estimator not in KlEstimators._fields:
+        raise ValueError(f"estimator is {estimator!r}: it must be one of {', '.join(KlEstimators._fields)}")
+    values: NDArray[np.float64] = getattr(
+        kl_estimators(policy_logprobs, prior_logprobs, level=level, threads=threads), estimator
+    )
+    return values
+
+
+def kl_estimators(
+    policy_logprobs: Ragged | Padded,
+    prior_logprobs: Ragged | Padded,
+    *,
+    level: Level = "token",
+    precision: Precision = "f64",
+    threads: int | None = None,
+) -> KlEstimators:
+    """Estimate KL(policy‖prior) from each completion, by k1, k2, k3 and abs in one pass.
+
+    With ``d = log policy - log prior``: ``k1 = d``, ``k2 = d^2 / 2``, ``k3 = exp(-d) - 1 + d``, ``abs = |d|``. On
+    completions drawn from the policy, the mean of k1 and of k3 is the KL; k2 and abs are biased.
+
+    Parameters
+    ----------
+    policy_logprobs, prior_logprobs
+        Per-token log-probs in nats of the same tokens, float32, float64 or bfloat16.
+    level
+        "token": the estimators of each token's ``d``, summed over the completion. "sequence": the estimators of the
+        completion's summed ``d``.
+    precision
+        "f64": k3 of each token within 2e-14 relative. "mixed": tokens of float32 and bfloat16 in float32 (k1, k2 and
+        abs within 2e-7 relative, k3 within 4e-6), their sums in float64; faster.
+    threads
+        How many threads to use; all cores if not given. The result does not depend on it.
+
+    Raises
+    ------
+    ValueError
+        If the rows differ, a log-prob is NaN or above 0, a token is impossible under both policy and prior, or
+        `level` or `precision` is none of the above.
+    TypeError
+        If a dtype is none of the above.
 
     References
     ----------
@@ -107,14 +178,21 @@ def kl(
     >>> from esscher import Ragged
     >>> policy = Ragged.from_rows([[-1.0, -0.5], [-2.0]])
     >>> prior = Ragged.from_rows([[-1.5, -0.5], [-1.0]])
-    >>> kl(policy, prior)
-    array([ 0.5, -1. ])
+    >>> kl_estimators(policy, prior).k3.round(4)
+    array([0.1065, 0.7183])
     """
-    if not np.array_equal(policy_logprobs.offsets, prior_logprobs.offsets):
-        raise ValueError("policy_logprobs and prior_logprobs have different rows: both must be of the same tokens")
-    dtype = np.result_type(policy_logprobs.values, prior_logprobs.values)
-    policy, prior = (column.values.astype(dtype, copy=False) for column in (policy_logprobs, prior_logprobs))
-    return _core.kl(policy, prior, policy_logprobs.offsets, estimator, level, threads)
+    policy, prior = _of_one_dtype(policy_logprobs.values, prior_logprobs.values)
+    return KlEstimators(
+        *_core.kl(policy, policy_logprobs.layout, prior, prior_logprobs.layout, level, precision, threads)
+    )
+
+
+def _of_one_dtype(policy: NDArray[Any], prior: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    if policy.dtype != prior.dtype:
+        policy, prior = widened(policy), widened(prior)
+        dtype = np.result_type(policy, prior)
+        policy, prior = policy.astype(dtype, copy=False), prior.astype(dtype, copy=False)
+    return as_floats("policy_logprobs", policy), as_floats("prior_logprobs", prior)
 
 
 def estimate_kl(samples: Samples, estimator: Estimator = "k1", *, level: Level = "token") -> KlEstimate:
@@ -143,18 +221,42 @@ def estimate_kl(samples: Samples, estimator: Estimator = "k1", *, level: Level =
     >>> estimate.signature
     'kl:k1|level:token|agg:seq-sum|dir:policy-prior|clamp:none|eos:incl|dtype:f64|n:2|clusters:1|v:0.1.0'
     """
+    if estimator not in KlEstimators._fields:
+        raise ValueError(f"estimator is {estimator!r}: it must be one of {', '.join(KlEstimators._fields)}")
+    return estimate_kls(samples, level=level)[estimator]
+
+
+def estimate_kls(samples: Samples, *, level: Level = "token") -> dict[str, KlEstimate]:
+    """As `estimate_kl`, by all estimators in one pass: k1, k2, k3, abs.
+
+    Examples
+    --------
+    >>> from esscher import Ragged, Samples
+    >>> samples = Samples(
+    ...     prompts=Ragged.from_rows([[1]]),
+    ...     completions=Ragged.from_rows([[2, 3], [4]]),
+    ...     groups=[0, 2],
+    ...     policy_logprobs=Ragged.from_rows([[-1.0, -0.5], [-0.5]]),
+    ...     prior_logprobs=Ragged.from_rows([[-1.5, -0.5], [-1.0]]),
+    ... )
+    >>> {name: round(estimate.value, 4) for name, estimate in estimate_kls(samples).items()}
+    {'k1': 0.5, 'k2': 0.125, 'k3': 0.1065, 'abs': 0.5}
+    """
     policy, prior = samples.policy_logprobs, samples.prior_logprobs
     if policy is None or prior is None:
         missing = "policy_logprobs" if policy is None else "prior_logprobs"
         raise ValueError(f"samples have no {missing}: the KL needs those of policy and prior")
-    per_sequence = kl(policy, prior, estimator, level=level)
-    value, stderr = clustered_mean(per_sequence, samples.groups)
-    return KlEstimate(
-        value, stderr, per_sequence, _signature(samples, np.result_type(policy.values, prior.values), estimator, level)
-    )
+    dtype = np.result_type(policy.values, prior.values)
+
+    def estimate(estimator: str, per_sequence: NDArray[np.float64]) -> KlEstimate:
+        value, stderr = clustered_mean(per_sequence, samples.groups)
+        return KlEstimate(value, stderr, per_sequence, _signature(samples, dtype, estimator, level))
+
+    estimators = kl_estimators(policy, prior, level=level)
+    return {name: estimate(name, values) for name, values in estimators._asdict().items()}
 
 
-def _signature(samples: Samples, dtype: np.dtype[Any], estimator: Estimator, level: Level) -> str:
+def _signature(samples: Samples, dtype: np.dtype[Any], estimator: str, level: Level) -> str:
     parts = {
         "kl": estimator,
         "level": level,

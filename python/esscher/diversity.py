@@ -10,6 +10,8 @@ from esscher import _core
 from esscher.ragged import as_groups, as_token_ids
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import ArrayLike, NDArray
 
     from esscher.ragged import Ragged
@@ -25,26 +27,28 @@ class TopNgrams(NamedTuple):
 
 
 def distinct(
-    token_ids: Ragged, n: int, groups: ArrayLike | None = None, *, threads: int | None = None
+    token_ids: Ragged, n: int | Sequence[int], groups: ArrayLike | None = None, *, threads: int | None = None
 ) -> NDArray[np.float64]:
     """Return distinct-n: the number of different n-grams over the number of n-grams.
 
-    N-grams never cross a completion's border.
+    N-grams never cross a completion's border. Ask for several n at once: all are counted in one pass, which costs
+    little more than the longest alone.
 
     Parameters
     ----------
     token_ids
         Completions as integers.
     n
-        Length of the n-grams, at least 1.
+        Length of the n-grams, at least 1, or several such lengths.
     groups
-        Offsets of completions that belong together [P + 1]; all are one group if not given.
+        Offsets of completions that belong together [P + 1]; all are one group if not given. ``np.arange(N + 1)`` makes
+        each of N completions its own.
     threads
         How many threads to use; all cores if not given. The result does not depend on it.
 
     Returns
     -------
-    One share per group [P], in (0, 1]; NaN for a group without n-grams.
+    One share per group [P], in (0, 1]; NaN for a group without n-grams. For several n, one row for each [len(n), P].
 
     Raises
     ------
@@ -62,10 +66,17 @@ def distinct(
     >>> from esscher import Ragged
     >>> distinct(Ragged.from_rows([[1, 2, 1, 2], [1, 2]]), 2)
     array([0.5])
+    >>> distinct(Ragged.from_rows([[1, 2, 1, 2], [1, 2]]), range(2, 4))
+    array([[0.5],
+           [1. ]])
     """
-    _check_order(n)
+    orders = np.array(n)
+    for order in orders.flat:
+        _check_order(order)
     rows = as_token_ids("token_ids", token_ids)
-    return _core.distinct(rows.values, rows.offsets, as_groups(groups, len(rows)), n, threads)
+    borders = as_groups(groups, len(rows))
+    shares = _core.distinct(rows.values, rows.offsets, borders, orders.ravel().tolist(), threads)
+    return shares.reshape(*orders.shape, len(borders) - 1)
 
 
 def self_bleu(

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from esscher import _core, diversity
-from esscher.divergence import KlEstimate, estimate_kl, sequence_logprobs
+from esscher.divergence import KlEstimate, estimate_kls, sequence_logprobs
 from esscher.estimate import Estimate, clustered_mean
 from esscher.posterior import Proposal, TargetReport, assess
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
-    from esscher.divergence import Estimator
     from esscher.inference.importance import Importance
     from esscher.ragged import Offsets, Ragged
     from esscher.samples import Samples
     from esscher.target import Target
 
-KL_ESTIMATORS: tuple[Estimator, ...] = ("k1", "k2", "k3", "abs")
 DISTINCT_ORDERS = (1, 2, 3)
 TOP_ORDERS = (2, 3, 4)
 TOP_COUNT = 10
@@ -171,7 +166,7 @@ def evaluate(samples: Samples, target: Target | None = None, *, proposal: Propos
     if proposal not in ("policy", "prior"):
         raise ValueError(f"proposal is {proposal!r}: it must be 'policy' or 'prior', where the completions came from")
     unavailable = _unavailable(samples, target, proposal)
-    kl: dict[str, KlEstimate] = {} if "kl" in unavailable else {k: estimate_kl(samples, k) for k in KL_ESTIMATORS}
+    kl: dict[str, KlEstimate] = {} if "kl" in unavailable else estimate_kls(samples)
     posterior, weights = (
         (None, None) if target is None or "target" in unavailable else assess(samples, target, proposal)
     )
@@ -231,15 +226,16 @@ def _surprise(logprobs: Ragged) -> float:
 def _diversity(samples: Samples) -> tuple[Diversity, ...]:
     completions = samples.completions
 
-    def both(metric: str, values: Callable[[Offsets | None], NDArray[np.float64]]) -> Diversity:
-        within = values(samples.groups)
-        within = within[~np.isnan(within)]
-        return Diversity(metric, clustered_mean(within, np.arange(len(within) + 1)), float(values(None)[0]))
+    def metrics(groups: Offsets | None) -> list[NDArray[np.float64]]:
+        self_bleu = diversity.self_bleu(completions, 4, groups, "method1")
+        return [*diversity.distinct(completions, DISTINCT_ORDERS, groups), self_bleu]
 
-    return (
-        *(both(f"distinct-{n}", partial(diversity.distinct, completions, n)) for n in DISTINCT_ORDERS),
-        both("self-bleu-4 (method1)", partial(diversity.self_bleu, completions, 4, smoothing="method1")),
-    )
+    def metric(name: str, within: NDArray[np.float64], across: NDArray[np.float64]) -> Diversity:
+        within = within[~np.isnan(within)]
+        return Diversity(name, clustered_mean(within, np.arange(len(within) + 1)), float(across[0]))
+
+    names = (*(f"distinct-{n}" for n in DISTINCT_ORDERS), "self-bleu-4 (method1)")
+    return tuple(map(metric, names, metrics(samples.groups), metrics(None)))
 
 
 def _top_ngrams(completions: Ragged, n: int) -> tuple[Ngram, ...]:

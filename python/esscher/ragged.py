@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 Offsets = NDArray[np.int64]
 MAX_TOKEN_ID = 2**32 - 1
+# The bits of a bfloat16, set apart from an integer.
+BFLOAT16 = np.dtype([("bfloat16", np.uint16)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +49,9 @@ class Ragged:
     offsets: Offsets
 
     def __post_init__(self) -> None:
-        values = np.ascontiguousarray(self.values)
-        if values.ndim != 1 or np.ndim(self.values) != 1:
-            raise ValueError(f"values has {np.ndim(self.values)} dimensions: a ragged array's values have one")
+        values = as_native(self.values)
+        if values.ndim != 1:
+            raise ValueError(f"values has {values.ndim} dimensions: a ragged array's values have one")
         object.__setattr__(self, "values", values)
         object.__setattr__(self, "offsets", check_offsets("offsets", self.offsets, len(values)))
 
@@ -122,6 +125,11 @@ class Ragged:
         return padded
 
     @property
+    def layout(self) -> Offsets:
+        """What tells the kernels where rows begin and end."""
+        return self.offsets
+
+    @property
     def lengths(self) -> NDArray[np.int64]:
         """The length of each row, shape [n]."""
         return np.diff(self.offsets)
@@ -167,6 +175,117 @@ class Ragged:
         return f"Ragged({len(self)} rows, {len(self.values)} values of {self.values.dtype})"
 
 
+@dataclass(frozen=True, eq=False)
+class Padded:
+    """Rows of unequal length in a padded array: what the mask keeps of each row, in order.
+
+    Kernels read it where it lies; no copy is made unless a mask has holes, and then of one row at a time. What a row
+    gives does not depend on its padding, to the last bit.
+
+    Parameters
+    ----------
+    values
+        The padded array, shape [n, L]: NumPy, or a torch CPU tensor.
+    mask
+        What to keep, shape [n, L], bool or int64 of zeros and ones. Exactly one of `mask` and `lengths` is needed:
+        nothing is ever told from the padding's value.
+    lengths
+        How many of each row's first entries to keep, shape [n].
+
+    Raises
+    ------
+    ValueError
+        If shapes disagree, or not exactly one of `mask` and `lengths` is given.
+    TypeError
+        If `mask` is neither bool nor integers, or `lengths` are no integers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> logprobs = Padded(np.array([[-0.5, -1.0, 0.0], [0.0, 0.0, -2.0]]), mask=np.array([[1, 1, 0], [0, 0, 1]]))
+    >>> logprobs
+    Padded(2 rows of up to 3 values of float64)
+    """
+
+    values: NDArray[Any]
+    mask: NDArray[Any] | None = None
+    lengths: NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        values = as_native(self.values)
+        if values.ndim != 2:
+            raise ValueError(f"values has {values.ndim} dimensions: a padded array has two, [rows, longest]")
+        if (self.lengths is None) == (self.mask is None):
+            raise ValueError("give either lengths or mask: padding is never inferred from its value")
+        object.__setattr__(self, "values", values)
+        if self.mask is not None:
+            object.__setattr__(self, "mask", _as_mask(self.mask, values.shape))
+        else:
+            object.__setattr__(self, "lengths", as_integers("lengths", self.lengths))
+
+    @property
+    def layout(self) -> NDArray[Any]:
+        """What tells the kernels where rows begin and end."""
+        return self.mask if self.mask is not None else np.asarray(self.lengths)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __repr__(self) -> str:
+        n, width = self.values.shape
+        return f"Padded({n} rows of up to {width} values of {self.values.dtype})"
+
+
+def as_native(values: Any) -> NDArray[Any]:
+    """Return `values` as an array that kernels can read: aligned, row after row, in the machine's byte order.
+
+    No copy is made where none is needed. bfloat16, which NumPy does not have, comes as `BFLOAT16`.
+    """
+    if str(getattr(values, "dtype", "")) in ("torch.bfloat16", "bfloat16"):
+        values = _bits_of(values)
+    elif hasattr(values, "detach"):
+        values = values.detach()
+    array = np.asarray(values)
+    if array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative:
+        return array
+    return np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
+
+
+def _bits_of(values: Any) -> NDArray[Any]:
+    if isinstance(values, np.ndarray):
+        return values.view(BFLOAT16)
+    # A torch tensor, so torch has been imported, by whoever made it.
+    bits: NDArray[np.int16] = values.detach().view(sys.modules["torch"].int16).numpy()
+    return bits.view(BFLOAT16)
+
+
+def widened(values: NDArray[Any]) -> NDArray[Any]:
+    """Return `values` as they are, or, from bfloat16, as the equal float32."""
+    if values.dtype != BFLOAT16:
+        return values
+    return (values.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+
+
+def as_floats(name: str, values: NDArray[Any]) -> NDArray[Any]:
+    """Return `values` as kernels take them, bfloat16 as uint16; raises `TypeError` for what is no floating point."""
+    if values.dtype == BFLOAT16:
+        return values.view(np.uint16)
+    if values.dtype not in (np.float32, np.float64):
+        raise TypeError(f"{name} has dtype {values.dtype}: it must be float32, float64 or bfloat16")
+    return values
+
+
+def _as_mask(mask: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+    array = as_native(mask)
+    if array.shape != shape:
+        raise ValueError(f"mask has shape {array.shape}, values {shape}: they must be equal")
+    if array.dtype.kind not in "biu":
+        raise TypeError(f"mask has dtype {array.dtype}: it must be bool or integers")
+    if array.dtype.itemsize == 1:
+        return array.view(np.uint8)
+    return array.astype(np.int64, copy=False)
+
+
 def as_integers(name: str, values: ArrayLike) -> NDArray[np.int64]:
     """Return `values` as int64 [n], or raise if they are anything but integers in one dimension."""
     array = np.asarray(values)
@@ -203,6 +322,8 @@ def as_token_ids(name: str, rows: Ragged) -> Ragged:
     if not isinstance(rows, Ragged):
         raise TypeError(f"{name} is {type(rows).__name__}: it must be Ragged (see Ragged.from_rows, .from_padded)")
     ids = rows.values
+    if ids.dtype == np.uint32:
+        return rows
     if ids.dtype.kind not in "iu" and len(ids):
         raise TypeError(f"{name} has dtype {ids.dtype}: token ids are integers")
     outside = np.flatnonzero((ids < 0) | (ids > MAX_TOKEN_ID))

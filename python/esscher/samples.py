@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from esscher.ragged import Offsets, Ragged, as_integers, as_token_ids, check_offsets, counts_within
+from esscher.ragged import Offsets, Ragged, as_integers, as_token_ids, check_offsets, counts_within, widened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -197,8 +197,9 @@ def _token_column(
         return None
     if not isinstance(column, Ragged):
         raise TypeError(f"{name} is {type(column).__name__}: it must be Ragged, with the rows of completions")
+    column = Ragged(widened(column.values), column.offsets)
     if column.values.dtype not in (np.float32, np.float64):
-        raise TypeError(f"{name} has dtype {column.values.dtype}: it must be float32 or float64")
+        raise TypeError(f"{name} has dtype {column.values.dtype}: it must be float32, float64 or bfloat16")
     if not np.array_equal(column.offsets, completions.offsets):
         raise ValueError(f"{name} {_first_difference(column, completions)}")
     # NaN compares false, so it counts as outside.

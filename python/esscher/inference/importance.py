@@ -37,6 +37,92 @@ class Importance(NamedTuple):
     pareto_k: NDArray[np.float64]
 
 
+class ParetoSmoothed(NamedTuple):
+    """Unnormalised log-weights [N] with their tails smoothed, and Pareto k [P]: -inf for a flat tail, NaN for none."""
+
+    log_weights: NDArray[np.float64]
+    pareto_k: NDArray[np.float64]
+
+
+class ExponentialWeights(NamedTuple):
+    """Weights of N samples of the prior that make them stand for its tilt, in P groups.
+
+    Attributes
+    ----------
+    weights
+        Self-normalised weights [N]: in each group they sum to 1.
+    log_z
+        Estimate of log Z [P] in nats.
+    ess
+        Effective sample size [P].
+    """
+
+    weights: NDArray[np.float64]
+    log_z: NDArray[np.float64]
+    ess: NDArray[np.float64]
+
+
+class Normaliser(NamedTuple):
+    """Estimate of log Z [P] in nats, and the effective sample size [P] that it rests on."""
+
+    log_z: NDArray[np.float64]
+    ess: NDArray[np.float64]
+
+
+def exponential_weights(
+    rewards: ArrayLike, beta: float, groups: ArrayLike | None = None, *, threads: int | None = None
+) -> ExponentialWeights:
+    """Weight samples of the prior so that they stand for the target ``prior exp(r / beta) / Z``.
+
+    ``w_i = exp(r_i / beta) / sum_j exp(r_j / beta)``, ``log Z = log mean_j exp(r_j / beta)``, by log-sum-exp: within
+    1e-13 relative for any rewards. A group in which nothing has weight gets ``log_z = -inf``, ``ess = 0``, weights 0.
+
+    Parameters
+    ----------
+    rewards
+        Reward of each sample [N]; -inf gives weight exactly 0.
+    beta
+        Strength of the KL penalty, reward per nat; positive.
+    groups
+        Offsets of the samples that share a prompt [P + 1]; all share one if not given.
+    threads
+        How many threads to use; all cores if not given. The result does not depend on it.
+
+    Raises
+    ------
+    ValueError
+        If a reward is NaN or +inf, `beta` is not positive and finite, or `groups` are no offsets.
+
+    References
+    ----------
+    Korbak, Perez, Buckley, "RL with KL penalties is better viewed as Bayesian inference", Findings of EMNLP 2022.
+
+    Examples
+    --------
+    >>> got = exponential_weights([0.0, 1.0, 1.0, 1.0], beta=1.0, groups=[0, 2, 4])
+    >>> got.weights.round(4)
+    array([0.2689, 0.7311, 0.5   , 0.5   ])
+    >>> got.log_z.round(4), got.ess.round(4)
+    (array([0.6201, 1.    ]), array([1.6481, 2.    ]))
+    """
+    column = as_column("rewards", rewards)
+    return ExponentialWeights(*_core.exponential_weights(column, beta, as_groups(groups, len(column)), threads))
+
+
+def log_normaliser(
+    rewards: ArrayLike, beta: float, groups: ArrayLike | None = None, *, threads: int | None = None
+) -> Normaliser:
+    """Estimate log Z from samples of the prior, as `exponential_weights` does, without the weights.
+
+    Examples
+    --------
+    >>> log_normaliser([0.0, 1.0], beta=1.0).log_z.round(4)
+    array([0.6201])
+    """
+    column = as_column("rewards", rewards)
+    return Normaliser(*_core.log_normaliser(column, beta, as_groups(groups, len(column)), threads))
+
+
 def importance(
     log_target: ArrayLike,
     log_proposal: ArrayLike,
@@ -87,9 +173,45 @@ def importance(
     """
     log_ratios = _core.log_ratios(as_column("log_target", log_target), as_column("log_proposal", log_proposal))
     offsets = as_groups(groups, len(log_ratios))
-    smoothed, pareto_k = _core.pareto_smooth(log_ratios, offsets, tail_rule, threads)
+    smoothed, pareto_k = pareto_smooth(log_ratios, offsets, tail_rule=tail_rule, threads=threads)
     log_weights, log_z, ess = _core.normalise(smoothed if smooth else log_ratios, offsets, threads)
     return Importance(log_weights, log_z, ess, pareto_k)
+
+
+def pareto_smooth(
+    log_ratios: ArrayLike,
+    groups: ArrayLike | None = None,
+    *,
+    tail_rule: TailRule = "arviz-stats",
+    threads: int | None = None,
+) -> ParetoSmoothed:
+    """Replace each group's largest weights by quantiles of the generalised Pareto distribution fitted to them.
+
+    Parameters
+    ----------
+    log_ratios
+        Unnormalised log-weights [N] in nats.
+    groups, tail_rule, threads
+        As in `importance`.
+
+    Raises
+    ------
+    ValueError
+        If a log-weight is NaN or +inf, `groups` are no offsets, or `tail_rule` is neither of the two.
+
+    References
+    ----------
+    Vehtari, Simpson, Gelman, Yao, Gabry, "Pareto smoothed importance sampling", JMLR 2024.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> u = (np.arange(1000) + 0.5) / 1000
+    >>> pareto_smooth(-0.5 * np.log(u)).pareto_k.round(4)
+    array([0.4966])
+    """
+    column = as_column("log_ratios", log_ratios)
+    return ParetoSmoothed(*_core.pareto_smooth(column, as_groups(groups, len(column)), tail_rule, threads))
 
 
 def as_column(name: str, values: ArrayLike) -> NDArray[np.float64]:

@@ -68,12 +68,12 @@ pub enum Error {
         expected: usize,
     },
     /// A log-prob must be at most 0 and not NaN.
-    #[error("{name}[{index}] is {value}: a log-prob is at most 0 (-inf included) and not NaN")]
+    #[error("{name}[{place}] is {value}: a log-prob is at most 0 (-inf included) and not NaN")]
     LogProb {
         /// The argument.
         name: &'static str,
-        /// Where, in the flat array.
-        index: usize,
+        /// Where, as the caller indexes it.
+        place: String,
         /// The value there.
         value: f64,
     },
@@ -96,12 +96,58 @@ pub enum Error {
         value: f64,
     },
     /// log(0/0): neither distribution can have produced the token or sequence.
-    #[error("{what} {index} is -inf under both policy and prior: their log-ratio is undefined")]
+    #[error("{what} {place} is -inf under both policy and prior: their log-ratio is undefined")]
     UndefinedRatio {
         /// "token" or "completion".
         what: &'static str,
-        /// Which one.
+        /// Which one, as the caller indexes it.
+        place: String,
+    },
+    /// A logit must be finite or `-inf`.
+    #[error("{name}[{row}, {column}] is {value}: a logit is finite or -inf (which means: impossible)")]
+    Logit {
+        /// The argument.
+        name: &'static str,
+        /// The token.
+        row: usize,
+        /// The entry of the vocabulary.
+        column: usize,
+        /// The value there.
+        value: f64,
+    },
+    /// Some token must be possible.
+    #[error("{name}[{row}] is -inf throughout: no token is possible there")]
+    NoToken {
+        /// The argument.
+        name: &'static str,
+        /// The token.
+        row: usize,
+    },
+    /// A token must be in the vocabulary.
+    #[error("token_ids[{index}] is {value}: the vocabulary has {vocabulary} tokens, numbered from 0")]
+    TokenId {
+        /// Which token.
         index: usize,
+        /// Its id.
+        value: i64,
+        /// The vocabulary's size.
+        vocabulary: usize,
+    },
+    /// A mask says keep or drop.
+    #[error("mask row {row} has an entry that is neither 0 nor 1")]
+    Mask {
+        /// The first such row.
+        row: usize,
+    },
+    /// A row cannot be longer than the array is wide.
+    #[error("lengths[{index}] is {len}: it must be between 0 and the array's width, {width}")]
+    RowTooLong {
+        /// Which length.
+        index: usize,
+        /// The length.
+        len: i64,
+        /// The width of the padded array.
+        width: usize,
     },
     /// A number must lie in a range.
     #[error("{name} is {value}: it must be {rule}")]

@@ -2,54 +2,32 @@
 
 use std::str::FromStr;
 
-use crate::{Error, Ragged, Real, Result, logprobs, parallel, sum::sum};
+use crate::{
+    Error, Real, Result, Rows, logprobs, parallel,
+    simd::{self, Kernel, Machine},
+    sum::{Sum, filled_rest},
+};
 
-/// A function of the log-ratio `d = log policy - log prior` whose mean under the policy is near KL(policy || prior).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Estimator {
+/// Functions of the log-ratio `d = log policy - log prior` whose mean under the policy is near KL(policy || prior); one
+/// value of each per completion, in nats.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Estimates {
     /// `d`: unbiased, can be negative.
-    K1,
+    pub k1: Vec<f64>,
     /// `d^2 / 2`: biased, of low variance near 0.
-    K2,
+    pub k2: Vec<f64>,
     /// `exp(-d) - 1 + d`: unbiased, never negative.
-    K3,
+    pub k3: Vec<f64>,
     /// `|d|`: biased.
-    Abs,
-}
-
-impl FromStr for Estimator {
-    type Err = Error;
-
-    fn from_str(value: &str) -> Result<Self> {
-        match value {
-            "k1" => Ok(Self::K1),
-            "k2" => Ok(Self::K2),
-            "k3" => Ok(Self::K3),
-            "abs" => Ok(Self::Abs),
-            _ => Err(Error::Choice { name: "estimator", value: value.into(), choices: "k1, k2, k3, abs" }),
-        }
-    }
-}
-
-impl Estimator {
-    /// The estimator at log-ratio `d`.
-    #[must_use]
-    pub fn at(self, d: f64) -> f64 {
-        match self {
-            Self::K1 => d,
-            Self::K2 => 0.5 * d * d,
-            Self::K3 => k3(d),
-            Self::Abs => d.abs(),
-        }
-    }
+    pub abs: Vec<f64>,
 }
 
 /// What the log-ratio is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
-    /// Each token: the estimator of every token's log-ratio, summed over the completion.
+    /// Each token: the estimators of every token's log-ratio, summed over the completion.
     Token,
-    /// The completion: the estimator of the summed log-ratio.
+    /// The completion: the estimators of the summed log-ratio.
     Sequence,
 }
 
@@ -65,112 +43,284 @@ impl FromStr for Level {
     }
 }
 
-/// One value per completion, in nats.
+/// How each token's estimators are computed; they are summed in f64 either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// In f64: k3 within 2e-14 relative.
+    F64,
+    /// In f32: k1, k2 and abs of every token within 2e-7 relative, k3 within 4e-6.
+    Mixed,
+}
+
+impl FromStr for Precision {
+    type Err = Error;
+
+    fn from_str(value: &str) -> Result<Self> {
+        match value {
+            "f64" => Ok(Self::F64),
+            "mixed" => Ok(Self::Mixed),
+            _ => Err(Error::Choice { name: "precision", value: value.into(), choices: "f64, mixed" }),
+        }
+    }
+}
+
+/// All estimators in one pass.
 ///
 /// # Errors
 /// If the rows of the two arguments differ, a value is not a log-prob, or a token (at sequence level: a completion) is
 /// `-inf` under both, where the log-ratio is undefined.
-pub fn kl<T: Real>(
-    policy_logprobs: &Ragged<'_, T>,
-    prior_logprobs: &Ragged<'_, T>,
-    estimator: Estimator,
+pub fn estimates<T: Real>(
+    policy_logprobs: &(impl Rows<T> + ?Sized),
+    prior_logprobs: &(impl Rows<T> + ?Sized),
     level: Level,
-) -> Result<Vec<f64>> {
-    prior_logprobs.check_same_rows("prior_logprobs", "policy_logprobs", policy_logprobs)?;
-    match level {
-        Level::Token => token_kl(policy_logprobs, prior_logprobs, estimator),
-        Level::Sequence => sequence_kl(policy_logprobs, prior_logprobs, estimator),
+    precision: Precision,
+) -> Result<Estimates> {
+    check_counts(policy_logprobs, prior_logprobs)?;
+    let rows = match level {
+        Level::Token => {
+            parallel::map(policy_logprobs.count(), |i| token_estimates(policy_logprobs, prior_logprobs, i, precision))
+        }
+        Level::Sequence => sequence_estimates(policy_logprobs, prior_logprobs)?,
+    };
+    let rows: Vec<[f64; 4]> = rows.into_iter().collect::<Result<_>>()?;
+    let column = |which: usize| rows.iter().map(|row| row[which]).collect();
+    Ok(Estimates { k1: column(0), k2: column(1), k3: column(2), abs: column(3) })
+}
+
+fn check_counts<T>(policy: &(impl Rows<T> + ?Sized), prior: &(impl Rows<T> + ?Sized)) -> Result<()> {
+    crate::ragged::check_length("prior_logprobs", prior.count(), "policy_logprobs", policy.count())
+}
+
+fn token_estimates<T: Real>(
+    policy: &(impl Rows<T> + ?Sized),
+    prior: &(impl Rows<T> + ?Sized),
+    i: usize,
+    precision: Precision,
+) -> Result<[f64; 4]> {
+    let (mut policy_scratch, mut prior_scratch) = (Vec::new(), Vec::new());
+    let (l, l0) = (policy.read(i, &mut policy_scratch)?, prior.read(i, &mut prior_scratch)?);
+    check_lengths(i, l0.len(), l.len())?;
+    let row = RowEstimates { policy: l, prior: l0 };
+    let sums = match precision {
+        // What f32 cannot hold is left to f64.
+        Precision::Mixed if T::FITS_F32 => simd::dispatch(Mixed(row)).or_else(|| simd::dispatch(row)),
+        _ => simd::dispatch(row),
+    };
+    match sums {
+        Some(sums) if !sums[0].is_nan() => Ok(sums),
+        _ => Err(match (logprobs::first_broken(l), logprobs::first_broken(l0)) {
+            (Some(token), _) => logprobs::broken("policy_logprobs", policy, i, l, token),
+            (None, Some(token)) => logprobs::broken("prior_logprobs", prior, i, l0, token),
+            (None, None) => undefined_ratio(policy, i, l, l0),
+        }),
     }
 }
 
-fn token_kl<T: Real>(policy: &Ragged<'_, T>, prior: &Ragged<'_, T>, estimator: Estimator) -> Result<Vec<f64>> {
-    logprobs::check("policy_logprobs", policy.values())?;
-    logprobs::check("prior_logprobs", prior.values())?;
-    check_ratios("token", policy.values(), prior.values())?;
-    let values = parallel::map(policy.len(), |i| row_kl(policy.row(i), prior.row(i), estimator));
-    // A row with an infinite log-ratio of either sign: the completion is impossible under both.
-    match values.iter().position(|value| value.is_nan()) {
-        None => Ok(values),
-        Some(index) => Err(Error::UndefinedRatio { what: "completion", index }),
+fn check_lengths(row: usize, got: usize, expected: usize) -> Result<()> {
+    if got == expected {
+        return Ok(());
+    }
+    Err(Error::RowLength { name: "prior_logprobs", row, got, other: "policy_logprobs", expected })
+}
+
+/// Either a token is impossible under both, or the row has infinite log-ratios of either sign, and is itself.
+fn undefined_ratio<T: Real>(rows: &(impl Rows<T> + ?Sized), i: usize, policy: &[T], prior: &[T]) -> Error {
+    let impossible = |value: T| value.to_f64() == f64::NEG_INFINITY;
+    match policy.iter().zip(prior).position(|(&l, &l0)| impossible(l) && impossible(l0)) {
+        Some(token) => Error::UndefinedRatio { what: "token", place: rows.place(i, token) },
+        None => Error::UndefinedRatio { what: "completion", place: i.to_string() },
     }
 }
 
-fn row_kl<T: Real>(policy: &[T], prior: &[T], estimator: Estimator) -> f64 {
-    sum(policy.len(), |t| estimator.at(policy[t].into() - prior[t].into()))
-}
-
-fn sequence_kl<T: Real>(policy: &Ragged<'_, T>, prior: &Ragged<'_, T>, estimator: Estimator) -> Result<Vec<f64>> {
-    let policy = logprobs::sequence_logprobs("policy_logprobs", policy)?;
-    let prior = logprobs::sequence_logprobs("prior_logprobs", prior)?;
-    check_ratios("completion", &policy, &prior)?;
-    Ok(policy.iter().zip(&prior).map(|(l, l0)| estimator.at(l - l0)).collect())
-}
-
-fn check_ratios<T: Real>(what: &'static str, policy: &[T], prior: &[T]) -> Result<()> {
-    let impossible = |(l, l0): (&T, &T)| (*l).into() == f64::NEG_INFINITY && (*l0).into() == f64::NEG_INFINITY;
-    match policy.iter().zip(prior).position(impossible) {
-        None => Ok(()),
-        Some(index) => Err(Error::UndefinedRatio { what, index }),
+fn sequence_estimates<T: Real>(
+    policy: &(impl Rows<T> + ?Sized),
+    prior: &(impl Rows<T> + ?Sized),
+) -> Result<Vec<Result<[f64; 4]>>> {
+    let policy = logprobs::aggregate("policy_logprobs", policy)?;
+    let prior = logprobs::aggregate("prior_logprobs", prior)?;
+    for (i, (&got, &expected)) in prior.length.iter().zip(&policy.length).enumerate() {
+        check_lengths(i, got as usize, expected as usize)?;
     }
+    let row = |(i, (l, l0)): (usize, (&f64, &f64))| match l - l0 {
+        d if d.is_nan() => Err(Error::UndefinedRatio { what: "completion", place: i.to_string() }),
+        d => Ok([d, 0.5 * d * d, k3(d), d.abs()]),
+    };
+    Ok(policy.log_prob.iter().zip(&prior.log_prob).enumerate().map(row).collect())
 }
 
-/// `exp(-d) - 1 + d`, which is `d^2/2 - d^3/6 + ...`: near 0 the closed form cancels, so the series is summed instead.
+/// k3 of a single log-ratio.
 fn k3(d: f64) -> f64 {
-    /// Below it, the terms left out are under one part in 2^53 of the first.
-    const SERIES_BELOW: f64 = 0.5;
-    const LAST_TERM: i32 = 17;
-    if d == f64::NEG_INFINITY {
-        return f64::INFINITY;
+    struct One(f64);
+    impl Kernel for One {
+        type Output = f64;
+
+        #[inline(always)]
+        fn run<M: Machine>(self, m: M) -> f64 {
+            m.reduce_max_f64s(simd::k3(m, m.splat_f64s(self.0)))
+        }
     }
-    if d.abs() >= SERIES_BELOW {
-        return (-d).exp_m1() + d;
-    }
-    // Horner: d^2/2 (1 - d/3 (1 - d/4 (1 - ...))).
-    let tail = (3..=LAST_TERM).rev().fold(1.0, |inner, k| 1.0 - d / f64::from(k) * inner);
-    0.5 * d * d * tail
+    simd::dispatch(One(d))
 }
+
+/// k1, k2, k3 and abs of the tokens of a row, summed; `None` if a value is above 0.
+#[derive(Clone, Copy)]
+struct RowEstimates<'a, T> {
+    policy: &'a [T],
+    prior: &'a [T],
+}
+
+/// As [`RowEstimates`], in f32 but for the sums; `None` also where a log-ratio is not between -87 and 87.
+struct Mixed<'a, T>(RowEstimates<'a, T>);
+
+struct State<M: Machine> {
+    k1: Sum<M>,
+    k2: Sum<M>,
+    k3: Sum<M>,
+    abs: Sum<M>,
+}
+
+impl<M: Machine> State<M> {
+    #[inline(always)]
+    fn zero(m: M) -> Self {
+        Self { k1: Sum::zero(m), k2: Sum::zero(m), k3: Sum::zero(m), abs: Sum::zero(m) }
+    }
+
+    #[inline(always)]
+    fn add(&mut self, m: M, d: [M::f64s; 2], k3: [M::f64s; 2]) {
+        self.k1.add(m, d);
+        self.k2.add_product(m, d, d);
+        self.k3.add(m, k3);
+        self.abs.add(m, [m.abs_f64s(d[0]), m.abs_f64s(d[1])]);
+    }
+
+    #[inline(always)]
+    fn totals(self, m: M) -> [f64; 4] {
+        [self.k1.total(m), 0.5 * self.k2.total(m), self.k3.total(m), self.abs.total(m)]
+    }
+}
+
+impl<T: Real> RowEstimates<'_, T> {
+    /// Add the estimators of a vector of tokens; returns the larger of their log-probs and of `highest`.
+    #[inline(always)]
+    fn step<M: Machine>(m: M, state: &mut State<M>, highest: M::f64s, policy: &[T], prior: &[T]) -> M::f64s {
+        let (l, l0) = (T::load(m, policy), T::load(m, prior));
+        let d = [m.sub_f64s(l[0], l0[0]), m.sub_f64s(l[1], l0[1])];
+        state.add(m, d, [simd::k3(m, d[0]), simd::k3(m, d[1])]);
+        let highest = m.max_f64s(l[0], m.max_f64s(l[1], highest));
+        m.max_f64s(l0[0], m.max_f64s(l0[1], highest))
+    }
+}
+
+impl<T: Real> Kernel for RowEstimates<'_, T> {
+    type Output = Option<[f64; 4]>;
+
+    #[inline(always)]
+    fn run<M: Machine>(self, m: M) -> Self::Output {
+        let (mut state, mut highest) = (State::zero(m), m.splat_f64s(0.0));
+        for (policy, prior) in self.policy.chunks_exact(M::F32_LANES).zip(self.prior.chunks_exact(M::F32_LANES)) {
+            highest = Self::step(m, &mut state, highest, policy, prior);
+        }
+        if let (Some(policy), Some(prior)) =
+            (filled_rest::<M, T>(self.policy, T::default()), filled_rest::<M, T>(self.prior, T::default()))
+        {
+            highest = Self::step(m, &mut state, highest, &policy[..M::F32_LANES], &prior[..M::F32_LANES]);
+        }
+        (m.reduce_max_f64s(highest) <= 0.0).then(|| state.totals(m))
+    }
+}
+
+/// The largest log-prob, or 0, and the largest log-ratio.
+struct Extremes<M: Machine> {
+    highest: M::f32s,
+    widest: M::f32s,
+}
+
+impl<T: Real> Mixed<'_, T> {
+    #[inline(always)]
+    fn step<M: Machine>(m: M, state: &mut State<M>, seen: &mut Extremes<M>, policy: &[T], prior: &[T]) {
+        let (l, l0) = (T::load_f32(m, policy), T::load_f32(m, prior));
+        let d = m.sub_f32s(l, l0);
+        state.add(m, m.widen(d), m.widen(simd::k3_f32(m, d)));
+        seen.highest = m.max_f32s(l0, m.max_f32s(l, seen.highest));
+        seen.widest = m.max_f32s(m.abs_f32s(d), seen.widest);
+    }
+}
+
+impl<T: Real> Kernel for Mixed<'_, T> {
+    type Output = Option<[f64; 4]>;
+
+    #[inline(always)]
+    fn run<M: Machine>(self, m: M) -> Self::Output {
+        let RowEstimates { policy, prior } = self.0;
+        let mut state = State::zero(m);
+        let mut seen = Extremes { highest: m.splat_f32s(0.0), widest: m.splat_f32s(0.0) };
+        for (policy, prior) in policy.chunks_exact(M::F32_LANES).zip(prior.chunks_exact(M::F32_LANES)) {
+            Self::step(m, &mut state, &mut seen, policy, prior);
+        }
+        if let (Some(policy), Some(prior)) =
+            (filled_rest::<M, T>(policy, T::default()), filled_rest::<M, T>(prior, T::default()))
+        {
+            Self::step(m, &mut state, &mut seen, &policy[..M::F32_LANES], &prior[..M::F32_LANES]);
+        }
+        let valid = m.reduce_max_f32s(seen.highest) <= 0.0 && m.reduce_max_f32s(seen.widest) < WIDEST;
+        valid.then(|| state.totals(m))
+    }
+}
+
+/// Beyond it, f32 may not hold the exponential of a log-ratio.
+const WIDEST: f32 = 87.0;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        Ragged,
+        padded::{Mask, Padded},
+    };
 
-    #[test]
-    #[allow(clippy::unreadable_literal, reason = "reference values as the arithmetic printed them")]
-    fn k3_keeps_its_digits_near_zero() {
-        // exp(-d) - 1 + d by arbitrary-precision arithmetic.
-        for (d, exact) in [
-            (1e-09, 4.999999998333334e-19),
-            (-0.001, 5.00166708341668e-07),
-            (0.1, 0.0048374180359595734),
-            (-0.49999, 0.14871478356985693),
-            (0.49999, 0.10652672504955718),
-            (0.50001, 0.1065345944363627),
-            (30.0, 29.000000000000092),
-            (-30.0, 10686474581493.463),
-        ] {
-            let got = k3(d);
-            assert!((got / exact - 1.0).abs() < 2e-15, "k3({d}) = {got}, not {exact}");
-        }
-    }
-
-    #[test]
-    fn k3_is_never_negative_and_never_nan() {
-        for d in [0.0, -0.0, 1e-300, -1e-300, 1e-17, 800.0, f64::INFINITY, f64::NEG_INFINITY] {
-            assert!(k3(d) >= 0.0, "k3({d}) = {}", k3(d));
-        }
+    fn estimate(policy: [f64; 2], prior: [f64; 2]) -> Result<Estimates> {
+        let row = |values| Ragged::new("offsets", values, &[0, 2]).unwrap();
+        estimates(&row(&policy), &row(&prior), Level::Token, Precision::F64)
     }
 
     #[test]
     fn impossible_tokens_have_no_ratio() {
         let (gone, here) = (f64::NEG_INFINITY, -1.0);
-        let estimate = |policy: [f64; 2], prior: [f64; 2], estimator| {
-            let row = |values| Ragged::new("offsets", values, &[0, 2]).unwrap();
-            kl(&row(&policy), &row(&prior), estimator, Level::Token)
-        };
-        let both = estimate([here, gone], [here, gone], Estimator::K2);
-        assert_eq!(both, Err(Error::UndefinedRatio { what: "token", index: 1 }));
-        let either = estimate([here, gone], [gone, here], Estimator::K1);
-        assert_eq!(either, Err(Error::UndefinedRatio { what: "completion", index: 0 }));
-        assert_eq!(estimate([here, here], [gone, here], Estimator::K1), Ok(vec![f64::INFINITY]));
+        let undefined = |what, place: &str| Err(Error::UndefinedRatio { what, place: place.into() });
+        assert_eq!(estimate([here, gone], [here, gone]), undefined("token", "1"));
+        assert_eq!(estimate([here, gone], [gone, here]), undefined("completion", "0"));
+        let prior_gone = estimate([here, here], [gone, here]).unwrap();
+        assert_eq!((prior_gone.k1[0], prior_gone.k3[0]), (f64::INFINITY, f64::INFINITY));
+        let policy_gone = estimate([gone, here], [here, here]).unwrap();
+        assert_eq!((policy_gone.k1[0], policy_gone.k3[0]), (f64::NEG_INFINITY, f64::INFINITY));
+    }
+
+    #[test]
+    fn bad_rows_are_named() {
+        let message = |result: Result<Estimates>| result.unwrap_err().to_string();
+        assert!(message(estimate([0.5, -1.0], [-1.0, -1.0])).starts_with("policy_logprobs[0] is 0.5"));
+        assert!(message(estimate([-1.0, -1.0], [-1.0, f64::NAN])).starts_with("prior_logprobs[1] is NaN"));
+        let values = [-1.0f32; 4];
+        let rows = |lengths| Padded::new("logprobs", &values, 2, 2, Mask::Lengths(lengths)).unwrap();
+        let got = estimates(&rows(&[2, 1]), &rows(&[2, 2]), Level::Token, Precision::Mixed);
+        assert_eq!(message(got), "row 1 of prior_logprobs has 2 tokens, of policy_logprobs 1: they must be equal");
+    }
+
+    #[test]
+    fn mixed_precision_keeps_its_bound() {
+        let policy: Vec<f32> = (0..5000).map(|i| -10.0 - (i as f32 * 0.37).sin() * 9.0).collect();
+        let prior: Vec<f32> = policy.iter().enumerate().map(|(i, l)| l + (i as f32 * 0.11).cos() * 0.01).collect();
+        let row = |values| Ragged::new("offsets", values, &[0, 5000]).unwrap();
+        let by = |precision| estimates(&row(&policy), &row(&prior), Level::Token, precision).unwrap();
+        let (exact, mixed) = (by(Precision::F64), by(Precision::Mixed));
+        assert!((mixed.k3[0] / exact.k3[0] - 1.0).abs() < 4e-6);
+        assert!((mixed.k1[0] - exact.k1[0]).abs() < 2e-7 * exact.abs[0]);
+    }
+
+    #[test]
+    fn what_single_precision_cannot_hold_is_done_in_double() {
+        let row = |values| Ragged::new("offsets", values, &[0, 1]).unwrap();
+        let got = estimates(&row(&[-200.0f32]), &row(&[-1.0f32]), Level::Token, Precision::Mixed).unwrap();
+        assert!((got.k3[0] / (199f64.exp() - 200.0) - 1.0).abs() < 1e-13);
     }
 }

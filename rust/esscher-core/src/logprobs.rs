@@ -1,52 +1,137 @@
 //! Per-token log-probs, and their sum over a sequence.
 
-use crate::{Error, Ragged, Real, Result, parallel, sum::sum};
+use crate::{
+    Error, Real, Result, Rows, parallel,
+    simd::{self, Kernel, Machine},
+    sum::{Sum, filled_rest},
+};
 
-/// Check that every value is a log-prob: at most 0, `-inf` included, and not NaN.
+/// What the tokens of each sequence add up to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Aggregates {
+    /// The log-prob of each sequence, in nats.
+    pub log_prob: Vec<f64>,
+    /// The mean log-prob of its tokens, in nats; NaN without tokens.
+    pub mean: Vec<f64>,
+    /// The number of its tokens.
+    pub length: Vec<i64>,
+}
+
+/// The log-prob of every sequence, in nats, `log p(y) = sum_t log p(y_t | y_<t)`, with its mean and length. A row
+/// without tokens has log-prob 0.
 ///
 /// # Errors
-/// Names the first value that is not.
-pub fn check<T: Real>(name: &'static str, values: &[T]) -> Result<()> {
-    match values.iter().position(|&value| !is_logprob(value.into())) {
-        None => Ok(()),
-        Some(index) => Err(Error::LogProb { name, index, value: values[index].into() }),
+/// If a value is not a log-prob: above 0, or NaN.
+pub fn aggregate<T: Real>(name: &'static str, logprobs: &(impl Rows<T> + ?Sized)) -> Result<Aggregates> {
+    let row = |i| {
+        let mut scratch = Vec::new();
+        let row = logprobs.read(i, &mut scratch)?;
+        match simd::dispatch(RowSum(row)) {
+            Some(sum) => Ok((sum, row.len())),
+            None => Err(broken(name, logprobs, i, row, first_broken(row).unwrap_or_default())),
+        }
+    };
+    let sums: Vec<(f64, usize)> = parallel::map(logprobs.count(), row).into_iter().collect::<Result<_>>()?;
+    Ok(Aggregates {
+        log_prob: sums.iter().map(|&(sum, _)| sum).collect(),
+        mean: sums.iter().map(|&(sum, len)| sum / len as f64).collect(),
+        length: sums.iter().map(|&(_, len)| len as i64).collect(),
+    })
+}
+
+/// Where the first value of a row stands that is not a log-prob.
+pub(crate) fn first_broken<T: Real>(row: &[T]) -> Option<usize> {
+    row.iter().map(|value| value.to_f64()).position(|value| value.is_nan() || value > 0.0)
+}
+
+/// The error that names it.
+pub(crate) fn broken<T: Real>(
+    name: &'static str,
+    rows: &(impl Rows<T> + ?Sized),
+    i: usize,
+    row: &[T],
+    token: usize,
+) -> Error {
+    Error::LogProb { name, place: rows.place(i, token), value: row[token].to_f64() }
+}
+
+/// The sum of a row; `None` if a value is not a log-prob.
+struct RowSum<'a, T>(&'a [T]);
+
+impl<T: Real> Kernel for RowSum<'_, T> {
+    type Output = Option<f64>;
+
+    #[inline(always)]
+    fn run<M: Machine>(self, m: M) -> Option<f64> {
+        let mut state = State { sum: Sum::zero(m), highest: m.splat_f64s(0.0) };
+        for chunk in self.0.chunks_exact(M::F32_LANES) {
+            state.add(m, T::load(m, chunk));
+        }
+        if let Some(rest) = filled_rest::<M, T>(self.0, T::default()) {
+            state.add(m, T::load(m, &rest[..M::F32_LANES]));
+        }
+        let sum = state.sum.total(m);
+        // NaN is lost in the maximum, but not in the sum.
+        (m.reduce_max_f64s(state.highest) <= 0.0 && !sum.is_nan()).then_some(sum)
     }
 }
 
-/// NaN compares false, so it is not one.
-fn is_logprob(value: f64) -> bool {
-    value <= 0.0
+struct State<M: Machine> {
+    sum: Sum<M>,
+    /// The largest value, or 0.
+    highest: M::f64s,
 }
 
-/// The log-prob of every sequence, in nats: `log p(y) = sum_t log p(y_t | y_<t)`. A row without tokens has log-prob 0.
-///
-/// # Errors
-/// If a value is not a log-prob.
-pub fn sequence_logprobs<T: Real>(name: &'static str, logprobs: &Ragged<'_, T>) -> Result<Vec<f64>> {
-    check(name, logprobs.values())?;
-    Ok(parallel::map(logprobs.len(), |i| row_sum(logprobs.row(i))))
-}
-
-fn row_sum<T: Real>(row: &[T]) -> f64 {
-    sum(row.len(), |t| row[t].into())
+impl<M: Machine> State<M> {
+    #[inline(always)]
+    fn add(&mut self, m: M, values: [M::f64s; 2]) {
+        self.sum.add(m, values);
+        self.highest = m.max_f64s(values[0], m.max_f64s(values[1], self.highest));
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Padded, Ragged, padded::Mask};
 
     #[test]
     fn minus_infinity_stays() {
         let values = [-1.0f32, f32::NEG_INFINITY, -0.5];
         let rows = Ragged::new("offsets", &values, &[0, 2, 2, 3]).unwrap();
-        assert_eq!(sequence_logprobs("logprobs", &rows).unwrap(), [f64::NEG_INFINITY, 0.0, -0.5]);
+        let got = aggregate("logprobs", &rows).unwrap();
+        assert_eq!(got.log_prob, [f64::NEG_INFINITY, 0.0, -0.5]);
+        assert_eq!(got.length, [2, 0, 1]);
+        assert_eq!((got.mean[0], got.mean[2]), (f64::NEG_INFINITY, -0.5));
+        assert!(got.mean[1].is_nan());
     }
 
     #[test]
     fn nan_and_positive_values_are_refused() {
         for bad in [f64::NAN, 1e-9, f64::INFINITY] {
-            let error = check("logprobs", &[-1.0, bad]).unwrap_err().to_string();
+            let values = [-1.0, bad];
+            let rows = Ragged::new("offsets", &values, &[0, 2]).unwrap();
+            let error = aggregate("logprobs", &rows).unwrap_err().to_string();
             assert!(error.starts_with("logprobs[1] is "), "{error}");
         }
+    }
+
+    #[test]
+    fn padding_is_never_read() {
+        let values = [f32::NAN, -1.0, 7.0, -0.5, f32::INFINITY, -0.25];
+        let mask = [0, 1, 0, 1, 0, 1];
+        let rows = Padded::new("logprobs", &values, 2, 3, Mask::Bytes(&mask)).unwrap();
+        assert_eq!(aggregate("logprobs", &rows).unwrap().log_prob, [-1.0, -0.75]);
+        let rows = Padded::new("logprobs", &values, 2, 3, Mask::Bytes(&[0, 1, 0, 1, 1, 0])).unwrap();
+        let error = aggregate("logprobs", &rows).unwrap_err().to_string();
+        assert!(error.starts_with("logprobs[1, 1] is inf"), "{error}");
+    }
+
+    #[test]
+    fn a_long_sum_keeps_its_digits() {
+        let values = vec![-0.1f32; 1 << 22];
+        let rows = Ragged::new("offsets", &values, &[0, 1 << 22]).unwrap();
+        let exact = f64::from(-0.1f32) * f64::from(1 << 22);
+        assert!((aggregate("logprobs", &rows).unwrap().log_prob[0] / exact - 1.0).abs() < 1e-13);
     }
 }

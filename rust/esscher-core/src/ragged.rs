@@ -48,6 +48,12 @@ impl<'a> Offsets<'a> {
         self.0[i] as usize..self.0[i + 1] as usize
     }
 
+    /// The items of the rows `rows`, of which there is at least one.
+    #[must_use]
+    pub fn span(&self, rows: &Range<usize>) -> Range<usize> {
+        self.0[rows.start] as usize..self.0[rows.end] as usize
+    }
+
     /// Cut `items` into one slice per row that may be written.
     #[must_use]
     pub fn split_mut<'v, T>(&self, mut items: &'v mut [T]) -> Vec<&'v mut [T]> {
@@ -59,6 +65,21 @@ impl<'a> Offsets<'a> {
             })
             .collect()
     }
+}
+
+/// Rows of unequal length, however they are stored.
+pub trait Rows<T>: Sync {
+    /// The number of rows.
+    fn count(&self) -> usize;
+
+    /// Row `i`, gathered into `scratch` if it does not lie in one piece.
+    ///
+    /// # Errors
+    /// If what tells the row from its padding is broken.
+    fn read<'s>(&'s self, i: usize, scratch: &'s mut Vec<T>) -> Result<&'s [T]>;
+
+    /// Where value `token` of row `row` stands, as the caller indexes it.
+    fn place(&self, row: usize, token: usize) -> String;
 }
 
 /// Rows of unequal length over one flat array.
@@ -111,25 +132,19 @@ impl<'a, T> Ragged<'a, T> {
     pub fn rows(&self, range: Range<usize>) -> impl Iterator<Item = &'a [T]> + '_ {
         range.map(|i| self.row(i))
     }
+}
 
-    /// Check that `other` has the same rows.
-    ///
-    /// # Errors
-    /// If the number of rows or the length of one of them differs.
-    pub fn check_same_rows<U>(
-        &self,
-        name: &'static str,
-        other_name: &'static str,
-        other: &Ragged<'_, U>,
-    ) -> Result<()> {
-        check_length(name, self.len(), other_name, other.len())?;
-        for row in 0..self.len() {
-            let (got, expected) = (self.row(row).len(), other.row(row).len());
-            if got != expected {
-                return Err(Error::RowLength { name, row, got, other: other_name, expected });
-            }
-        }
-        Ok(())
+impl<T: Sync> Rows<T> for Ragged<'_, T> {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn read<'s>(&'s self, i: usize, _: &'s mut Vec<T>) -> Result<&'s [T]> {
+        Ok(self.row(i))
+    }
+
+    fn place(&self, row: usize, token: usize) -> String {
+        (self.start(row) + token).to_string()
     }
 }
 

@@ -8,10 +8,13 @@ use std::str::FromStr;
 
 use crate::{
     Error, Offsets, Ragged, Result,
-    ngrams::{Ngrams, check_order},
+    ngrams::{Census, Group, Tally, Window, check_order, count_groups},
     parallel,
     sum::sum,
 };
+
+/// Scores are added up in blocks of so many, whatever the number of threads.
+const BLOCK: usize = 4096;
 
 /// What stands for the logarithm of a precision that is 0, as in NLTK.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +54,7 @@ impl Smoothing {
 /// NaN for a group of fewer than two completions.
 ///
 /// # Errors
-/// If `n` is 0.
+/// If `n` is 0, or a group has 2^32 tokens or more.
 pub fn self_bleu(
     token_ids: &Ragged<'_, u32>,
     groups: &Offsets<'_>,
@@ -59,112 +62,119 @@ pub fn self_bleu(
     smoothing: Smoothing,
 ) -> Result<Vec<f64>> {
     check_order(n)?;
-    let group_mean = |group| {
-        let rows: Vec<&[u32]> = token_ids.rows(groups.range(group)).collect();
-        if rows.len() < 2 {
-            return f64::NAN;
-        }
-        let scores = scores(&rows, n, smoothing);
-        sum(scores.len(), |i| scores[i]) / scores.len() as f64
-    };
-    Ok(parallel::map(groups.len(), group_mean))
+    let matches = |group: &Group<'_>| Matches::new(group.len(), n.min(group.longest()));
+    count_groups(token_ids, groups, n, matches, |group, matches| mean(group, n, smoothing, &matches))
 }
 
-/// BLEU of each row against all the others.
-fn scores(rows: &[&[u32]], n: usize, smoothing: Smoothing) -> Vec<f64> {
-    let mut ngrams = Ngrams::unigrams(rows.iter().copied());
-    let unigram_matches = matches(&ngrams);
-    let mut log_precisions = log_precisions(&ngrams, &unigram_matches, smoothing);
-    for _ in 1..n {
-        ngrams = ngrams.extended();
-        for (total, log_precision) in
-            log_precisions.iter_mut().zip(self::log_precisions(&ngrams, &matches(&ngrams), smoothing))
-        {
-            *total += log_precision;
-        }
+/// The mean BLEU of a group's rows.
+fn mean(group: &Group<'_>, n: usize, smoothing: Smoothing, matches: &Matches) -> f64 {
+    if group.len() < 2 {
+        return f64::NAN;
     }
-    let penalties = brevity_penalties(rows);
-    (0..rows.len())
-        .map(|i| if unigram_matches[i] == 0 { 0.0 } else { penalties[i] * (log_precisions[i] / n as f64).exp() })
-        .collect()
+    let mut lens: Vec<usize> = (0..group.len()).map(|row| group.row(row).len()).collect();
+    lens.sort_unstable();
+    let score = |row: usize| score(group.row(row).len(), |order| matches.of(row, order), n, smoothing, &lens);
+    let block = |i: usize| sum(BLOCK.min(group.len() - i * BLOCK), |row| score(i * BLOCK + row));
+    let blocks = parallel::map(group.len().div_ceil(BLOCK), block);
+    sum(blocks.len(), |i| blocks[i]) / group.len() as f64
 }
 
-fn log_precisions(ngrams: &Ngrams<'_>, matches: &[usize], smoothing: Smoothing) -> Vec<f64> {
-    ngrams.rows().zip(matches).map(|(ids, &matches)| smoothing.log_precision(matches, ids.len())).collect()
+/// BLEU of a row of `len` tokens with so many matches of each order.
+fn score(len: usize, matches: impl Fn(usize) -> usize, n: usize, smoothing: Smoothing, lens: &[usize]) -> f64 {
+    if matches(1) == 0 {
+        return 0.0;
+    }
+    let log_precision = |i: usize| smoothing.log_precision(matches(i + 1), len.saturating_sub(i));
+    brevity_penalty(len, closest_other(lens, len)) * (sum(n, log_precision) / n as f64).exp()
 }
 
-/// How often an n-gram occurs in the completion that has it most, and in any other.
-#[derive(Clone, Copy, Default)]
+/// exp(1 - r / c) for a row of length c whose closest other length is r > c, else 1.
+fn brevity_penalty(c: usize, r: usize) -> f64 {
+    if c >= r { 1.0 } else { (1.0 - r as f64 / c as f64).exp() }
+}
+
+/// How often an n-gram occurs in the row that has it most, and in any other.
+#[derive(Clone, Default, PartialEq)]
 struct Largest {
     max: u32,
     holder: u32,
     second: u32,
-    /// The occurrence now being counted: its completion, and its index there, from 1.
+    /// The last row with an occurrence, and how many it has so far.
     row: u32,
-    index: u32,
+    count: u32,
 }
 
 impl Largest {
-    /// Count one more occurrence in `row`; returns its index in that row, from 1.
-    fn count(&mut self, row: u32) -> u32 {
-        self.index = if self.row == row { self.index + 1 } else { 1 };
+    /// By how much the count in the row that has it most exceeds the largest count elsewhere.
+    fn excess(&self) -> u32 {
+        self.max - self.second
+    }
+}
+
+impl Tally for Largest {
+    fn note(&mut self, window: Window) {
+        let row = window.row();
+        self.count = if self.row == row { self.count + 1 } else { 1 };
         self.row = row;
-        self.index
-    }
-
-    /// Take note that `row` holds the n-gram `count` times.
-    fn note(&mut self, row: u32, count: u32) {
         if self.holder == row {
-            self.max = count;
-        } else if count > self.max {
-            (self.second, self.max, self.holder) = (self.max, count, row);
-        } else if count > self.second {
-            self.second = count;
+            self.max = self.count;
+        } else if self.count > self.max {
+            (self.second, self.max, self.holder) = (self.max, self.count, row);
+        } else if self.count > self.second {
+            self.second = self.count;
         }
     }
 
-    /// The largest count in any completion but `row`.
-    fn elsewhere(&self, row: u32) -> u32 {
-        if self.holder == row { self.second } else { self.max }
-    }
-}
-
-/// For every row, how many of its n-grams match: an occurrence does if it is not past the largest count elsewhere.
-fn matches(ngrams: &Ngrams<'_>) -> Vec<usize> {
-    let mut largest = vec![Largest::default(); ngrams.distinct()];
-    // Rows count from 1: row 0 stands for "none yet".
-    let rows = || (1u32..).zip(ngrams.rows());
-    for (row, ids) in rows() {
-        for &id in ids {
-            let entry = &mut largest[id as usize];
-            let count = entry.count(row);
-            entry.note(row, count);
+    fn merge(&mut self, later: &Self) {
+        if later.max > self.max {
+            (self.second, self.max, self.holder) = (self.max.max(later.second), later.max, later.holder);
+        } else {
+            self.second = self.second.max(later.max);
         }
     }
-    for entry in &mut largest {
-        entry.row = 0;
+
+    fn recurs(&self) -> bool {
+        self.second > 0
     }
-    rows()
-        .map(|(row, ids)| {
-            let is_match = |&&id: &&u32| {
-                let entry = &mut largest[id as usize];
-                entry.count(row) <= entry.elsewhere(row)
-            };
-            ids.iter().filter(is_match).count()
-        })
-        .collect()
 }
 
-/// exp(1 - r / c) for a row of length c whose closest other length is r > c, else 1.
-fn brevity_penalties(rows: &[&[u32]]) -> Vec<f64> {
-    let mut lens: Vec<usize> = rows.iter().map(|row| row.len()).collect();
-    lens.sort_unstable();
-    rows.iter()
-        .map(|row| {
-            let (c, r) = (row.len(), closest_other(&lens, row.len()));
-            if c >= r { 1.0 } else { (1.0 - r as f64 / c as f64).exp() }
-        })
-        .collect()
+/// How many n-grams of each row and order match: all of them, but for what exceeds the largest count elsewhere.
+struct Matches {
+    rows: usize,
+    /// All rows at order 1, then all at order 2: windows come by order, and their rows rise.
+    counts: Vec<u32>,
+}
+
+impl Matches {
+    fn new(rows: usize, orders: usize) -> Self {
+        Self { rows, counts: vec![0; rows * orders] }
+    }
+
+    /// The matches of a row; none at orders that no row is long enough for.
+    fn of(&self, row: usize, order: usize) -> usize {
+        self.counts.get((order - 1) * self.rows + row).map_or(0, |&count| count as usize)
+    }
+
+    /// The matches of all rows at one order.
+    fn at(&mut self, order: usize) -> &mut [u32] {
+        &mut self.counts[(order - 1) * self.rows..order * self.rows]
+    }
+}
+
+impl Census for Matches {
+    type Tally = Largest;
+
+    fn count(&mut self, order: usize, windows: impl Iterator<Item = Window>, tallies: &[Largest]) {
+        let counts = self.at(order);
+        windows.for_each(|window| counts[window.row() as usize] += 1);
+        for largest in tallies {
+            counts[largest.holder as usize] -= largest.excess();
+        }
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.counts.iter_mut().zip(other.counts).for_each(|(count, more)| *count += more);
+    }
 }
 
 /// The entry of the sorted `lens` closest to `len`, one entry equal to `len` left out, ties to the shorter.
@@ -197,8 +207,28 @@ mod tests {
     #[test]
     fn the_holder_is_clipped_at_the_runner_up() {
         // The token 1 occurs 3, 2 and 1 times: matches are min(own, largest elsewhere).
-        let rows: [&[u32]; 3] = [&[1, 1, 1], &[1, 2, 1], &[3, 1]];
-        assert_eq!(matches(&Ngrams::unigrams(rows.into_iter())), [2, 2, 1]);
+        let rows = Ragged::new("offsets", &[1, 1, 1, 1, 2, 1, 3, 1], &[0, 3, 6, 8]).unwrap();
+        let matches = |_: &Group<'_>, matches: Matches| matches.counts;
+        let groups = Offsets::new("groups", &[0, 3], 3).unwrap();
+        let got = count_groups(&rows, &groups, 1, |group| Matches::new(group.len(), 1), matches);
+        assert_eq!(got, Ok(vec![vec![2, 2, 1]]));
+    }
+
+    #[test]
+    fn the_largest_counts_of_parts_are_those_of_the_whole() {
+        let rows = [3, 3, 4, 4, 4, 6, 8, 8, 8, 8];
+        let largest = |rows: &[usize]| {
+            let mut largest = Largest::default();
+            for &row in rows {
+                largest.note(Window::new(0, 0, row));
+            }
+            largest
+        };
+        for cut in [0, 2, 5, 6, 10] {
+            let mut merged = largest(&rows[..cut]);
+            merged.merge(&largest(&rows[cut..]));
+            assert_eq!((merged.max, merged.holder, merged.second), (4, 8, 3), "{cut}");
+        }
     }
 
     #[test]

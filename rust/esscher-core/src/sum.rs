@@ -1,10 +1,46 @@
 //! Sums in f64, in an order that depends on the data's length only.
 
-/// A floating-point type that widens to f64 without loss.
-pub trait Real: Copy + Send + Sync + Into<f64> {}
+use crate::{
+    real::{MAX_LANES, sealed::Load},
+    simd::Machine,
+};
 
-impl Real for f32 {}
-impl Real for f64 {}
+/// What is left of `values` after whole vectors of f32 lanes, filled up with `fill`; `None` if nothing is.
+#[inline(always)]
+pub(crate) fn filled_rest<M: Machine, T: Load>(values: &[T], fill: T) -> Option<[T; MAX_LANES]> {
+    let rest = values.chunks_exact(M::F32_LANES).remainder();
+    if rest.is_empty() {
+        return None;
+    }
+    let mut filled = [fill; MAX_LANES];
+    filled[..rest.len()].copy_from_slice(rest);
+    Some(filled)
+}
+
+/// A running sum, in two vectors so that one addition need not wait for the last.
+pub(crate) struct Sum<M: Machine>([M::f64s; 2]);
+
+impl<M: Machine> Sum<M> {
+    #[inline(always)]
+    pub(crate) fn zero(m: M) -> Self {
+        Self([m.splat_f64s(0.0); 2])
+    }
+
+    #[inline(always)]
+    pub(crate) fn add(&mut self, m: M, terms: [M::f64s; 2]) {
+        self.0 = [m.add_f64s(self.0[0], terms[0]), m.add_f64s(self.0[1], terms[1])];
+    }
+
+    #[inline(always)]
+    pub(crate) fn add_product(&mut self, m: M, left: [M::f64s; 2], right: [M::f64s; 2]) {
+        self.0 = [m.fma(left[0], right[0], self.0[0]), m.fma(left[1], right[1], self.0[1])];
+    }
+
+    #[inline(always)]
+    pub(crate) fn total(self, m: M) -> f64 {
+        m.reduce_sum_f64s(m.add_f64s(self.0[0], self.0[1]))
+    }
+}
 
 /// Terms per block: partial sums of blocks keep the rounding error of a long sum near that of a short one.
 const BLOCK: usize = 4096;

@@ -1,9 +1,11 @@
 //! `esscher._core`: the kernels of `esscher-core` on arrays of `NumPy`. Arrays come in without a copy and go out new.
 #![allow(clippy::needless_pass_by_value, reason = "arguments from Python arrive by value")]
 
+mod columns;
 mod diversity;
 mod gate;
 mod logprobs;
+mod token_scores;
 mod weights;
 
 use numpy::PyArray1;
@@ -27,8 +29,9 @@ mod _core {
     #[pymodule_export]
     use super::{
         diversity::{distinct, self_bleu, top_ngrams},
-        logprobs::{kl, sequence_logprobs},
+        logprobs::{aggregate_logprobs, kl},
         panic,
-        weights::{log_ratios, normalise, pareto_smooth, resample_indices},
+        token_scores::token_scores,
+        weights::{exponential_weights, log_normaliser, log_ratios, normalise, pareto_smooth, resample_indices},
     };
 }

@@ -1,66 +1,67 @@
 //! Log-probs of tokens: their sums, and the KL estimators.
 
-use esscher_core::kl::{Estimator, Level};
-use esscher_core::{Ragged, Real, logprobs};
-use numpy::{IntoPyArray, PyReadonlyArray1};
+use esscher_core::kl::{Estimates, Level, Precision};
+use esscher_core::{Bf16, Real, logprobs};
+use numpy::IntoPyArray;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
+use crate::columns::{Column, Layout, Source, source};
 use crate::{Out, gate};
 
-/// A token column: float32 or float64.
-#[derive(FromPyObject)]
-pub enum Column<'py> {
-    F32(PyReadonlyArray1<'py, f32>),
-    F64(PyReadonlyArray1<'py, f64>),
-}
+type Aggregates<'py> = (Out<'py, f64>, Out<'py, f64>, Out<'py, i64>);
+type Kl<'py> = (Out<'py, f64>, Out<'py, f64>, Out<'py, f64>, Out<'py, f64>);
 
 #[pyfunction]
-#[pyo3(signature = (logprobs, offsets, threads=None))]
-pub fn sequence_logprobs<'py>(
+#[pyo3(signature = (logprobs, layout, threads=None))]
+pub fn aggregate_logprobs<'py>(
     py: Python<'py>,
     logprobs: Column<'py>,
-    offsets: PyReadonlyArray1<'py, i64>,
+    layout: Layout<'py>,
     threads: Option<usize>,
-) -> PyResult<Out<'py, f64>> {
-    let offsets = offsets.as_slice()?;
+) -> PyResult<Aggregates<'py>> {
     match &logprobs {
-        Column::F32(values) => sums_of(py, values.as_slice()?, offsets, threads),
-        Column::F64(values) => sums_of(py, values.as_slice()?, offsets, threads),
+        Column::F32(values) => aggregates_of(py, source(values, &layout)?, threads),
+        Column::F64(values) => aggregates_of(py, source(values, &layout)?, threads),
+        Column::Bf16(values) => aggregates_of(py, source(values, &layout)?.map(Bf16::from_bits), threads),
     }
 }
 
-fn sums_of<'py, T: Real>(
+fn aggregates_of<'py, T: Real>(
     py: Python<'py>,
-    logprobs: &[T],
-    offsets: &[i64],
+    logprobs: Source<'_, T>,
     threads: Option<usize>,
-) -> PyResult<Out<'py, f64>> {
-    let sums = gate::run(py, threads, logprobs.len(), || {
-        logprobs::sequence_logprobs("logprobs", &Ragged::new("logprobs offsets", logprobs, offsets)?)
+) -> PyResult<Aggregates<'py>> {
+    let got = gate::run(py, threads, logprobs.len(), || {
+        logprobs::aggregate("logprobs", &*logprobs.rows("logprobs offsets")?)
     })?;
-    Ok(sums.into_pyarray(py))
+    Ok((got.log_prob.into_pyarray(py), got.mean.into_pyarray(py), got.length.into_pyarray(py)))
 }
 
 #[pyfunction]
-#[pyo3(signature = (policy_logprobs, prior_logprobs, offsets, estimator, level, threads=None))]
+#[pyo3(signature = (policy_logprobs, policy_layout, prior_logprobs, prior_layout, level, precision, threads=None))]
+#[allow(clippy::too_many_arguments, reason = "two columns, each with its layout")]
 pub fn kl<'py>(
     py: Python<'py>,
     policy_logprobs: Column<'py>,
+    policy_layout: Layout<'py>,
     prior_logprobs: Column<'py>,
-    offsets: PyReadonlyArray1<'py, i64>,
-    estimator: &str,
+    prior_layout: Layout<'py>,
     level: &str,
+    precision: &str,
     threads: Option<usize>,
-) -> PyResult<Out<'py, f64>> {
-    let offsets = offsets.as_slice()?;
-    let (estimator, level) = gate::run(py, None, 0, || Ok((estimator.parse()?, level.parse()?)))?;
+) -> PyResult<Kl<'py>> {
+    let how = gate::run(py, None, 0, || Ok((level.parse()?, precision.parse()?)))?;
     match (&policy_logprobs, &prior_logprobs) {
         (Column::F32(policy), Column::F32(prior)) => {
-            kl_of(py, (policy.as_slice()?, prior.as_slice()?), offsets, (estimator, level), threads)
+            kl_of(py, source(policy, &policy_layout)?, source(prior, &prior_layout)?, how, threads)
         }
         (Column::F64(policy), Column::F64(prior)) => {
-            kl_of(py, (policy.as_slice()?, prior.as_slice()?), offsets, (estimator, level), threads)
+            kl_of(py, source(policy, &policy_layout)?, source(prior, &prior_layout)?, how, threads)
+        }
+        (Column::Bf16(policy), Column::Bf16(prior)) => {
+            let (policy, prior) = (source(policy, &policy_layout)?, source(prior, &prior_layout)?);
+            kl_of(py, policy.map(Bf16::from_bits), prior.map(Bf16::from_bits), how, threads)
         }
         _ => Err(PyTypeError::new_err("policy_logprobs and prior_logprobs must have the same dtype")),
     }
@@ -68,14 +69,14 @@ pub fn kl<'py>(
 
 fn kl_of<'py, T: Real>(
     py: Python<'py>,
-    (policy, prior): (&[T], &[T]),
-    offsets: &[i64],
-    (estimator, level): (Estimator, Level),
+    policy: Source<'_, T>,
+    prior: Source<'_, T>,
+    (level, precision): (Level, Precision),
     threads: Option<usize>,
-) -> PyResult<Out<'py, f64>> {
-    let values = gate::run(py, threads, policy.len(), || {
-        let policy = Ragged::new("policy_logprobs offsets", policy, offsets)?;
-        esscher_core::kl::kl(&policy, &Ragged::new("prior_logprobs offsets", prior, offsets)?, estimator, level)
+) -> PyResult<Kl<'py>> {
+    let Estimates { k1, k2, k3, abs } = gate::run(py, threads, policy.len(), || {
+        let (policy, prior) = (policy.rows("policy_logprobs offsets")?, prior.rows("prior_logprobs offsets")?);
+        esscher_core::kl::estimates(&*policy, &*prior, level, precision)
     })?;
-    Ok(values.into_pyarray(py))
+    Ok((k1.into_pyarray(py), k2.into_pyarray(py), k3.into_pyarray(py), abs.into_pyarray(py)))
 }

@@ -1,10 +1,14 @@
 //! Importance weights, their tail, and draws by them.
 
-use esscher_core::{Offsets, pareto, weights};
-use numpy::{IntoPyArray, PyReadonlyArray1};
+use esscher_core::weights::Normaliser;
+use esscher_core::{Offsets, Result, pareto, weights};
+use numpy::{IntoPyArray, PyArray1, PyArrayMethods, PyReadonlyArray1};
 use pyo3::prelude::*;
 
 use crate::{Out, gate};
+
+/// What is given to each sample, then log Z and effective sample size of each group.
+type Weighted<'py> = (Out<'py, f64>, Out<'py, f64>, Out<'py, f64>);
 
 #[pyfunction]
 pub fn log_ratios<'py>(
@@ -23,12 +27,58 @@ pub fn normalise<'py>(
     log_ratios: PyReadonlyArray1<'py, f64>,
     groups: PyReadonlyArray1<'py, i64>,
     threads: Option<usize>,
-) -> PyResult<(Out<'py, f64>, Out<'py, f64>, Out<'py, f64>)> {
+) -> PyResult<Weighted<'py>> {
     let (log_ratios, groups) = (log_ratios.as_slice()?, groups.as_slice()?);
-    let got = gate::run(py, threads, log_ratios.len(), || {
-        weights::normalise(log_ratios, &Offsets::new("groups", groups, log_ratios.len())?)
+    weighted(py, log_ratios.len(), threads, |log_weights| {
+        weights::normalise(log_ratios, &Offsets::new("groups", groups, log_ratios.len())?, log_weights)
+    })
+}
+
+#[pyfunction]
+#[pyo3(signature = (rewards, beta, groups, threads=None))]
+pub fn exponential_weights<'py>(
+    py: Python<'py>,
+    rewards: PyReadonlyArray1<'py, f64>,
+    beta: f64,
+    groups: PyReadonlyArray1<'py, i64>,
+    threads: Option<usize>,
+) -> PyResult<Weighted<'py>> {
+    let (rewards, groups) = (rewards.as_slice()?, groups.as_slice()?);
+    weighted(py, rewards.len(), threads, |weights| {
+        weights::exponential(rewards, beta, &Offsets::new("groups", groups, rewards.len())?, weights)
+    })
+}
+
+/// `work` writes as many values as there are samples. `NumPy` allocates them: it asks for huge pages.
+fn weighted(
+    py: Python<'_>,
+    samples: usize,
+    threads: Option<usize>,
+    work: impl FnOnce(&mut [f64]) -> Result<Normaliser> + Send,
+) -> PyResult<Weighted<'_>> {
+    let out = PyArray1::zeros(py, samples, false);
+    let Normaliser { log_z, ess } = {
+        let mut out = out.readwrite();
+        let out = out.as_slice_mut()?;
+        gate::run(py, threads, samples, || work(out))?
+    };
+    Ok((out, log_z.into_pyarray(py), ess.into_pyarray(py)))
+}
+
+#[pyfunction]
+#[pyo3(signature = (rewards, beta, groups, threads=None))]
+pub fn log_normaliser<'py>(
+    py: Python<'py>,
+    rewards: PyReadonlyArray1<'py, f64>,
+    beta: f64,
+    groups: PyReadonlyArray1<'py, i64>,
+    threads: Option<usize>,
+) -> PyResult<(Out<'py, f64>, Out<'py, f64>)> {
+    let (rewards, groups) = (rewards.as_slice()?, groups.as_slice()?);
+    let Normaliser { log_z, ess } = gate::run(py, threads, rewards.len(), || {
+        weights::normaliser(rewards, beta, &Offsets::new("groups", groups, rewards.len())?)
     })?;
-    Ok((got.log_weights.into_pyarray(py), got.log_z.into_pyarray(py), got.ess.into_pyarray(py)))
+    Ok((log_z.into_pyarray(py), ess.into_pyarray(py)))
 }
 
 #[pyfunction]

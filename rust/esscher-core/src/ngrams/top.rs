@@ -1,0 +1,113 @@
+//! The most frequent n-grams.
+
+use std::cmp::Reverse;
+
+use hashbrown::HashSet;
+
+use super::{Census, Group, Tally, Window, check_order, count_groups};
+use crate::{Offsets, Ragged, Result};
+
+/// The most frequent n-grams, most frequent first, ties in order of appearance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopNgrams {
+    /// Where each starts for the first time, as an index into the token ids.
+    pub starts: Vec<i64>,
+    /// How often each occurs.
+    pub counts: Vec<i64>,
+}
+
+/// The `k` most frequent n-grams of all rows.
+///
+/// # Errors
+/// If `n` is 0, or there are 2^32 tokens or more.
+pub fn top_ngrams(token_ids: &Ragged<'_, u32>, n: usize, k: usize) -> Result<TopNgrams> {
+    check_order(n)?;
+    let all = [0, token_ids.len() as i64];
+    let finish = |group: &Group<'_>, frequent: Frequent| frequent.or_single(group);
+    let census = |_: &Group<'_>| Frequent { n, k, ngrams: Vec::new() };
+    let top = count_groups(token_ids, &Offsets::new("rows", &all, token_ids.len())?, n, census, finish)?.concat();
+    Ok(TopNgrams {
+        starts: top.iter().map(|seen| i64::from(seen.first)).collect(),
+        counts: top.iter().map(|seen| i64::from(seen.count)).collect(),
+    })
+}
+
+/// How often an n-gram occurs, and where first.
+#[derive(Clone, Default, PartialEq)]
+struct Seen {
+    count: u32,
+    first: u32,
+}
+
+impl Tally for Seen {
+    fn note(&mut self, window: Window) {
+        self.merge(&Self { count: 1, first: window.start });
+    }
+
+    fn merge(&mut self, later: &Self) {
+        if self.count == 0 {
+            self.first = later.first;
+        }
+        self.count += later.count;
+    }
+
+    fn recurs(&self) -> bool {
+        self.count > 1
+    }
+}
+
+/// Of the n-grams that recur, the `k` most frequent ones, and perhaps some more.
+struct Frequent {
+    n: usize,
+    k: usize,
+    ngrams: Vec<Seen>,
+}
+
+impl Frequent {
+    fn shorten(&mut self) {
+        self.ngrams.sort_unstable_by_key(|seen| (Reverse(seen.count), seen.first));
+        self.ngrams.truncate(self.k);
+    }
+
+    /// The `k` most frequent n-grams; where too few recur, those that occur once follow, in order of appearance.
+    fn or_single(mut self, group: &Group<'_>) -> Vec<Seen> {
+        self.shorten();
+        let at = |start: u32| &group.tokens()[start as usize..start as usize + self.n];
+        let known: HashSet<_> = self.ngrams.iter().map(|seen| at(seen.first)).collect();
+        let starts = (0..group.len()).flat_map(|row| (group.start(row)..).zip(group.row(row).windows(self.n)));
+        let singles = starts.filter(|(_, ngram)| !known.contains(ngram)).map(|(first, _)| Seen { count: 1, first });
+        let missing = self.k - self.ngrams.len();
+        self.ngrams.extend(singles.take(missing));
+        self.ngrams
+    }
+}
+
+impl Census for Frequent {
+    type Tally = Seen;
+
+    fn count(&mut self, order: usize, _: impl Iterator<Item = Window>, tallies: &[Seen]) {
+        if order == self.n {
+            self.ngrams.extend(tallies.iter().filter(|seen| seen.recurs()).cloned());
+            if self.ngrams.len() / 4 > self.k {
+                self.shorten();
+            }
+        }
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.ngrams.extend(other.ngrams);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn most_frequent_first_then_in_order_of_appearance() {
+        let rows = Ragged::new("offsets", &[7, 7, 7, 5, 7, 7, 9, 7, 7], &[0, 5, 5, 8, 9]).unwrap();
+        let top = |k| top_ngrams(&rows, 2, k).unwrap();
+        assert_eq!(top(2), TopNgrams { starts: vec![0, 2], counts: vec![2, 1] });
+        assert_eq!(top(9), TopNgrams { starts: vec![0, 2, 3, 5, 6], counts: vec![2, 1, 1, 1, 1] });
+    }
+}
