@@ -1,9 +1,17 @@
 //! Pareto k and smoothing of importance weights (Vehtari, Simpson, Gelman, Yao, Gabry, "Pareto smoothed importance
 //! sampling", JMLR 2024), with the generalised Pareto fit of Zhang and Stephens (Technometrics 2009).
 
+use std::cmp::Ordering;
 use std::str::FromStr;
 
-use crate::{Error, Offsets, Result, parallel, sum::sum, weights};
+use crate::{
+    Error, Offsets, Result, parallel,
+    ragged::check_length,
+    real::sealed::Load,
+    simd::{self, Kernel, Machine, exp, expm1, ln, ln_1p},
+    sum::{Sum, filled_rest},
+    weights,
+};
 
 /// How many of the largest weights make the tail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,18 +51,20 @@ const MIN_TAIL: usize = 5;
 /// Log-weights this close are equal: between them lies the rounding of sums of log-probs, not a tail.
 const FLAT: f64 = 1e-10;
 
-/// Fit the tail of every group's weights: the unnormalised log-weights with their tail smoothed, and k per group.
+/// Fit the tail of every group's weights: write the unnormalised log-weights with their tail smoothed, and return k per
+/// group.
 ///
-/// k is `-inf` where the tail's weights are all equal up to rounding (there is no tail: on-policy data, say) and NaN where it cannot be
-/// estimated (a tail of fewer than five weights, or mostly ties with the cutoff). Such groups are left as they are.
+/// k is `-inf` where the tail's weights are all equal up to rounding (there is no tail: on-policy data, say) and NaN
+/// where it cannot be estimated (a tail of fewer than five weights, or mostly ties with the cutoff). Such groups are left
+/// as they are.
 ///
 /// # Errors
-/// If a value is NaN or `+inf`.
-pub fn smooth(log_ratios: &[f64], groups: &Offsets<'_>, rule: TailRule) -> Result<(Vec<f64>, Vec<f64>)> {
+/// If a value is NaN or `+inf`, or the lengths differ.
+pub fn smooth(log_ratios: &[f64], groups: &Offsets<'_>, rule: TailRule, smoothed: &mut [f64]) -> Result<Vec<f64>> {
+    check_length("smoothed", smoothed.len(), "log_ratios", log_ratios.len())?;
     weights::check("log_ratios", log_ratios)?;
-    let mut smoothed = log_ratios.to_vec();
-    let k = parallel::map_each(groups.split_mut(&mut smoothed), |group| smooth_group(group, rule));
-    Ok((smoothed, k))
+    smoothed.copy_from_slice(log_ratios);
+    Ok(parallel::map_each(groups.split_mut(smoothed), |group| smooth_group(group, rule)))
 }
 
 fn smooth_group(log_ratios: &mut [f64], rule: TailRule) -> f64 {
@@ -63,32 +73,75 @@ fn smooth_group(log_ratios: &mut [f64], rule: TailRule) -> f64 {
         return f64::NAN;
     }
     let (cutoff, tail) = split_tail(log_ratios, tail_len);
-    let max = log_ratios[tail[tail_len - 1]];
+    let (lowest, max) = (tail[0].value, tail[tail_len - 1].value);
     // The comparison comes first for a tail that is -inf throughout, whose difference is NaN.
-    if log_ratios[tail[0]] == max || max - log_ratios[tail[0]] < FLAT {
+    if lowest == max || max - lowest < FLAT {
         return f64::NEG_INFINITY;
     }
-    let cutoff = (log_ratios[cutoff] - max).exp();
-    let excess: Vec<f64> = tail.iter().map(|&i| (log_ratios[i] - max).exp() - cutoff).collect();
-    let fit = GeneralisedPareto::fit(&excess);
-    if fit.k.is_finite() && fit.sigma > 0.0 {
-        for (rank, &i) in tail.iter().enumerate() {
-            let quantile = fit.quantile((rank as f64 + 0.5) / tail_len as f64) + cutoff;
-            log_ratios[i] = max + quantile.ln().min(0.0);
-        }
-        return fit.k;
+    let mut values: Vec<f64> = tail.iter().map(|weight| weight.value).collect();
+    let cutoff = (cutoff - max).exp();
+    simd::dispatch(Excess { values: &mut values, max, cutoff });
+    let fit = GeneralisedPareto::fit(&values);
+    if !(fit.k.is_finite() && fit.sigma > 0.0) {
+        return f64::NAN;
     }
-    f64::NAN
+    simd::dispatch(Quantiles { fit: &fit, max, cutoff, out: &mut values });
+    for (weight, &value) in tail.iter().zip(&values) {
+        log_ratios[weight.index] = value;
+    }
+    fit.k
 }
 
-/// The index of the largest value below the tail, and the indices of the tail in rising order.
-fn split_tail(values: &[f64], tail_len: usize) -> (usize, Vec<usize>) {
-    let by_value = |&a: &usize, &b: &usize| values[a].total_cmp(&values[b]).then(a.cmp(&b));
-    let mut order: Vec<usize> = (0..values.len()).collect();
-    let (_, &mut cutoff, tail) = order.select_nth_unstable_by(values.len() - tail_len - 1, by_value);
-    let mut tail = tail.to_vec();
-    tail.sort_unstable_by(by_value);
-    (cutoff, tail)
+/// One of the log-weights.
+#[derive(Clone, Copy)]
+struct Weight {
+    value: f64,
+    index: usize,
+}
+
+impl Weight {
+    fn order(a: &Self, b: &Self) -> Ordering {
+        a.value.total_cmp(&b.value).then(a.index.cmp(&b.index))
+    }
+}
+
+/// The largest value below the tail, and the tail in rising order.
+fn split_tail(values: &[f64], tail_len: usize) -> (f64, Vec<Weight>) {
+    let mut largest = above(values, threshold(values, tail_len));
+    if largest.len() <= tail_len {
+        largest = above(values, f64::NEG_INFINITY);
+    }
+    let below = largest.len() - tail_len - 1;
+    let (_, &mut cutoff, tail) = largest.select_nth_unstable_by(below, Weight::order);
+    tail.sort_unstable_by(Weight::order);
+    (cutoff.value, tail.to_vec())
+}
+
+/// A value that about twice as many are above as the tail has: a quantile of some of the values.
+fn threshold(values: &[f64], tail_len: usize) -> f64 {
+    const SOME: usize = 1024;
+    if values.len() < 4 * SOME {
+        return f64::NEG_INFINITY;
+    }
+    let mut some: Vec<f64> = values.iter().copied().step_by(values.len() / SOME).collect();
+    let above = 2 * tail_len * some.len() / values.len() + SOME / 64;
+    let rank = some.len().saturating_sub(above + 1);
+    *some.select_nth_unstable_by(rank, f64::total_cmp).1
+}
+
+/// The values from `lowest` up.
+#[allow(clippy::needless_bitwise_bool, reason = "a fold without a way out early is what the compiler vectorises")]
+fn above(values: &[f64], lowest: f64) -> Vec<Weight> {
+    const CHUNK: usize = 16;
+    let mut found = Vec::new();
+    for (i, chunk) in values.chunks(CHUNK).enumerate() {
+        // Mostly there is none.
+        if chunk.iter().fold(false, |any, &value| any | (value >= lowest)) {
+            let weights = chunk.iter().enumerate().map(|(j, &value)| Weight { value, index: i * CHUNK + j });
+            found.extend(weights.filter(|weight| weight.value >= lowest));
+        }
+    }
+    found
 }
 
 /// A generalised Pareto distribution with location 0.
@@ -107,26 +160,15 @@ impl GeneralisedPareto {
         let grid = 30 + n.sqrt() as usize;
         let quartile = excess[(n / 4.0 + 0.5) as usize - 1];
         let largest = excess[excess.len() - 1];
-        let scale = |b: f64| sum(excess.len(), |i| (-b * excess[i]).ln_1p()) / n;
 
         let b: Vec<f64> = (1..=grid)
             .map(|j| 1.0 / largest + (1.0 - (grid as f64 / (j as f64 - 0.5)).sqrt()) / (PRIOR_B * quartile))
             .collect();
-        let log_likelihood: Vec<f64> = b
-            .iter()
-            .map(|&b| {
-                let k = scale(b);
-                n * ((-b / k).ln() - k - 1.0)
-            })
-            .collect();
+        let k = simd::dispatch(Shapes { excess, b: &b });
+        let log_likelihood: Vec<f64> = b.iter().zip(&k).map(|(b, k)| n * ((-b / k).ln() - k - 1.0)).collect();
         let b = posterior_mean(&b, &log_likelihood);
-        let k = scale(b);
+        let k = simd::dispatch(Shapes { excess, b: &[b] })[0];
         Self { k: (n * k + PRIOR_WEIGHT * PRIOR_K) / (n + PRIOR_WEIGHT), sigma: -k / b }
-    }
-
-    fn quantile(&self, p: f64) -> f64 {
-        let exponential = -(-p).ln_1p();
-        if self.k == 0.0 { self.sigma * exponential } else { self.sigma * (self.k * exponential).exp_m1() / self.k }
     }
 }
 
@@ -139,6 +181,99 @@ fn posterior_mean(values: &[f64], log_weights: &[f64]) -> f64 {
     kept().map(|(v, w)| v * w).sum::<f64>() / kept().map(|(_, w)| w).sum::<f64>()
 }
 
+/// Replace each log-weight by how far its weight exceeds the cutoff, both relative to the largest.
+struct Excess<'a> {
+    values: &'a mut [f64],
+    max: f64,
+    cutoff: f64,
+}
+
+impl Kernel for Excess<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<M: Machine>(self, m: M) {
+        let (max, cutoff) = (m.splat_f64s(self.max), m.splat_f64s(self.cutoff));
+        let (head, rest) = M::as_mut_simd_f64s(self.values);
+        for x in head {
+            *x = m.sub_f64s(exp(m, m.sub_f64s(*x, max)), cutoff);
+        }
+        let last = m.sub_f64s(exp(m, m.sub_f64s(m.partial_load_f64s(rest), max)), cutoff);
+        m.partial_store_f64s(rest, last);
+    }
+}
+
+/// The likeliest shape for every inverse scale `b`: the mean of `ln(1 - b x)`.
+struct Shapes<'a> {
+    excess: &'a [f64],
+    b: &'a [f64],
+}
+
+impl Kernel for Shapes<'_> {
+    type Output = Vec<f64>;
+
+    #[inline(always)]
+    fn run<M: Machine>(self, m: M) -> Vec<f64> {
+        let mut shapes = self.b.to_vec();
+        for b in &mut shapes {
+            let minus_b = m.splat_f64s(-*b);
+            let mut sum = Sum::zero(m);
+            for chunk in self.excess.chunks_exact(M::F32_LANES) {
+                let x = f64::load(m, chunk);
+                sum.add(m, [ln_1p(m, m.mul_f64s(minus_b, x[0])), ln_1p(m, m.mul_f64s(minus_b, x[1]))]);
+            }
+            if let Some(rest) = filled_rest::<M, f64>(self.excess, 0.0) {
+                let x = f64::load(m, &rest[..M::F32_LANES]);
+                sum.add(m, [ln_1p(m, m.mul_f64s(minus_b, x[0])), ln_1p(m, m.mul_f64s(minus_b, x[1]))]);
+            }
+            *b = sum.total(m) / self.excess.len() as f64;
+        }
+        shapes
+    }
+}
+
+/// The smoothed log-weights: those of the distribution's quantiles above the cutoff, none above the largest.
+struct Quantiles<'a> {
+    fit: &'a GeneralisedPareto,
+    max: f64,
+    cutoff: f64,
+    out: &'a mut [f64],
+}
+
+impl Kernel for Quantiles<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<M: Machine>(self, m: M) {
+        let n = self.out.len() as f64;
+        for (rank, p) in self.out.iter_mut().enumerate() {
+            *p = -(rank as f64 + 0.5) / n;
+        }
+        let (head, rest) = M::as_mut_simd_f64s(self.out);
+        for p in head {
+            *p = self.fit.log_weight(m, *p, self.max, self.cutoff);
+        }
+        let last = self.fit.log_weight(m, m.partial_load_f64s(rest), self.max, self.cutoff);
+        m.partial_store_f64s(rest, last);
+    }
+}
+
+impl GeneralisedPareto {
+    /// The log-weight at the quantile of which `minus_p` is the probability, but for its sign.
+    #[inline(always)]
+    fn log_weight<M: Machine>(&self, m: M, minus_p: M::f64s, max: f64, cutoff: f64) -> M::f64s {
+        let exponential = m.neg_f64s(ln_1p(m, minus_p));
+        let quantile = if self.k == 0.0 {
+            m.mul_f64s(m.splat_f64s(self.sigma), exponential)
+        } else {
+            let grown = expm1(m, m.mul_f64s(m.splat_f64s(self.k), exponential));
+            m.div_f64s(m.mul_f64s(m.splat_f64s(self.sigma), grown), m.splat_f64s(self.k))
+        };
+        let log = ln(m, m.add_f64s(quantile, m.splat_f64s(cutoff)));
+        m.add_f64s(m.splat_f64s(max), m.min_f64s(log, m.splat_f64s(0.0)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,7 +281,7 @@ mod tests {
     fn k(log_ratios: &[f64], rule: TailRule) -> f64 {
         let offsets = [0, log_ratios.len() as i64];
         let groups = Offsets::new("groups", &offsets, log_ratios.len()).unwrap();
-        smooth(log_ratios, &groups, rule).unwrap().1[0]
+        smooth(log_ratios, &groups, rule, &mut log_ratios.to_vec()).unwrap()[0]
     }
 
     #[test]

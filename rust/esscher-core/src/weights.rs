@@ -26,10 +26,13 @@ pub struct Normaliser {
 /// # Errors
 /// Names the first value that is NaN or `+inf`.
 pub fn check(name: &'static str, values: &[f64]) -> Result<()> {
-    match values.iter().position(|value| value.is_nan() || *value == f64::INFINITY) {
-        None => Ok(()),
-        Some(index) => Err(Error::LogWeight { name, index, value: values[index] }),
+    let is_bad = |value: f64| value.is_nan() || value == f64::INFINITY;
+    // A fold without a way out early is what the compiler vectorises.
+    if !values.iter().fold(false, |bad, &value| bad | is_bad(value)) {
+        return Ok(());
     }
+    let index = values.iter().position(|&value| is_bad(value)).unwrap_or_default();
+    Err(Error::LogWeight { name, index, value: values[index] })
 }
 
 /// `log_target - log_proposal`, the log of the unnormalised importance weights.

@@ -29,9 +29,10 @@ pub fn normalise<'py>(
     threads: Option<usize>,
 ) -> PyResult<Weighted<'py>> {
     let (log_ratios, groups) = (log_ratios.as_slice()?, groups.as_slice()?);
-    weighted(py, log_ratios.len(), threads, |log_weights| {
+    let (log_weights, Normaliser { log_z, ess }) = written(py, log_ratios.len(), threads, |log_weights| {
         weights::normalise(log_ratios, &Offsets::new("groups", groups, log_ratios.len())?, log_weights)
-    })
+    })?;
+    Ok((log_weights, log_z.into_pyarray(py), ess.into_pyarray(py)))
 }
 
 #[pyfunction]
@@ -44,25 +45,26 @@ pub fn exponential_weights<'py>(
     threads: Option<usize>,
 ) -> PyResult<Weighted<'py>> {
     let (rewards, groups) = (rewards.as_slice()?, groups.as_slice()?);
-    weighted(py, rewards.len(), threads, |weights| {
+    let (weights, Normaliser { log_z, ess }) = written(py, rewards.len(), threads, |weights| {
         weights::exponential(rewards, beta, &Offsets::new("groups", groups, rewards.len())?, weights)
-    })
+    })?;
+    Ok((weights, log_z.into_pyarray(py), ess.into_pyarray(py)))
 }
 
-/// `work` writes as many values as there are samples. `NumPy` allocates them: it asks for huge pages.
-fn weighted(
+/// What `work` writes for each sample, and what it returns. `NumPy` allocates the first: it asks for huge pages.
+fn written<T: Send>(
     py: Python<'_>,
     samples: usize,
     threads: Option<usize>,
-    work: impl FnOnce(&mut [f64]) -> Result<Normaliser> + Send,
-) -> PyResult<Weighted<'_>> {
+    work: impl FnOnce(&mut [f64]) -> Result<T> + Send,
+) -> PyResult<(Out<'_, f64>, T)> {
     let out = PyArray1::zeros(py, samples, false);
-    let Normaliser { log_z, ess } = {
+    let returned = {
         let mut out = out.readwrite();
         let out = out.as_slice_mut()?;
         gate::run(py, threads, samples, || work(out))?
     };
-    Ok((out, log_z.into_pyarray(py), ess.into_pyarray(py)))
+    Ok((out, returned))
 }
 
 #[pyfunction]
@@ -91,10 +93,11 @@ pub fn pareto_smooth<'py>(
     threads: Option<usize>,
 ) -> PyResult<(Out<'py, f64>, Out<'py, f64>)> {
     let (log_ratios, groups) = (log_ratios.as_slice()?, groups.as_slice()?);
-    let (smoothed, k) = gate::run(py, threads, log_ratios.len(), || {
-        pareto::smooth(log_ratios, &Offsets::new("groups", groups, log_ratios.len())?, tail_rule.parse()?)
+    let (smoothed, k) = written(py, log_ratios.len(), threads, |smoothed| {
+        let groups = Offsets::new("groups", groups, log_ratios.len())?;
+        pareto::smooth(log_ratios, &groups, tail_rule.parse()?, smoothed)
     })?;
-    Ok((smoothed.into_pyarray(py), k.into_pyarray(py)))
+    Ok((smoothed, k.into_pyarray(py)))
 }
 
 #[pyfunction(name = "resample")]

@@ -36,6 +36,15 @@ struct Reduced<M: Machine> {
     half_scale: M::f64s,
 }
 
+impl<M: Machine> Reduced<M> {
+    #[inline(always)]
+    fn expm1(&self, m: M) -> M::f64s {
+        let below_one = m.sub_f64s(self.half_scale, m.splat_f64s(0.5));
+        let half = m.fma(self.half_scale, m.add_f64s(self.r, self.tail), below_one);
+        m.add_f64s(half, half)
+    }
+}
+
 #[inline(always)]
 fn reduce<M: Machine>(m: M, x: M::f64s) -> Reduced<M> {
     let to_integer = m.splat_f64s(TO_INTEGER);
@@ -73,6 +82,16 @@ pub(crate) fn exp<M: Machine>(m: M, x: M::f64s) -> M::f64s {
     m.select_f64s(m.less_than_f64s(m.splat_f64s(OVERFLOW), x), m.splat_f64s(f64::INFINITY), value)
 }
 
+/// `exp(x) - 1` within 4 units in the last place, for `x` that is not subnormal.
+#[inline(always)]
+pub(crate) fn expm1<M: Machine>(m: M, x: M::f64s) -> M::f64s {
+    /// Below it, `exp(x)` is lost beside 1.
+    const ALL_GONE: f64 = -40.0;
+    let value = reduce(m, x).expm1(m);
+    let value = m.select_f64s(m.less_than_f64s(x, m.splat_f64s(ALL_GONE)), m.splat_f64s(-1.0), value);
+    m.select_f64s(m.less_than_f64s(m.splat_f64s(OVERFLOW), x), m.splat_f64s(f64::INFINITY), value)
+}
+
 /// `exp(-d) - 1 + d`, the estimator k3, within 2e-14 relative; never negative; infinite for `d` below -709.7.
 ///
 /// Where `exp(-d)` is near 1 the closed form cancels; the tail of its series is the answer.
@@ -80,10 +99,9 @@ pub(crate) fn exp<M: Machine>(m: M, x: M::f64s) -> M::f64s {
 pub(crate) fn k3<M: Machine>(m: M, d: M::f64s) -> M::f64s {
     /// Above it, `exp(-d)` is lost beside 1.
     const ALL_GONE: f64 = 40.0;
-    let Reduced { k, r, tail, half_scale } = reduce(m, m.neg_f64s(d));
-    let half_expm1 = m.fma(half_scale, m.add_f64s(r, tail), m.sub_f64s(half_scale, m.splat_f64s(0.5)));
-    let closed = m.add_f64s(m.add_f64s(half_expm1, half_expm1), d);
-    let value = m.select_f64s(m.equal_f64s(k, m.splat_f64s(0.0)), tail, closed);
+    let reduced = reduce(m, m.neg_f64s(d));
+    let closed = m.add_f64s(reduced.expm1(m), d);
+    let value = m.select_f64s(m.equal_f64s(reduced.k, m.splat_f64s(0.0)), reduced.tail, closed);
     let gone = m.less_than_f64s(m.splat_f64s(ALL_GONE), d);
     let value = m.select_f64s(gone, m.sub_f64s(d, m.splat_f64s(1.0)), value);
     m.select_f64s(m.less_than_f64s(d, m.splat_f64s(-OVERFLOW)), m.splat_f64s(f64::INFINITY), value)

@@ -10,7 +10,7 @@ mod machine;
 mod prefetch;
 
 pub(crate) use f32::{exp as exp_f32, k3 as k3_f32};
-pub(crate) use f64::{exp, k3, ln, ln_1p};
+pub(crate) use f64::{exp, expm1, k3, ln, ln_1p};
 pub(crate) use machine::Machine;
 pub(crate) use prefetch::prefetch;
 
@@ -120,6 +120,10 @@ mod tests {
         to_f64(&big(x).exp(DIGITS, ROUND, consts))
     }
 
+    fn exact_expm1(x: f64, consts: &mut Consts) -> f64 {
+        to_f64(&big(x).exp(DIGITS, ROUND, consts).sub(&big(1.0), DIGITS, ROUND))
+    }
+
     fn exact_k3(d: f64, consts: &mut Consts) -> f64 {
         let exp = big(-d).exp(DIGITS, ROUND, consts);
         to_f64(&exp.sub(&big(1.0), DIGITS, ROUND).add(&big(d), DIGITS, ROUND))
@@ -152,6 +156,15 @@ mod tests {
         for (path, got) in on_all_paths!(exp, f64, &inputs) {
             let (error, at) = worst(&inputs, &got, exact_exp);
             assert!(error < 2.0 * f64::EPSILON, "{path}: exp({at}) is off by {error:e}");
+        }
+    }
+
+    #[test]
+    fn expm1_to_fifty_digits() {
+        let inputs: Vec<f64> = spread(-800.0, 709.7).into_iter().filter(|x| x.abs() >= 1e-17).collect();
+        for (path, got) in on_all_paths!(expm1, f64, &inputs) {
+            let (error, at) = worst(&inputs, &got, exact_expm1);
+            assert!(error < 4.0 * f64::EPSILON, "{path}: expm1({at}) is off by {error:e}");
         }
     }
 
@@ -204,6 +217,9 @@ mod tests {
         };
         for (path, got) in on_all_paths!(exp, f64, &[0.0, -0.0, -inf, inf, nan, -1e300, 1e300, -745.0, tiny]) {
             check(path, got, &[1.0, 1.0, 0.0, inf, nan, 0.0, inf, 0.0, 1.0]);
+        }
+        for (path, got) in on_all_paths!(expm1, f64, &[0.0, -inf, inf, nan, -1e300, 1e300, f64::MIN_POSITIVE]) {
+            check(path, got, &[0.0, -1.0, inf, nan, -1.0, inf, f64::MIN_POSITIVE]);
         }
         for (path, got) in on_all_paths!(k3, f64, &[0.0, -0.0, -inf, inf, nan, -1e300, 1e300, tiny]) {
             check(path, got, &[0.0, 0.0, inf, inf, nan, inf, 1e300, 0.0]);
