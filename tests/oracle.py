@@ -36,13 +36,19 @@ def kl(policy_rows, prior_rows, name, level):
 def normalise(log_ratios):
     """Self-normalised log-weights, log Z and ESS of one group, in 50 digits."""
     with mp.workdps(50):
-        weights = [mp.exp(mp.mpf(float(value))) for value in log_ratios]
+        weights = [mp.exp(mp.mpf(value)) for value in log_ratios]
         total = mp.fsum(weights)
         if total == 0:
             return [-np.inf] * len(weights), -np.inf, 0.0
         log_weights = [float(mp.log(w / total)) if w else -np.inf for w in weights]
         ess = total**2 / mp.fsum(w**2 for w in weights)
         return log_weights, float(mp.log(total / len(weights))), float(ess)
+
+
+def over(reward, beta):
+    """reward / beta in 50 digits."""
+    with mp.workdps(50):
+        return mp.mpf(float(reward)) / mp.mpf(beta)
 
 
 def ngrams(row, n):

@@ -9,7 +9,7 @@ from scipy import stats
 from scipy.special import logsumexp
 
 import oracle
-from esscher import importance, resample
+from esscher import exponential_weights, importance, log_normaliser, resample
 from strategies import groups_over, log_weight
 
 columns = st.lists(log_weight, max_size=12).map(np.array)
@@ -64,6 +64,39 @@ def test_threads_do_not_change_a_bit(data, threads, smooth):
     one = importance(log_ratios, zeros, groups, smooth, threads=1)
     many = importance(log_ratios, zeros, groups, smooth, threads=threads)
     assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(one, many, strict=True))
+
+
+@given(columns, st.sampled_from([1e-3, 0.1, 1.0, 3.0, 1e4]))
+def test_exponential_weights_equal_50_digits(rewards, beta):
+    got = exponential_weights(rewards, beta)
+    log_weights, log_z, ess = oracle.normalise([oracle.over(r, beta) for r in rewards])
+    assert got.weights == pytest.approx(np.exp(np.array(log_weights)), rel=1e-13, abs=1e-300)
+    assert got.log_z[0] == pytest.approx(log_z, rel=1e-13, abs=1e-13)
+    assert got.ess[0] == pytest.approx(ess, rel=1e-13)
+    assert [column.tolist() for column in log_normaliser(rewards, beta)] == [got.log_z.tolist(), got.ess.tolist()]
+
+
+def test_large_groups_and_threads_change_no_bit():
+    rng = np.random.default_rng(0)
+    rewards = rng.normal(size=60_000)
+    groups = np.array([0, 3, 3, 2051, 30_000, 30_008, 60_000])
+    one = exponential_weights(rewards, 0.1, groups, threads=1)
+    for threads in (2, 5, 16):
+        for a, b in zip(one, exponential_weights(rewards, 0.1, groups, threads=threads), strict=True):
+            assert np.array_equal(a, b)
+    assert np.add.reduceat(one.weights, [0, 3, 2051, 30_000, 30_008]) == pytest.approx(np.ones(5), rel=1e-13)
+    assert one.log_z[1] == -np.inf
+
+
+@pytest.mark.parametrize("beta", [0.0, -1.0, np.nan, np.inf])
+def test_beta_is_positive(beta):
+    with pytest.raises(ValueError, match=r"beta is .*: it must be positive and finite"):
+        exponential_weights([1.0], beta)
+
+
+def test_rewards_are_not_nan():
+    with pytest.raises(ValueError, match=r"rewards\[1\] is NaN"):
+        log_normaliser([1.0, np.nan], 1.0)
 
 
 def test_a_group_without_weight():

@@ -285,42 +285,50 @@ mod tests {
 
     #[test]
     fn impossible_tokens_have_no_ratio() {
-        let (gone, here) = (f64::NEG_INFINITY, -1.0);
-        let undefined = |what, place: &str| Err(Error::UndefinedRatio { what, place: place.into() });
-        assert_eq!(estimate([here, gone], [here, gone]), undefined("token", "1"));
-        assert_eq!(estimate([here, gone], [gone, here]), undefined("completion", "0"));
-        let prior_gone = estimate([here, here], [gone, here]).unwrap();
-        assert_eq!((prior_gone.k1[0], prior_gone.k3[0]), (f64::INFINITY, f64::INFINITY));
-        let policy_gone = estimate([gone, here], [here, here]).unwrap();
-        assert_eq!((policy_gone.k1[0], policy_gone.k3[0]), (f64::NEG_INFINITY, f64::INFINITY));
+        simd::paths::each(|| {
+            let (gone, here) = (f64::NEG_INFINITY, -1.0);
+            let undefined = |what, place: &str| Err(Error::UndefinedRatio { what, place: place.into() });
+            assert_eq!(estimate([here, gone], [here, gone]), undefined("token", "1"));
+            assert_eq!(estimate([here, gone], [gone, here]), undefined("completion", "0"));
+            let prior_gone = estimate([here, here], [gone, here]).unwrap();
+            assert_eq!((prior_gone.k1[0], prior_gone.k3[0]), (f64::INFINITY, f64::INFINITY));
+            let policy_gone = estimate([gone, here], [here, here]).unwrap();
+            assert_eq!((policy_gone.k1[0], policy_gone.k3[0]), (f64::NEG_INFINITY, f64::INFINITY));
+        });
     }
 
     #[test]
     fn bad_rows_are_named() {
-        let message = |result: Result<Estimates>| result.unwrap_err().to_string();
-        assert!(message(estimate([0.5, -1.0], [-1.0, -1.0])).starts_with("policy_logprobs[0] is 0.5"));
-        assert!(message(estimate([-1.0, -1.0], [-1.0, f64::NAN])).starts_with("prior_logprobs[1] is NaN"));
-        let values = [-1.0f32; 4];
-        let rows = |lengths| Padded::new("logprobs", &values, 2, 2, Mask::Lengths(lengths)).unwrap();
-        let got = estimates(&rows(&[2, 1]), &rows(&[2, 2]), Level::Token, Precision::Mixed);
-        assert_eq!(message(got), "row 1 of prior_logprobs has 2 tokens, of policy_logprobs 1: they must be equal");
+        simd::paths::each(|| {
+            let message = |result: Result<Estimates>| result.unwrap_err().to_string();
+            assert!(message(estimate([0.5, -1.0], [-1.0, -1.0])).starts_with("policy_logprobs[0] is 0.5"));
+            assert!(message(estimate([-1.0, -1.0], [-1.0, f64::NAN])).starts_with("prior_logprobs[1] is NaN"));
+            let values = [-1.0f32; 4];
+            let rows = |lengths| Padded::new("logprobs", &values, 2, 2, Mask::Lengths(lengths)).unwrap();
+            let got = estimates(&rows(&[2, 1]), &rows(&[2, 2]), Level::Token, Precision::Mixed);
+            assert_eq!(message(got), "row 1 of prior_logprobs has 2 tokens, of policy_logprobs 1: they must be equal");
+        });
     }
 
     #[test]
     fn mixed_precision_keeps_its_bound() {
-        let policy: Vec<f32> = (0..5000).map(|i| -10.0 - (i as f32 * 0.37).sin() * 9.0).collect();
-        let prior: Vec<f32> = policy.iter().enumerate().map(|(i, l)| l + (i as f32 * 0.11).cos() * 0.01).collect();
-        let row = |values| Ragged::new("offsets", values, &[0, 5000]).unwrap();
-        let by = |precision| estimates(&row(&policy), &row(&prior), Level::Token, precision).unwrap();
-        let (exact, mixed) = (by(Precision::F64), by(Precision::Mixed));
-        assert!((mixed.k3[0] / exact.k3[0] - 1.0).abs() < 4e-6);
-        assert!((mixed.k1[0] - exact.k1[0]).abs() < 2e-7 * exact.abs[0]);
+        simd::paths::each(|| {
+            let policy: Vec<f32> = (0..5000).map(|i| -10.0 - (i as f32 * 0.37).sin() * 9.0).collect();
+            let prior: Vec<f32> = policy.iter().enumerate().map(|(i, l)| l + (i as f32 * 0.11).cos() * 0.01).collect();
+            let row = |values| Ragged::new("offsets", values, &[0, 5000]).unwrap();
+            let by = |precision| estimates(&row(&policy), &row(&prior), Level::Token, precision).unwrap();
+            let (exact, mixed) = (by(Precision::F64), by(Precision::Mixed));
+            assert!((mixed.k3[0] / exact.k3[0] - 1.0).abs() < 4e-6);
+            assert!((mixed.k1[0] - exact.k1[0]).abs() < 2e-7 * exact.abs[0]);
+        });
     }
 
     #[test]
     fn what_single_precision_cannot_hold_is_done_in_double() {
-        let row = |values| Ragged::new("offsets", values, &[0, 1]).unwrap();
-        let got = estimates(&row(&[-200.0f32]), &row(&[-1.0f32]), Level::Token, Precision::Mixed).unwrap();
-        assert!((got.k3[0] / (199f64.exp() - 200.0) - 1.0).abs() < 1e-13);
+        simd::paths::each(|| {
+            let row = |values| Ragged::new("offsets", values, &[0, 1]).unwrap();
+            let got = estimates(&row(&[-200.0f32]), &row(&[-1.0f32]), Level::Token, Precision::Mixed).unwrap();
+            assert!((got.k3[0] / (199f64.exp() - 200.0) - 1.0).abs() < 1e-13);
+        });
     }
 }

@@ -97,41 +97,49 @@ mod tests {
 
     #[test]
     fn minus_infinity_stays() {
-        let values = [-1.0f32, f32::NEG_INFINITY, -0.5];
-        let rows = Ragged::new("offsets", &values, &[0, 2, 2, 3]).unwrap();
-        let got = aggregate("logprobs", &rows).unwrap();
-        assert_eq!(got.log_prob, [f64::NEG_INFINITY, 0.0, -0.5]);
-        assert_eq!(got.length, [2, 0, 1]);
-        assert_eq!((got.mean[0], got.mean[2]), (f64::NEG_INFINITY, -0.5));
-        assert!(got.mean[1].is_nan());
+        simd::paths::each(|| {
+            let values = [-1.0f32, f32::NEG_INFINITY, -0.5];
+            let rows = Ragged::new("offsets", &values, &[0, 2, 2, 3]).unwrap();
+            let got = aggregate("logprobs", &rows).unwrap();
+            assert_eq!(got.log_prob, [f64::NEG_INFINITY, 0.0, -0.5]);
+            assert_eq!(got.length, [2, 0, 1]);
+            assert_eq!((got.mean[0], got.mean[2]), (f64::NEG_INFINITY, -0.5));
+            assert!(got.mean[1].is_nan());
+        });
     }
 
     #[test]
     fn nan_and_positive_values_are_refused() {
-        for bad in [f64::NAN, 1e-9, f64::INFINITY] {
-            let values = [-1.0, bad];
-            let rows = Ragged::new("offsets", &values, &[0, 2]).unwrap();
-            let error = aggregate("logprobs", &rows).unwrap_err().to_string();
-            assert!(error.starts_with("logprobs[1] is "), "{error}");
-        }
+        simd::paths::each(|| {
+            for bad in [f64::NAN, 1e-9, f64::INFINITY] {
+                let values = [-1.0, bad];
+                let rows = Ragged::new("offsets", &values, &[0, 2]).unwrap();
+                let error = aggregate("logprobs", &rows).unwrap_err().to_string();
+                assert!(error.starts_with("logprobs[1] is "), "{error}");
+            }
+        });
     }
 
     #[test]
     fn padding_is_never_read() {
-        let values = [f32::NAN, -1.0, 7.0, -0.5, f32::INFINITY, -0.25];
-        let mask = [0, 1, 0, 1, 0, 1];
-        let rows = Padded::new("logprobs", &values, 2, 3, Mask::Bytes(&mask)).unwrap();
-        assert_eq!(aggregate("logprobs", &rows).unwrap().log_prob, [-1.0, -0.75]);
-        let rows = Padded::new("logprobs", &values, 2, 3, Mask::Bytes(&[0, 1, 0, 1, 1, 0])).unwrap();
-        let error = aggregate("logprobs", &rows).unwrap_err().to_string();
-        assert!(error.starts_with("logprobs[1, 1] is inf"), "{error}");
+        simd::paths::each(|| {
+            let values = [f32::NAN, -1.0, 7.0, -0.5, f32::INFINITY, -0.25];
+            let mask = [0, 1, 0, 1, 0, 1];
+            let rows = Padded::new("logprobs", &values, 2, 3, Mask::Bytes(&mask)).unwrap();
+            assert_eq!(aggregate("logprobs", &rows).unwrap().log_prob, [-1.0, -0.75]);
+            let rows = Padded::new("logprobs", &values, 2, 3, Mask::Bytes(&[0, 1, 0, 1, 1, 0])).unwrap();
+            let error = aggregate("logprobs", &rows).unwrap_err().to_string();
+            assert!(error.starts_with("logprobs[1, 1] is inf"), "{error}");
+        });
     }
 
     #[test]
     fn a_long_sum_keeps_its_digits() {
-        let values = vec![-0.1f32; 1 << 22];
-        let rows = Ragged::new("offsets", &values, &[0, 1 << 22]).unwrap();
-        let exact = f64::from(-0.1f32) * f64::from(1 << 22);
-        assert!((aggregate("logprobs", &rows).unwrap().log_prob[0] / exact - 1.0).abs() < 1e-13);
+        simd::paths::each(|| {
+            let values = vec![-0.1f32; 1 << 22];
+            let rows = Ragged::new("offsets", &values, &[0, 1 << 22]).unwrap();
+            let exact = f64::from(-0.1f32) * f64::from(1 << 22);
+            assert!((aggregate("logprobs", &rows).unwrap().log_prob[0] / exact - 1.0).abs() < 1e-13);
+        });
     }
 }

@@ -356,66 +356,77 @@ mod tests {
 
     #[test]
     fn scores_are_those_of_log_softmax() {
-        for scale in [0.01, 3.0, 60.0, 2000.0] {
-            let (policy, mut prior) = (logits(2, scale, 1), logits(2, scale, 2));
-            prior.iter_mut().zip(&policy).for_each(|(y, x)| *y = 0.9 * x + 0.1 * *y);
-            let ids = [0, (VOCABULARY - 1) as i64];
-            let got = score(&policy, &prior, &ids).unwrap();
-            let prior_got = got.prior.unwrap();
-            for (i, &id) in ids.iter().enumerate() {
-                let row = i * VOCABULARY..(i + 1) * VOCABULARY;
-                let (l, l0) = (exact(&policy[row.clone()]), exact(&prior[row]));
-                let near = |got: f32, exact: f64, what: &str| {
-                    let error = (f64::from(got) - exact).abs();
-                    assert!(error <= 1e-6 * exact.abs().max(1.0), "{what} at scale {scale}: {got}, not {exact}");
-                };
-                near(got.logprobs[i], l[id as usize], "log-prob");
-                near(prior_got.logprobs[i], l0[id as usize], "prior log-prob");
-                near(got.entropy[i], -expectation(&l, |v| l[v]), "entropy");
-                near(prior_got.kl[i], expectation(&l, |v| l[v] - l0[v]), "KL");
+        simd::paths::each(|| {
+            for scale in [0.01, 3.0, 60.0, 2000.0] {
+                let (policy, mut prior) = (logits(2, scale, 1), logits(2, scale, 2));
+                prior.iter_mut().zip(&policy).for_each(|(y, x)| *y = 0.9 * x + 0.1 * *y);
+                let ids = [0, (VOCABULARY - 1) as i64];
+                let got = score(&policy, &prior, &ids).unwrap();
+                let prior_got = got.prior.unwrap();
+                for (i, &id) in ids.iter().enumerate() {
+                    let row = i * VOCABULARY..(i + 1) * VOCABULARY;
+                    let (l, l0) = (exact(&policy[row.clone()]), exact(&prior[row]));
+                    let near = |got: f32, exact: f64, what: &str| {
+                        let error = (f64::from(got) - exact).abs();
+                        assert!(error <= 1e-6 * exact.abs().max(1.0), "{what} at scale {scale}: {got}, not {exact}");
+                    };
+                    near(got.logprobs[i], l[id as usize], "log-prob");
+                    near(prior_got.logprobs[i], l0[id as usize], "prior log-prob");
+                    near(got.entropy[i], -expectation(&l, |v| l[v]), "entropy");
+                    near(prior_got.kl[i], expectation(&l, |v| l[v] - l0[v]), "KL");
+                }
             }
-        }
+        });
     }
 
     #[test]
     fn impossible_tokens() {
-        let gone = f32::NEG_INFINITY;
-        let mut policy = logits(1, 3.0, 1);
-        let mut prior = policy.clone();
-        policy[..4000].fill(gone);
-        prior[..3000].fill(gone);
-        let got = score(&policy, &prior, &[7]).unwrap();
-        let kl = got.prior.unwrap().kl[0];
-        assert_eq!(got.logprobs, [gone]);
-        let (l, l0) = (exact(&policy), exact(&prior));
-        assert!((f64::from(kl) - expectation(&l, |v| l[v] - l0[v])).abs() < 1e-6);
-        // The other way round the policy can produce what the prior cannot.
-        assert_eq!(score(&prior, &policy, &[7]).unwrap().prior.unwrap().kl, [f32::INFINITY]);
+        simd::paths::each(|| {
+            let gone = f32::NEG_INFINITY;
+            let mut policy = logits(1, 3.0, 1);
+            let mut prior = policy.clone();
+            policy[..4000].fill(gone);
+            prior[..3000].fill(gone);
+            let got = score(&policy, &prior, &[7]).unwrap();
+            let kl = got.prior.unwrap().kl[0];
+            assert_eq!(got.logprobs, [gone]);
+            let (l, l0) = (exact(&policy), exact(&prior));
+            assert!((f64::from(kl) - expectation(&l, |v| l[v] - l0[v])).abs() < 1e-6);
+            // The other way round the policy can produce what the prior cannot.
+            assert_eq!(score(&prior, &policy, &[7]).unwrap().prior.unwrap().kl, [f32::INFINITY]);
+        });
     }
 
     #[test]
     fn one_model_alone_scores_the_same() {
-        let (policy, prior) = (logits(3, 8.0, 1), logits(3, 8.0, 2));
-        let alone = token_scores(Logits { values: &policy, vocabulary: VOCABULARY }, None, &[1, 2, 3]).unwrap();
-        let both = score(&policy, &prior, &[1, 2, 3]).unwrap();
-        assert_eq!((alone.logprobs, alone.entropy), (both.logprobs, both.entropy));
+        simd::paths::each(|| {
+            let (policy, prior) = (logits(3, 8.0, 1), logits(3, 8.0, 2));
+            let alone = token_scores(Logits { values: &policy, vocabulary: VOCABULARY }, None, &[1, 2, 3]).unwrap();
+            let both = score(&policy, &prior, &[1, 2, 3]).unwrap();
+            assert_eq!((alone.logprobs, alone.entropy), (both.logprobs, both.entropy));
+        });
     }
 
     #[test]
     fn bad_logits_are_named() {
-        let good = logits(2, 3.0, 1);
-        for bad in [f32::NAN, f32::INFINITY] {
-            let mut logits = good.clone();
-            logits[VOCABULARY + 4999] = bad;
-            let message = score(&logits, &good, &[0, 0]).unwrap_err().to_string();
-            assert!(message.starts_with("logits[1, 4999] is "), "{message}");
-            let message = score(&good, &logits, &[0, 0]).unwrap_err().to_string();
-            assert!(message.starts_with("prior_logits[1, 4999] is "), "{message}");
-        }
-        let none = vec![f32::NEG_INFINITY; 2 * VOCABULARY];
-        assert_eq!(score(&good, &none, &[0, 0]), Err(Error::NoToken { name: "prior_logits", row: 0 }));
-        let id = VOCABULARY as i64;
-        assert_eq!(score(&good, &good, &[0, id]), Err(Error::TokenId { index: 1, value: id, vocabulary: VOCABULARY }));
-        assert!(score(&good, &good[..VOCABULARY], &[0, 0]).is_err());
+        simd::paths::each(|| {
+            let good = logits(2, 3.0, 1);
+            for bad in [f32::NAN, f32::INFINITY] {
+                let mut logits = good.clone();
+                logits[VOCABULARY + 4999] = bad;
+                let message = score(&logits, &good, &[0, 0]).unwrap_err().to_string();
+                assert!(message.starts_with("logits[1, 4999] is "), "{message}");
+                let message = score(&good, &logits, &[0, 0]).unwrap_err().to_string();
+                assert!(message.starts_with("prior_logits[1, 4999] is "), "{message}");
+            }
+            let none = vec![f32::NEG_INFINITY; 2 * VOCABULARY];
+            assert_eq!(score(&good, &none, &[0, 0]), Err(Error::NoToken { name: "prior_logits", row: 0 }));
+            let id = VOCABULARY as i64;
+            assert_eq!(
+                score(&good, &good, &[0, id]),
+                Err(Error::TokenId { index: 1, value: id, vocabulary: VOCABULARY })
+            );
+            assert!(score(&good, &good[..VOCABULARY], &[0, 0]).is_err());
+        });
     }
 }

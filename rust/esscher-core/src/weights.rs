@@ -485,82 +485,94 @@ mod tests {
 
     #[test]
     fn equal_weights_have_full_ess() {
-        let (log_weights, got) = of_one_group(&[1000.0; 4]);
-        assert_eq!(got, Normaliser { log_z: vec![1000.0], ess: vec![4.0] });
-        assert!(log_weights.iter().all(|w| (w - 0.25f64.ln()).abs() < 1e-15));
+        simd::paths::each(|| {
+            let (log_weights, got) = of_one_group(&[1000.0; 4]);
+            assert_eq!(got, Normaliser { log_z: vec![1000.0], ess: vec![4.0] });
+            assert!(log_weights.iter().all(|w| (w - 0.25f64.ln()).abs() < 1e-15));
+        });
     }
 
     #[test]
     fn nothing_has_weight() {
-        for len in [0, 3, 5000] {
-            let log_ratios = vec![f64::NEG_INFINITY; len];
-            let (log_weights, got) = of_one_group(&log_ratios);
-            assert_eq!(got, Normaliser { log_z: vec![f64::NEG_INFINITY], ess: vec![0.0] });
-            assert_eq!(log_weights, log_ratios);
-        }
+        simd::paths::each(|| {
+            for len in [0, 3, 5000] {
+                let log_ratios = vec![f64::NEG_INFINITY; len];
+                let (log_weights, got) = of_one_group(&log_ratios);
+                assert_eq!(got, Normaliser { log_z: vec![f64::NEG_INFINITY], ess: vec![0.0] });
+                assert_eq!(log_weights, log_ratios);
+            }
+        });
     }
 
     #[test]
     fn one_dominates_by_far() {
-        let (log_weights, _) = of_one_group(&[0.0, -60.0]);
-        assert_eq!(log_weights, [-(-60f64).exp(), -60.0]);
+        simd::paths::each(|| {
+            let (log_weights, _) = of_one_group(&[0.0, -60.0]);
+            assert_eq!(log_weights, [-(-60f64).exp(), -60.0]);
+        });
     }
 
     #[test]
     fn big_groups_are_like_small_ones() {
-        let n = 3 * BLOCK + 5;
-        let rewards: Vec<f64> =
-            (0..n).map(|i| ((i * 7919) % 1000) as f64 / 100.0 - if i < BLOCK { 90.0 } else { 0.0 }).collect();
-        let groups = [0, n as i64];
-        let groups = Offsets::new("groups", &groups, n).unwrap();
-        let mut got = vec![f64::NAN; n];
-        let normaliser = exponential(&rewards, 0.25, &groups, &mut got).unwrap();
-        let max = rewards.iter().copied().fold(f64::MIN, f64::max);
-        let expected: Vec<f64> = rewards.iter().map(|r| ((r - max) / 0.25).exp()).collect();
-        let (sum, squares) = (expected.iter().sum::<f64>(), expected.iter().map(|w| w * w).sum::<f64>());
-        let close = |a: f64, b: f64| assert!((a - b).abs() <= 1e-13 * b.abs(), "{a}, not {b}");
-        close(normaliser.log_z[0], max / 0.25 + (sum / n as f64).ln());
-        close(normaliser.ess[0], sum * sum / squares);
-        got.iter().zip(&expected).for_each(|(w, e)| close(*w, e / sum));
-        assert_eq!(super::normaliser(&rewards, 0.25, &groups), Ok(normaliser));
+        simd::paths::each(|| {
+            let n = 3 * BLOCK + 5;
+            let rewards: Vec<f64> =
+                (0..n).map(|i| ((i * 7919) % 1000) as f64 / 100.0 - if i < BLOCK { 90.0 } else { 0.0 }).collect();
+            let groups = [0, n as i64];
+            let groups = Offsets::new("groups", &groups, n).unwrap();
+            let mut got = vec![f64::NAN; n];
+            let normaliser = exponential(&rewards, 0.25, &groups, &mut got).unwrap();
+            let max = rewards.iter().copied().fold(f64::MIN, f64::max);
+            let expected: Vec<f64> = rewards.iter().map(|r| ((r - max) / 0.25).exp()).collect();
+            let (sum, squares) = (expected.iter().sum::<f64>(), expected.iter().map(|w| w * w).sum::<f64>());
+            let close = |a: f64, b: f64| assert!((a - b).abs() <= 1e-13 * b.abs(), "{a}, not {b}");
+            close(normaliser.log_z[0], max / 0.25 + (sum / n as f64).ln());
+            close(normaliser.ess[0], sum * sum / squares);
+            got.iter().zip(&expected).for_each(|(w, e)| close(*w, e / sum));
+            assert_eq!(super::normaliser(&rewards, 0.25, &groups), Ok(normaliser));
+        });
     }
 
     #[test]
     fn groups_of_all_sizes() {
-        let sizes = [0, 1, 7, 8, 9, 0, 31, 2048, 2049, 16_000, 400, 5000, 3];
-        let offsets: Vec<i64> = std::iter::once(0)
-            .chain(sizes.iter().scan(0, |end, n| {
-                *end += n;
-                Some(*end)
-            }))
-            .collect();
-        let n = *offsets.last().unwrap() as usize;
-        let log_ratios: Vec<f64> = (0..n).map(|i| ((i * 31) % 101) as f64 / 10.0).collect();
-        let (log_weights, got) = weights(&log_ratios, &offsets);
-        for (g, pair) in offsets.windows(2).enumerate() {
-            let (alone, one) = of_one_group(&log_ratios[pair[0] as usize..pair[1] as usize]);
-            assert_eq!(log_weights[pair[0] as usize..pair[1] as usize], alone);
-            assert_eq!((got.log_z[g], got.ess[g]), (one.log_z[0], one.ess[0]));
-            assert!(alone.is_empty() || (alone.iter().map(|w| w.exp()).sum::<f64>() - 1.0).abs() < 1e-12);
-        }
+        simd::paths::each(|| {
+            let sizes = [0, 1, 7, 8, 9, 0, 31, 2048, 2049, 16_000, 400, 5000, 3];
+            let offsets: Vec<i64> = std::iter::once(0)
+                .chain(sizes.iter().scan(0, |end, n| {
+                    *end += n;
+                    Some(*end)
+                }))
+                .collect();
+            let n = *offsets.last().unwrap() as usize;
+            let log_ratios: Vec<f64> = (0..n).map(|i| ((i * 31) % 101) as f64 / 10.0).collect();
+            let (log_weights, got) = weights(&log_ratios, &offsets);
+            for (g, pair) in offsets.windows(2).enumerate() {
+                let (alone, one) = of_one_group(&log_ratios[pair[0] as usize..pair[1] as usize]);
+                assert_eq!(log_weights[pair[0] as usize..pair[1] as usize], alone);
+                assert_eq!((got.log_z[g], got.ess[g]), (one.log_z[0], one.ess[0]));
+                assert!(alone.is_empty() || (alone.iter().map(|w| w.exp()).sum::<f64>() - 1.0).abs() < 1e-12);
+            }
+        });
     }
 
     #[test]
     fn bad_values_are_named() {
-        for len in [3usize, 5000] {
-            for bad in [f64::NAN, f64::INFINITY] {
-                let mut rewards = vec![f64::NEG_INFINITY; len];
-                rewards[len - 1] = bad;
-                let offsets = [0, len as i64];
-                let groups = Offsets::new("groups", &offsets, len).unwrap();
-                let message = normaliser(&rewards, 1.0, &groups).unwrap_err().to_string();
-                assert!(message.starts_with(&format!("rewards[{}] is ", len - 1)), "{message}");
+        simd::paths::each(|| {
+            for len in [3usize, 5000] {
+                for bad in [f64::NAN, f64::INFINITY] {
+                    let mut rewards = vec![f64::NEG_INFINITY; len];
+                    rewards[len - 1] = bad;
+                    let offsets = [0, len as i64];
+                    let groups = Offsets::new("groups", &offsets, len).unwrap();
+                    let message = normaliser(&rewards, 1.0, &groups).unwrap_err().to_string();
+                    assert!(message.starts_with(&format!("rewards[{}] is ", len - 1)), "{message}");
+                }
             }
-        }
-        let groups = Offsets::new("groups", &[0, 0], 0).unwrap();
-        for beta in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-            assert!(normaliser(&[], beta, &groups).is_err());
-        }
+            let groups = Offsets::new("groups", &[0, 0], 0).unwrap();
+            for beta in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+                assert!(normaliser(&[], beta, &groups).is_err());
+            }
+        });
     }
 
     #[test]

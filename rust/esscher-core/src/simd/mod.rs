@@ -28,6 +28,10 @@ pub(crate) trait Kernel {
 
 /// Run `kernel` with the best instructions of this machine.
 pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
+    #[cfg(test)]
+    if let Some(arch) = paths::forced() {
+        return dispatch_on(arch, kernel);
+    }
     dispatch_on(Arch::new(), kernel)
 }
 
@@ -49,6 +53,42 @@ impl<M: Machine, K: Kernel> WithSimd for On<M, K> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> K::Output {
         self.1.run(self.0)
+    }
+}
+
+/// Each way through [`dispatch`] that this machine has.
+#[cfg(test)]
+pub(crate) mod paths {
+    use std::cell::Cell;
+
+    use pulp::Arch;
+
+    thread_local! {
+        static FORCED: Cell<Option<Arch>> = const { Cell::new(None) };
+    }
+
+    pub(super) fn forced() -> Option<Arch> {
+        FORCED.get()
+    }
+
+    pub(super) fn all() -> Vec<(&'static str, Arch)> {
+        let mut paths = vec![("baseline", Arch::Scalar)];
+        #[cfg(target_arch = "x86_64")]
+        {
+            paths.extend(pulp::x86::V3::try_new().map(|v3| ("AVX2", Arch::V3(v3))));
+            paths.extend(pulp::x86::V4::try_new().map(|v4| ("AVX-512", Arch::V4(v4))));
+        }
+        paths
+    }
+
+    /// Check something on each path.
+    pub(crate) fn each(check: impl Fn()) {
+        for (name, arch) in all() {
+            println!("on the path {name}");
+            FORCED.set(Some(arch));
+            check();
+            FORCED.set(None);
+        }
     }
 }
 
@@ -80,7 +120,7 @@ mod tests {
                     out
                 }
             }
-            paths().into_iter().map(|(name, arch)| (name, dispatch_on(arch, Map($inputs))))
+            paths::all().into_iter().map(|(name, arch)| (name, dispatch_on(arch, Map($inputs))))
         }};
         ($function:ident, f64, $inputs:expr) => {
             on_all_paths!($function, f64, as_simd_f64s, partial_load_f64s, $inputs)
@@ -88,16 +128,6 @@ mod tests {
         ($function:ident, f32, $inputs:expr) => {
             on_all_paths!($function, f32, as_simd_f32s, partial_load_f32s, $inputs)
         };
-    }
-
-    fn paths() -> Vec<(&'static str, Arch)> {
-        let mut paths = vec![("baseline", Arch::Scalar)];
-        #[cfg(target_arch = "x86_64")]
-        {
-            paths.extend(pulp::x86::V3::try_new().map(|v3| ("AVX2", Arch::V3(v3))));
-            paths.extend(pulp::x86::V4::try_new().map(|v4| ("AVX-512", Arch::V4(v4))));
-        }
-        paths
     }
 
     /// Numbers that leave no part of `low..high` out, with their magnitudes as even as their values.
