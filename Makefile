@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format proto clean
+.PHONY: help demo test lint format proto bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,8 +38,12 @@ format: $(VENV)/lint ## Format all code
 proto: $(VENV)/proto ## Generate python/esscher/v1 from proto/
 	$(call generate,python)
 
+# esscher as users install it: a release wheel, beside packages that its own environment could not hold.
+bench: .venv-bench/esscher ## Measure speed beside peers': JOBS="kl tilt" for some, WRITE=1 to write RESULTS.md
+	cd tests && ../.venv-bench/bin/python -m bench $(if $(WRITE),--write) $(JOBS)
+
 clean: ## Remove everything that was built
-	rm -rf $(VENV) .venv-proto target build out
+	rm -rf $(VENV) .venv-proto .venv-bench target build out
 
 # The generator lives in an environment of its own: it needs older packages than the rest.
 define generate
@@ -70,4 +74,14 @@ $(VENV)/proto: $(VENV)/created
 	$(PYTHON) -m venv .venv-proto
 	.venv-proto/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
 	.venv-proto/bin/python -m pip install --quiet --group proto
+	@touch $@
+
+.venv-bench/peers:
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	.venv-bench/bin/python -m pip install --quiet --group bench
+	@touch $@
+
+.venv-bench/esscher: .venv-bench/peers $(SOURCES) $(shell find python -name '*.py')
+	.venv-bench/bin/python -m pip install --quiet .
 	@touch $@

@@ -203,6 +203,8 @@ impl<T: Real> RowEstimates<'_, T> {
     /// Add the estimators of a vector of tokens; returns the larger of their log-probs and of `highest`.
     #[inline(always)]
     fn step<M: Machine>(m: M, state: &mut State<M>, highest: M::f64s, policy: &[T], prior: &[T]) -> M::f64s {
+        simd::prefetch(policy, AHEAD);
+        simd::prefetch(prior, AHEAD);
         let (l, l0) = (T::load(m, policy), T::load(m, prior));
         let d = [m.sub_f64s(l[0], l0[0]), m.sub_f64s(l[1], l0[1])];
         state.add(m, d, [simd::k3(m, d[0]), simd::k3(m, d[1])]);
@@ -238,6 +240,8 @@ struct Extremes<M: Machine> {
 impl<T: Real> Mixed<'_, T> {
     #[inline(always)]
     fn step<M: Machine>(m: M, state: &mut State<M>, seen: &mut Extremes<M>, policy: &[T], prior: &[T]) {
+        simd::prefetch(policy, AHEAD);
+        simd::prefetch(prior, AHEAD);
         let (l, l0) = (T::load_f32(m, policy), T::load_f32(m, prior));
         let d = m.sub_f32s(l, l0);
         state.add(m, m.widen(d), m.widen(simd::k3_f32(m, d)));
@@ -266,6 +270,9 @@ impl<T: Real> Kernel for Mixed<'_, T> {
         valid.then(|| state.totals(m))
     }
 }
+
+/// Tokens.
+const AHEAD: usize = 512;
 
 /// Beyond it, f32 may not hold the exponential of a log-ratio.
 const WIDEST: f32 = 87.0;

@@ -65,6 +65,7 @@ impl<T: Real> Kernel for RowSum<'_, T> {
     fn run<M: Machine>(self, m: M) -> Option<f64> {
         let mut state = State { sum: Sum::zero(m), highest: m.splat_f64s(0.0) };
         for chunk in self.0.chunks_exact(M::F32_LANES) {
+            simd::prefetch(chunk, 1024);
             state.add(m, T::load(m, chunk));
         }
         if let Some(rest) = filled_rest::<M, T>(self.0, T::default()) {

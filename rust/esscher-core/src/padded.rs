@@ -99,18 +99,26 @@ struct Kept {
 }
 
 /// `None` if an entry is neither 0 nor 1.
-#[allow(clippy::needless_bitwise_bool, reason = "folds without a way out early are what the compiler vectorises")]
 fn scan<M: Copy + PartialEq + From<u8>>(mask: &[M]) -> Option<Kept> {
-    const CHUNK: usize = 64;
     let (zero, one) = (M::from(0), M::from(1));
-    let all = |part: &[M], value: M| part.iter().fold(true, |all, &m| all & (m == value));
-    if !mask.iter().fold(true, |valid, &m| valid & ((m == zero) | (m == one))) {
-        return None;
+    let first = leading(mask, zero);
+    let len = leading(&mask[first..], one);
+    let rest = &mask[first + len..];
+    if leading(rest, zero) == rest.len() {
+        return Some(Kept { first, len, contiguous: true });
     }
-    let len = mask.chunks(255).map(|part| usize::from(part.iter().fold(0u8, |n, &m| n + u8::from(m == one)))).sum();
-    let skipped = mask.chunks_exact(CHUNK).take_while(|part| all(part, zero)).count() * CHUNK;
-    let first = skipped + mask[skipped..].iter().position(|&m| m == one).unwrap_or(0);
-    Some(Kept { first, len, contiguous: len == 0 || first + len <= mask.len() && all(&mask[first..first + len], one) })
+    let is_mask = mask.iter().all(|&m| m == zero || m == one);
+    is_mask.then(|| Kept { first, len: mask.iter().filter(|&&m| m == one).count(), contiguous: false })
+}
+
+/// How many entries equal `value` before the first that does not.
+fn leading<M: Copy + PartialEq>(mask: &[M], value: M) -> usize {
+    const CHUNK: usize = 64;
+    // A fold without a way out early is what the compiler vectorises.
+    #[allow(clippy::needless_bitwise_bool, reason = "see above")]
+    let all = |chunk: &&[M]| chunk.iter().fold(true, |all, &m| all & (m == value));
+    let skipped = CHUNK * mask.chunks_exact(CHUNK).take_while(all).count();
+    skipped + mask[skipped..].iter().take_while(|&&m| m == value).count()
 }
 
 #[cfg(test)]

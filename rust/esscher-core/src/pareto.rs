@@ -8,7 +8,7 @@ use crate::{
     Error, Offsets, Result, parallel,
     ragged::check_length,
     real::sealed::Load,
-    simd::{self, Kernel, Machine, exp, expm1, ln, ln_1p},
+    simd::{self, Kernel, Machine, exp_nonpositive, expm1, ln, ln_1p},
     sum::{Sum, filled_rest},
     weights,
 };
@@ -196,9 +196,9 @@ impl Kernel for Excess<'_> {
         let (max, cutoff) = (m.splat_f64s(self.max), m.splat_f64s(self.cutoff));
         let (head, rest) = M::as_mut_simd_f64s(self.values);
         for x in head {
-            *x = m.sub_f64s(exp(m, m.sub_f64s(*x, max)), cutoff);
+            *x = m.sub_f64s(exp_nonpositive(m, m.sub_f64s(*x, max)), cutoff);
         }
-        let last = m.sub_f64s(exp(m, m.sub_f64s(m.partial_load_f64s(rest), max)), cutoff);
+        let last = m.sub_f64s(exp_nonpositive(m, m.sub_f64s(m.partial_load_f64s(rest), max)), cutoff);
         m.partial_store_f64s(rest, last);
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     Error, Offsets, Result, parallel,
     ragged::check_length,
     real::sealed::Load,
-    simd::{self, Kernel, Machine, exp, ln_1p},
+    simd::{self, Kernel, Machine, exp_nonpositive, ln_1p},
     sum::{Sum, filled_rest},
 };
 
@@ -120,9 +120,7 @@ impl<'a> Out<'a> {
     #[inline(always)]
     fn split_off(&mut self, len: usize) -> Out<'a> {
         let len = if self.what == What::Nothing { 0 } else { len };
-        let (part, rest) = std::mem::take(&mut self.values).split_at_mut(len);
-        self.values = rest;
-        Out { what: self.what, values: part }
+        Out { what: self.what, values: take_first(&mut self.values, len) }
     }
 }
 
@@ -132,29 +130,39 @@ const BLOCK: usize = 2048;
 const RUN: usize = 16_384;
 
 fn weigh(name: &'static str, tilt: Tilt<'_>, groups: &Offsets<'_>, mut out: Out<'_>) -> Result<Normaliser> {
-    let tasks: Vec<_> = runs(groups)
-        .into_iter()
-        .map(|run| {
-            let len = groups.span(&run).len();
-            (run, out.split_off(len))
-        })
-        .collect();
-    let done = parallel::map_each(tasks, |(run, out)| {
-        let values = groups.span(&run);
-        if run.len() == 1 && values.len() > BLOCK {
-            big_group(tilt.part(values), out)
+    let mut normaliser = Normaliser { log_z: vec![0.0; groups.len()], ess: vec![0.0; groups.len()] };
+    let (mut log_z, mut ess) = (&mut normaliser.log_z[..], &mut normaliser.ess[..]);
+    let mut tasks = Vec::new();
+    for run in runs(groups) {
+        let (out, of_run) = (out.split_off(groups.span(&run).len()), run.len());
+        tasks.push(Task { run, out, log_z: take_first(&mut log_z, of_run), ess: take_first(&mut ess, of_run) });
+    }
+    let valid = parallel::map_each(tasks, |task| {
+        let values = groups.span(&task.run);
+        if task.run.len() == 1 && values.len() > BLOCK {
+            big_group(tilt.part(values), task)
         } else {
-            small_groups(tilt, groups, run, out)
+            small_groups(tilt, groups, task)
         }
     });
-    let done: Option<Vec<Normaliser>> = done.into_iter().collect();
-    let Some(done) = done else {
-        return Err(check(name, tilt.values).expect_err("sums are NaN or infinite only if a value is"));
-    };
-    Ok(Normaliser {
-        log_z: done.iter().flat_map(|part| &part.log_z).copied().collect(),
-        ess: done.iter().flat_map(|part| &part.ess).copied().collect(),
-    })
+    if valid.contains(&false) {
+        check(name, tilt.values)?;
+    }
+    Ok(normaliser)
+}
+
+/// Some consecutive groups, and where their results go.
+struct Task<'o> {
+    run: Range<usize>,
+    out: Out<'o>,
+    log_z: &'o mut [f64],
+    ess: &'o mut [f64],
+}
+
+fn take_first<'o>(rest: &mut &'o mut [f64], len: usize) -> &'o mut [f64] {
+    let (first, after) = std::mem::take(rest).split_at_mut(len);
+    *rest = after;
+    first
 }
 
 /// Consecutive groups that are worth a task: a big one alone, small ones together.
@@ -178,23 +186,26 @@ fn runs(groups: &Offsets<'_>) -> Vec<Range<usize>> {
     runs
 }
 
-/// Sums over a part of a group of `exp((value - max) / beta)`.
+/// Sums over a part of a group of `exp((value - max) / beta)`, but for the first that equals the maximum.
 ///
-/// What equals the maximum is counted, not summed: beside it, the rest may be lost.
+/// That one is 1: left out, it does not cost the digits of the rest, of a group that one value dominates.
 #[derive(Debug, Clone, Copy)]
 struct LogSum {
     max: f64,
-    ties: f64,
     others: f64,
     squares: f64,
 }
 
 impl LogSum {
-    const EMPTY: Self = Self { max: f64::NEG_INFINITY, ties: 0.0, others: 0.0, squares: 0.0 };
+    const EMPTY: Self = Self { max: f64::NEG_INFINITY, others: 0.0, squares: 0.0 };
 
     /// NaN in the values makes the sums NaN.
     fn is_valid(&self) -> bool {
         self.max < f64::INFINITY && !self.others.is_nan()
+    }
+
+    fn has_weight(&self) -> bool {
+        self.max > f64::NEG_INFINITY
     }
 
     fn merge(self, other: Self, beta: f64) -> Self {
@@ -202,63 +213,63 @@ impl LogSum {
             return other.merge(self, beta);
         }
         let scale = if self.max == other.max { 1.0 } else { ((other.max - self.max) / beta).exp() };
-        let tied = if self.max == other.max { other.ties } else { 0.0 };
-        let rest = other.ties - tied;
+        let first = if other.has_weight() { 1.0 } else { 0.0 };
         Self {
             max: self.max,
-            ties: self.ties + tied,
-            others: self.others + scale * (rest + other.others),
-            squares: self.squares + scale * scale * (rest + other.squares),
+            others: self.others + scale * (first + other.others),
+            squares: self.squares + scale * scale * (first + other.squares),
         }
     }
 
-    fn ess(&self) -> f64 {
-        let sum = self.ties + self.others;
-        if self.ties == 0.0 { 0.0 } else { sum * sum / (self.ties + self.squares) }
+    fn share(&self) -> f64 {
+        if self.has_weight() { 1.0 / (1.0 + self.others) } else { 0.0 }
     }
 
-    /// The sum but for its first term, whose `ln_1p` is the logarithm of the sum: it keeps the digits of a group that
-    /// one value dominates. 0 for a group without weight.
-    fn beyond_first(&self) -> f64 {
-        (self.ties - 1.0).max(0.0) + self.others
+    fn ess(&self) -> f64 {
+        let sum = 1.0 + self.others;
+        if self.has_weight() { sum * sum / (1.0 + self.squares) } else { 0.0 }
     }
 
     fn log_z(&self, beta: f64, log_sum: f64, log_n: f64) -> f64 {
-        if self.ties == 0.0 { f64::NEG_INFINITY } else { self.max / beta + (log_sum - log_n) }
+        if self.has_weight() { self.max / beta + (log_sum - log_n) } else { f64::NEG_INFINITY }
     }
 }
 
-fn big_group(tilt: Tilt<'_>, mut out: Out<'_>) -> Option<Normaliser> {
+/// Whether all values were legal.
+fn big_group(tilt: Tilt<'_>, task: Task<'_>) -> bool {
     let len = tilt.values.len();
     let block = |i: usize| tilt.part(i * BLOCK..len.min((i + 1) * BLOCK));
     let blocks = len.div_ceil(BLOCK);
     let sums = parallel::map(blocks, |i| simd::dispatch(BlockSum(block(i))));
     let sum = sums.into_iter().fold(LogSum::EMPTY, |total, sum| total.merge(sum, tilt.beta));
-    if !sum.is_valid() {
-        return None;
-    }
-    let log_sum = sum.beyond_first().ln_1p();
-    if out.what != What::Nothing {
+    let log_sum = sum.others.ln_1p();
+    let mut out = task.out;
+    if sum.is_valid() && out.what != What::Nothing {
         let parts = (0..blocks).map(|i| (block(i), out.split_off(block(i).values.len()))).collect();
         parallel::map_each(parts, |(tilt, out)| simd::dispatch(WriteBlock { tilt, sum, log_sum, out }));
     }
-    Some(Normaliser { log_z: vec![sum.log_z(tilt.beta, log_sum, (len as f64).ln())], ess: vec![sum.ess()] })
+    task.log_z[0] = sum.log_z(tilt.beta, log_sum, (len as f64).ln());
+    task.ess[0] = sum.ess();
+    sum.is_valid()
 }
 
-fn small_groups(tilt: Tilt<'_>, groups: &Offsets<'_>, run: Range<usize>, out: Out<'_>) -> Option<Normaliser> {
-    let sums = simd::dispatch(GroupSums { tilt, groups, run: run.clone() });
+/// Whether all values were legal.
+fn small_groups(tilt: Tilt<'_>, groups: &Offsets<'_>, task: Task<'_>) -> bool {
+    let Task { run, mut out, log_z, ess } = task;
+    let sums = simd::dispatch(GroupSums { tilt, groups, run: run.clone(), out: &mut out });
     if !sums.iter().all(LogSum::is_valid) {
-        return None;
+        return false;
     }
-    let mut log_sums: Vec<f64> = sums.iter().map(LogSum::beyond_first).collect();
-    simd::dispatch(Ln1p(&mut log_sums));
+    // Until the logarithm of the length is taken off, the place of log Z holds that of the sum.
+    log_z.iter_mut().zip(&sums).for_each(|(log_sum, sum)| *log_sum = sum.others);
+    simd::dispatch(Ln1p(log_z));
+    simd::dispatch(WriteGroups { tilt, groups, run: run.clone(), sums: &sums, log_sums: log_z, out });
     let mut log_len = LogLen::default();
-    let log_z = |((i, sum), &log_sum): ((usize, &LogSum), &f64)| {
-        sum.log_z(tilt.beta, log_sum, log_len.of(groups.range(i).len()))
-    };
-    let log_z = run.clone().zip(&sums).zip(&log_sums).map(log_z).collect();
-    simd::dispatch(WriteGroups { tilt, groups, run, sums: &sums, log_sums: &log_sums, out });
-    Some(Normaliser { log_z, ess: sums.iter().map(LogSum::ess).collect() })
+    for (((log_z, ess), sum), i) in log_z.iter_mut().zip(ess).zip(&sums).zip(run) {
+        *log_z = sum.log_z(tilt.beta, *log_z, log_len.of(groups.range(i).len()));
+        *ess = sum.ess();
+    }
+    true
 }
 
 /// The logarithm of a length, which is mostly that of the group before.
@@ -285,25 +296,33 @@ impl Kernel for BlockSum<'_> {
 
     #[inline(always)]
     fn run<M: Machine>(self, m: M) -> LogSum {
-        log_sum(m, self.0)
+        log_sum(m, self.0, &mut [])
     }
 }
 
-/// [`LogSum`] of each of some small groups.
-struct GroupSums<'a> {
+/// [`LogSum`] of each of some small groups; weights are written, but for their common factor.
+struct GroupSums<'a, 'o> {
     tilt: Tilt<'a>,
     groups: &'a Offsets<'a>,
     run: Range<usize>,
+    out: &'a mut Out<'o>,
 }
 
-impl Kernel for GroupSums<'_> {
+impl Kernel for GroupSums<'_, '_> {
     type Output = Vec<LogSum>;
 
     #[inline(always)]
     fn run<M: Machine>(self, m: M) -> Vec<LogSum> {
         let mut sums = vec![LogSum::EMPTY; self.run.len()];
+        let first = self.groups.range(self.run.start).start;
         for (sum, i) in sums.iter_mut().zip(self.run) {
-            *sum = log_sum(m, self.tilt.part(self.groups.range(i)));
+            let range = self.groups.range(i);
+            let out = if self.out.what == What::Weights {
+                &mut self.out.values[range.start - first..range.end - first]
+            } else {
+                &mut []
+            };
+            *sum = log_sum(m, self.tilt.part(range), out);
         }
         sums
     }
@@ -326,28 +345,70 @@ impl Kernel for Ln1p<'_> {
     }
 }
 
-struct Sums<M: Machine> {
-    ties: Sum<M>,
-    others: Sum<M>,
-    squares: Sum<M>,
-}
-
+/// Sums, and the exponentials themselves if `out` is as long as the values.
 #[inline(always)]
-fn log_sum<M: Machine>(m: M, tilt: Tilt<'_>) -> LogSum {
+fn log_sum<M: Machine>(m: M, tilt: Tilt<'_>, out: &mut [f64]) -> LogSum {
     let max = max(m, tilt.values);
     if max == f64::NEG_INFINITY {
+        out.fill(0.0);
         // Differences from it would be NaN, and a value that is NaN is lost in the maximum.
         let nothing = tilt.values.iter().all(|&value| value == max);
         return LogSum { others: if nothing { 0.0 } else { f64::NAN }, ..LogSum::EMPTY };
     }
-    let mut sums = Sums { ties: Sum::zero(m), others: Sum::zero(m), squares: Sum::zero(m) };
+    let (mut sum, mut squares) = (Sum::zero(m), Sum::zero(m));
+    let mut outs = out.chunks_exact_mut(M::F32_LANES);
     for chunk in tilt.values.chunks_exact(M::F32_LANES) {
-        add(m, &mut sums, max, tilt.beta, chunk);
+        let exps = exps(m, max, tilt.beta, chunk);
+        sum.add(m, exps);
+        squares.add_product(m, exps, exps);
+        if let Some(out) = outs.next() {
+            out.copy_from_slice(cast_slice(&exps));
+        }
     }
     if let Some(rest) = filled_rest::<M, f64>(tilt.values, f64::NEG_INFINITY) {
-        add(m, &mut sums, max, tilt.beta, &rest[..M::F32_LANES]);
+        let exps = exps(m, max, tilt.beta, &rest[..M::F32_LANES]);
+        sum.add(m, exps);
+        squares.add_product(m, exps, exps);
+        let out = outs.into_remainder();
+        out.copy_from_slice(&cast_slice(&exps)[..out.len()]);
     }
-    LogSum { max, ties: sums.ties.total(m), others: sums.others.total(m), squares: sums.squares.total(m) }
+    let (sum, squares) = (sum.total(m), squares.total(m));
+    if sum < 1.0 + DOMINATED {
+        return dominated(m, tilt, max);
+    }
+    LogSum { max, others: sum - 1.0, squares: squares - 1.0 }
+}
+
+/// Less than that beside the largest value loses digits if they are summed together.
+const DOMINATED: f64 = 1e-2;
+
+/// As [`log_sum`], where one value has almost all the weight.
+#[inline(always)]
+fn dominated<M: Machine>(m: M, tilt: Tilt<'_>, max: f64) -> LogSum {
+    let (mut sum, mut squares) = (Sum::zero(m), Sum::zero(m));
+    for chunk in tilt.values.chunks_exact(M::F32_LANES) {
+        let exps = exps(m, max, tilt.beta, chunk).map(
+            #[inline(always)]
+            |exp| below_one(m, exp),
+        );
+        sum.add(m, exps);
+        squares.add_product(m, exps, exps);
+    }
+    if let Some(rest) = filled_rest::<M, f64>(tilt.values, f64::NEG_INFINITY) {
+        let exps = exps(m, max, tilt.beta, &rest[..M::F32_LANES]).map(
+            #[inline(always)]
+            |exp| below_one(m, exp),
+        );
+        sum.add(m, exps);
+        squares.add_product(m, exps, exps);
+    }
+    LogSum { max, others: sum.total(m), squares: squares.total(m) }
+}
+
+/// The exponential of the largest value, which is 1, left out.
+#[inline(always)]
+fn below_one<M: Machine>(m: M, exp: M::f64s) -> M::f64s {
+    m.select_f64s(m.less_than_f64s(exp, m.splat_f64s(1.0)), exp, m.splat_f64s(0.0))
 }
 
 #[inline(always)]
@@ -365,14 +426,9 @@ fn max<M: Machine>(m: M, values: &[f64]) -> f64 {
 }
 
 #[inline(always)]
-fn add<M: Machine>(m: M, sums: &mut Sums<M>, max: f64, beta: f64, chunk: &[f64]) {
-    let (zero, one) = (m.splat_f64s(0.0), m.splat_f64s(1.0));
+fn exps<M: Machine>(m: M, max: f64, beta: f64, chunk: &[f64]) -> [M::f64s; 2] {
     let d = exponents(m, max, beta, chunk);
-    let tied = [m.equal_f64s(d[0], zero), m.equal_f64s(d[1], zero)];
-    let others = [m.select_f64s(tied[0], zero, exp(m, d[0])), m.select_f64s(tied[1], zero, exp(m, d[1]))];
-    sums.ties.add(m, [m.select_f64s(tied[0], one, zero), m.select_f64s(tied[1], one, zero)]);
-    sums.others.add(m, others);
-    sums.squares.add_product(m, others, others);
+    [exp_nonpositive(m, d[0]), exp_nonpositive(m, d[1])]
 }
 
 /// `(value - max) / beta`, of which the common `beta = 1` is free.
@@ -400,11 +456,17 @@ impl Kernel for WriteBlock<'_, '_> {
 
     #[inline(always)]
     fn run<M: Machine>(self, m: M) {
-        write(m, self.tilt, &self.sum, self.log_sum, self.out.what, self.out.values);
+        let Self { tilt, sum, log_sum, out } = self;
+        match out.what {
+            What::Nothing => (),
+            What::Weights if sum.has_weight() => write_weights(m, tilt, &sum, out.values),
+            What::Weights => out.values.fill(0.0),
+            What::LogWeights => write_log_weights(m, tilt, &sum, log_sum, out.values),
+        }
     }
 }
 
-/// As [`WriteBlock`], for some small groups.
+/// Write what is wanted of some small groups that have been summed.
 struct WriteGroups<'a, 'o> {
     tilt: Tilt<'a>,
     groups: &'a Offsets<'a>,
@@ -422,44 +484,59 @@ impl Kernel for WriteGroups<'_, '_> {
         let mut out = self.out;
         for ((i, sum), &log_sum) in self.run.zip(self.sums).zip(self.log_sums) {
             let part = self.tilt.part(self.groups.range(i));
-            let out = out.split_off(part.values.len());
-            write(m, part, sum, log_sum, out.what, out.values);
+            let Out { what, values } = out.split_off(part.values.len());
+            match what {
+                What::Nothing => return,
+                What::Weights => scale(m, sum.share(), values),
+                What::LogWeights => write_log_weights(m, part, sum, log_sum, values),
+            }
         }
     }
 }
 
 #[inline(always)]
-fn write<M: Machine>(m: M, tilt: Tilt<'_>, sum: &LogSum, log_sum: f64, what: What, out: &mut [f64]) {
-    match what {
-        What::Nothing => (),
-        What::Weights if sum.ties == 0.0 => out.fill(0.0),
-        What::Weights => {
-            let share = 1.0 / (sum.ties + sum.others);
-            write_with(
-                m,
-                tilt,
-                sum.max,
-                out,
-                #[inline(always)]
-                |d| m.mul_f64s(exp(m, d), m.splat_f64s(share)),
-            );
-        }
-        What::LogWeights if sum.ties == 0.0 => out.fill(f64::NEG_INFINITY),
-        What::LogWeights => write_with(m, tilt, sum.max, out, |d| m.sub_f64s(d, m.splat_f64s(log_sum))),
+fn scale<M: Machine>(m: M, share: f64, values: &mut [f64]) {
+    let shares = m.splat_f64s(share);
+    let mut chunks = values.chunks_exact_mut(M::F32_LANES);
+    for chunk in &mut chunks {
+        let x = f64::load(m, chunk);
+        chunk.copy_from_slice(cast_slice(&[m.mul_f64s(shares, x[0]), m.mul_f64s(shares, x[1])]));
+    }
+    for value in chunks.into_remainder() {
+        *value *= share;
     }
 }
 
 #[inline(always)]
-fn write_with<M: Machine>(m: M, tilt: Tilt<'_>, max: f64, out: &mut [f64], f: impl Fn(M::f64s) -> M::f64s) {
+fn write_weights<M: Machine>(m: M, tilt: Tilt<'_>, sum: &LogSum, out: &mut [f64]) {
+    let shares = m.splat_f64s(sum.share());
     let mut chunks = out.chunks_exact_mut(M::F32_LANES);
     for (chunk, out) in tilt.values.chunks_exact(M::F32_LANES).zip(&mut chunks) {
-        let d = exponents(m, max, tilt.beta, chunk);
-        out.copy_from_slice(cast_slice(&[f(d[0]), f(d[1])]));
+        let exps = exps(m, sum.max, tilt.beta, chunk);
+        out.copy_from_slice(cast_slice(&[m.mul_f64s(shares, exps[0]), m.mul_f64s(shares, exps[1])]));
     }
     if let Some(rest) = filled_rest::<M, f64>(tilt.values, f64::NEG_INFINITY) {
-        let d = exponents(m, max, tilt.beta, &rest[..M::F32_LANES]);
-        let (last, values) = (chunks.into_remainder(), [f(d[0]), f(d[1])]);
-        last.copy_from_slice(&cast_slice(&values)[..last.len()]);
+        let exps = exps(m, sum.max, tilt.beta, &rest[..M::F32_LANES]);
+        let (last, weights) = (chunks.into_remainder(), [m.mul_f64s(shares, exps[0]), m.mul_f64s(shares, exps[1])]);
+        last.copy_from_slice(&cast_slice(&weights)[..last.len()]);
+    }
+}
+
+#[inline(always)]
+fn write_log_weights<M: Machine>(m: M, tilt: Tilt<'_>, sum: &LogSum, log_sum: f64, out: &mut [f64]) {
+    if !sum.has_weight() {
+        return out.fill(f64::NEG_INFINITY);
+    }
+    let log_sums = m.splat_f64s(log_sum);
+    let mut chunks = out.chunks_exact_mut(M::F32_LANES);
+    for (chunk, out) in tilt.values.chunks_exact(M::F32_LANES).zip(&mut chunks) {
+        let d = exponents(m, sum.max, tilt.beta, chunk);
+        out.copy_from_slice(cast_slice(&[m.sub_f64s(d[0], log_sums), m.sub_f64s(d[1], log_sums)]));
+    }
+    if let Some(rest) = filled_rest::<M, f64>(tilt.values, f64::NEG_INFINITY) {
+        let d = exponents(m, sum.max, tilt.beta, &rest[..M::F32_LANES]);
+        let (last, logs) = (chunks.into_remainder(), [m.sub_f64s(d[0], log_sums), m.sub_f64s(d[1], log_sums)]);
+        last.copy_from_slice(&cast_slice(&logs)[..last.len()]);
     }
 }
 

@@ -11,19 +11,18 @@ const OVERFLOW: f64 = 709.782_712_893_384;
 /// Below it, the exponential is (almost) no longer a normal number.
 const UNDERFLOW: f64 = -708.0;
 
-/// `(exp(r) - 1 - r) / r^2` on `|r| <= ln(2) / 2`, within 5e-18 relative: interpolated at Chebyshev's points.
-const TAIL: [f64; 11] = [
-    0.5,
+/// `(exp(r) - 1 - r) / r^2` on `|r| <= ln(2) / 2`, within 3e-16 relative: interpolated at Chebyshev's points.
+const TAIL: [f64; 10] = [
+    0.500_000_000_000_000_1,
     0.166_666_666_666_666_7,
-    0.041_666_666_666_666_67,
-    0.008_333_333_333_326_112,
-    0.001_388_888_888_888_373,
-    0.000_198_412_698_749_012_6,
-    2.480_158_732_560_532_4e-5,
-    2.755_725_529_796_964_3e-6,
-    2.755_727_357_010_214e-7,
-    2.510_525_953_844_854_8e-8,
-    2.091_471_734_171_637_8e-9,
+    0.041_666_666_666_623_99,
+    0.008_333_333_333_330_051,
+    0.001_388_888_891_728_179_4,
+    0.000_198_412_698_631_059_7,
+    2.480_152_119_021_773e-5,
+    2.755_726_837_868_419_2e-6,
+    2.762_013_871_973_399_4e-7,
+    2.510_042_415_700_506_7e-8,
 ];
 
 /// `exp(x) = 2^k exp(r)`, as far as all functions of the exponential go together.
@@ -47,24 +46,30 @@ impl<M: Machine> Reduced<M> {
 
 #[inline(always)]
 fn reduce<M: Machine>(m: M, x: M::f64s) -> Reduced<M> {
+    let (k, r, shifted) = round(m, x);
+    let exponent = m.add_u64s(m.transmute_u64s_f64s(shifted), m.splat_u64s(1022));
+    let half_scale = m.transmute_f64s_u64s(m.shift_into_exponent(exponent));
+    let r2 = m.mul_f64s(r, r);
+    Reduced { k, r, tail: m.mul_f64s(r2, tail_polynomial(m, r, r2)), half_scale }
+}
+
+/// `x = k ln(2) + r` with an integer `k`, which the low bits of the third number hold.
+#[inline(always)]
+fn round<M: Machine>(m: M, x: M::f64s) -> (M::f64s, M::f64s, M::f64s) {
     let to_integer = m.splat_f64s(TO_INTEGER);
     let shifted = m.fma(x, m.splat_f64s(std::f64::consts::LOG2_E), to_integer);
     let k = m.sub_f64s(shifted, to_integer);
     let r = m.fma(k, m.splat_f64s(-LN2_LO), m.fma(k, m.splat_f64s(-LN2_HI), x));
-    let exponent = m.add_u64s(m.transmute_u64s_f64s(shifted), m.splat_u64s(1022));
-    let half_scale = m.transmute_f64s_u64s(m.shift_into_exponent(exponent));
-    Reduced { k, r, tail: m.mul_f64s(m.mul_f64s(r, r), tail_polynomial(m, r)), half_scale }
+    (k, r, shifted)
 }
 
 /// Estrin's scheme: shorter chains than Horner's.
 #[inline(always)]
-fn tail_polynomial<M: Machine>(m: M, r: M::f64s) -> M::f64s {
-    let r2 = m.mul_f64s(r, r);
+fn tail_polynomial<M: Machine>(m: M, r: M::f64s, r2: M::f64s) -> M::f64s {
     let r4 = m.mul_f64s(r2, r2);
     let low = m.fma(pair(m, r, 2), r2, pair(m, r, 0));
     let middle = m.fma(pair(m, r, 6), r2, pair(m, r, 4));
-    let high = m.fma(m.splat_f64s(TAIL[10]), r2, pair(m, r, 8));
-    m.fma(m.fma(high, r4, middle), r4, low)
+    m.fma(m.fma(pair(m, r, 8), r4, middle), r4, low)
 }
 
 #[inline(always)]
@@ -72,14 +77,16 @@ fn pair<M: Machine>(m: M, r: M::f64s, i: usize) -> M::f64s {
     m.fma(m.splat_f64s(TAIL[i + 1]), r, m.splat_f64s(TAIL[i]))
 }
 
-/// `exp(x)` within 2 units in the last place; 0 where it is below 3.4e-308.
+/// `exp(x)` within 2 units in the last place, for `x` of at most 0; 0 where it is below 3.4e-308.
 #[inline(always)]
-pub(crate) fn exp<M: Machine>(m: M, x: M::f64s) -> M::f64s {
-    let Reduced { r, tail, half_scale, .. } = reduce(m, x);
-    let mantissa = m.add_f64s(m.splat_f64s(1.0), m.add_f64s(r, tail));
-    let value = m.mul_f64s(m.add_f64s(mantissa, mantissa), half_scale);
-    let value = m.select_f64s(m.less_than_f64s(x, m.splat_f64s(UNDERFLOW)), m.splat_f64s(0.0), value);
-    m.select_f64s(m.less_than_f64s(m.splat_f64s(OVERFLOW), x), m.splat_f64s(f64::INFINITY), value)
+pub(crate) fn exp_nonpositive<M: Machine>(m: M, x: M::f64s) -> M::f64s {
+    let (_, r, shifted) = round(m, x);
+    let exponent = m.add_u64s(m.transmute_u64s_f64s(shifted), m.splat_u64s(1023));
+    let scale = m.transmute_f64s_u64s(m.shift_into_exponent(exponent));
+    let r2 = m.mul_f64s(r, r);
+    let mantissa = m.add_f64s(m.splat_f64s(1.0), m.fma(tail_polynomial(m, r, r2), r2, r));
+    let value = m.mul_f64s(mantissa, scale);
+    m.select_f64s(m.less_than_f64s(x, m.splat_f64s(UNDERFLOW)), m.splat_f64s(0.0), value)
 }
 
 /// `exp(x) - 1` within 4 units in the last place, for `x` that is not subnormal.

@@ -10,7 +10,7 @@ mod machine;
 mod prefetch;
 
 pub(crate) use f32::{exp as exp_f32, k3 as k3_f32};
-pub(crate) use f64::{exp, expm1, k3, ln, ln_1p};
+pub(crate) use f64::{exp_nonpositive, expm1, k3, ln, ln_1p};
 pub(crate) use machine::Machine;
 pub(crate) use prefetch::prefetch;
 
@@ -182,8 +182,8 @@ mod tests {
 
     #[test]
     fn exponentials_to_fifty_digits() {
-        let inputs = spread(-707.9, 709.7);
-        for (path, got) in on_all_paths!(exp, f64, &inputs) {
+        let inputs = spread(-707.9, 0.0);
+        for (path, got) in on_all_paths!(exp_nonpositive, f64, &inputs) {
             let (error, at) = worst(&inputs, &got, exact_exp);
             assert!(error < 2.0 * f64::EPSILON, "{path}: exp({at}) is off by {error:e}");
         }
@@ -245,8 +245,8 @@ mod tests {
                 assert!(y == z || (y.is_nan() && z.is_nan()), "{name}: {got:?}, not {expected:?}");
             }
         };
-        for (path, got) in on_all_paths!(exp, f64, &[0.0, -0.0, -inf, inf, nan, -1e300, 1e300, -745.0, tiny]) {
-            check(path, got, &[1.0, 1.0, 0.0, inf, nan, 0.0, inf, 0.0, 1.0]);
+        for (path, got) in on_all_paths!(exp_nonpositive, f64, &[0.0, -0.0, -inf, nan, -1e300, -745.0, -tiny]) {
+            check(path, got, &[1.0, 1.0, 0.0, nan, 0.0, 0.0, 1.0]);
         }
         for (path, got) in on_all_paths!(expm1, f64, &[0.0, -inf, inf, nan, -1e300, 1e300, f64::MIN_POSITIVE]) {
             check(path, got, &[0.0, -1.0, inf, nan, -1.0, inf, f64::MIN_POSITIVE]);
