@@ -33,6 +33,11 @@ def batch(n: int, width: int) -> Batch:
     return Batch(policy, prior, np.arange(width) < lengths(rng, n, width)[:, None])
 
 
+def read_of(mask: NDArray[np.bool_], *columns: NDArray[np.float32]) -> int:
+    """Bytes of a mask and of what it keeps of padded columns."""
+    return mask.nbytes + int(mask.sum()) * sum(column.itemsize for column in columns)
+
+
 def logprobs(total: int, width: int) -> Ragged:
     """Rows up to `width` long, about `total` values in all."""
     rng = np.random.default_rng(0)

@@ -26,7 +26,7 @@ def estimators(precision: str, compiled_mark: float, trl_mark: float | None, sha
             Peer("torch.compile", compiled(_torch, *tensors), (compiled_mark, compiled_mark), 1e-4, _error),
             Peer("TRL, k3 alone", partial(_trl, *tensors), (trl_mark, trl_mark), 1e-4, _error_of_k3),
         ),
-        bytes=sum(array.nbytes for array in arrays),
+        bytes=data.read_of(mask, policy, prior),
         share_mark=share_mark,
     )
 

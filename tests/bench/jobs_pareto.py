@@ -20,7 +20,7 @@ def smooth(n: int, mark: float) -> Job:
     log_ratios = data.rewards(n)
     return Job(
         f"Pareto smoothing: f64, N = 10^{len(str(n)) - 1}",
-        lambda: importance.pareto_smooth(log_ratios),
+        lambda: importance.pareto_smooth(log_ratios, threads=1),
         (Peer("arviz-stats", partial(_arviz, log_ratios), (mark, mark), 1e-12, _error),),
     )
 

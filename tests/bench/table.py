@@ -58,8 +58,8 @@ TEXT = """# Speed beside the peers'
 
 Medians on one thread, each pair with default / with tuned malloc; peers in turns with ours, each on data that both were
 found to give the same numbers for (differs by: largest difference relative to the largest entry). Ratio is the peer's
-time over ours, mark the least that it has to be. A share of bandwidth counts the arrays read and written, padding
-included. {bandwidth}.
+time over ours, mark the least that it has to be. A share of bandwidth counts what a call has to read and write, once:
+of padded arrays the mask and what it keeps. {bandwidth}.
 """
 
 

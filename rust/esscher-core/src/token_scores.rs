@@ -103,7 +103,8 @@ fn both_rows<T: Real>(logits: &[T], prior: &[T], i: usize, token: usize) -> Resu
     Ok((policy, [state.prior.logprob(prior[token]), state.kl(logits, prior)]))
 }
 
-/// Logits that the first-level cache holds, with the prior's: they are read twice, first for their maximum.
+/// Logits that the first-level cache holds, with the prior's: they are read twice, first for their maximum. Meanwhile
+/// the next block is fetched.
 const BLOCK: usize = 2048;
 /// Below the maximum by so much, the exponential in f32 is 0, or as good as.
 const LOWEST: f32 = -87.0;
@@ -246,6 +247,7 @@ struct Policy<'a, T>(&'a [T]);
 impl<T: Real> Policy<'_, T> {
     #[inline(always)]
     fn step<M: Machine>(m: M, sums: &mut [M::f32s; 2], max: M::f32s, logits: &[T]) {
+        simd::prefetch(logits, BLOCK);
         let x = at_least(m, m.sub_f32s(T::load_f32(m, logits), max), LOWEST);
         let exp = exp_f32(m, x);
         *sums = [m.add_f32s(sums[0], exp), m.fma_f32(exp, x, sums[1])];
@@ -285,6 +287,8 @@ struct Both<'a, T> {
 impl<T: Real> Both<'_, T> {
     #[inline(always)]
     fn step<M: Machine>(m: M, sums: &mut [M::f32s; 4], max: [M::f32s; 2], policy: &[T], prior: &[T]) {
+        simd::prefetch(policy, BLOCK);
+        simd::prefetch(prior, BLOCK);
         let x = at_least(m, m.sub_f32s(T::load_f32(m, policy), max[0]), LOWEST);
         let y = at_least(m, m.sub_f32s(T::load_f32(m, prior), max[1]), IMPOSSIBLE);
         let (exp, prior_exp) = (exp_f32(m, x), exp_f32(m, m.max_f32s(y, m.splat_f32s(LOWEST))));

@@ -12,13 +12,13 @@ use crate::{
     sum::{Sum, filled_rest},
 };
 
-/// What the weights of each group say of the target.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Normaliser {
+/// Where it is written what the weights of each group say of the target.
+#[derive(Debug)]
+pub struct Normaliser<'a> {
     /// Log of the mean unnormalised weight, one per group: the estimate of log Z.
-    pub log_z: Vec<f64>,
+    pub log_z: &'a mut [f64],
     /// Effective sample size `(sum w)^2 / sum w^2`, one per group.
-    pub ess: Vec<f64>,
+    pub ess: &'a mut [f64],
 }
 
 /// Check that every value is finite or `-inf`.
@@ -55,10 +55,15 @@ pub fn log_ratios(log_target: &[f64], log_proposal: &[f64]) -> Result<Vec<f64>> 
 ///
 /// # Errors
 /// If a value is NaN or `+inf`, or the lengths differ.
-pub fn normalise(log_ratios: &[f64], groups: &Offsets<'_>, log_weights: &mut [f64]) -> Result<Normaliser> {
+pub fn normalise(
+    log_ratios: &[f64],
+    groups: &Offsets<'_>,
+    log_weights: &mut [f64],
+    normaliser: Normaliser<'_>,
+) -> Result<()> {
     check_length("log_weights", log_weights.len(), "log_ratios", log_ratios.len())?;
     let tilt = Tilt { values: log_ratios, beta: 1.0 };
-    weigh("log_ratios", tilt, groups, Out { what: What::LogWeights, values: log_weights })
+    weigh("log_ratios", tilt, groups, Out { what: What::LogWeights, values: log_weights }, normaliser)
 }
 
 /// Write the self-normalised weights `exp(r / beta)` of samples of the prior, which sum to 1 in every group.
@@ -67,17 +72,23 @@ pub fn normalise(log_ratios: &[f64], groups: &Offsets<'_>, log_weights: &mut [f6
 ///
 /// # Errors
 /// If a reward is NaN or `+inf`, `beta` is not positive and finite, or the lengths differ.
-pub fn exponential(rewards: &[f64], beta: f64, groups: &Offsets<'_>, weights: &mut [f64]) -> Result<Normaliser> {
+pub fn exponential(
+    rewards: &[f64],
+    beta: f64,
+    groups: &Offsets<'_>,
+    weights: &mut [f64],
+    normaliser: Normaliser<'_>,
+) -> Result<()> {
     check_length("weights", weights.len(), "rewards", rewards.len())?;
-    weigh("rewards", Tilt::new(rewards, beta)?, groups, Out { what: What::Weights, values: weights })
+    weigh("rewards", Tilt::new(rewards, beta)?, groups, Out { what: What::Weights, values: weights }, normaliser)
 }
 
 /// As [`exponential`], without the weights themselves.
 ///
 /// # Errors
 /// As [`exponential`].
-pub fn normaliser(rewards: &[f64], beta: f64, groups: &Offsets<'_>) -> Result<Normaliser> {
-    weigh("rewards", Tilt::new(rewards, beta)?, groups, Out { what: What::Nothing, values: &mut [] })
+pub fn normalise_only(rewards: &[f64], beta: f64, groups: &Offsets<'_>, normaliser: Normaliser<'_>) -> Result<()> {
+    weigh("rewards", Tilt::new(rewards, beta)?, groups, Out { what: What::Nothing, values: &mut [] }, normaliser)
 }
 
 /// Log-weights `values / beta`.
@@ -120,22 +131,34 @@ impl<'a> Out<'a> {
     #[inline(always)]
     fn split_off(&mut self, len: usize) -> Out<'a> {
         let len = if self.what == What::Nothing { 0 } else { len };
-        Out { what: self.what, values: take_first(&mut self.values, len) }
+        Out { what: self.what, values: self.values.split_off_mut(..len).unwrap_or_default() }
     }
 }
 
 /// Values of one group that are summed at once: what the first-level cache holds, as they are read twice.
 const BLOCK: usize = 2048;
-/// Values of small groups that are one piece of work for a thread.
-const RUN: usize = 16_384;
+/// Values of small groups that are one piece of work for a thread, and stay in the caches while it lasts.
+const RUN: usize = 4096;
 
-fn weigh(name: &'static str, tilt: Tilt<'_>, groups: &Offsets<'_>, mut out: Out<'_>) -> Result<Normaliser> {
-    let mut normaliser = Normaliser { log_z: vec![0.0; groups.len()], ess: vec![0.0; groups.len()] };
-    let (mut log_z, mut ess) = (&mut normaliser.log_z[..], &mut normaliser.ess[..]);
+fn weigh(
+    name: &'static str,
+    tilt: Tilt<'_>,
+    groups: &Offsets<'_>,
+    mut out: Out<'_>,
+    normaliser: Normaliser<'_>,
+) -> Result<()> {
+    let Normaliser { mut log_z, mut ess } = normaliser;
+    check_length("log_z", log_z.len(), "groups", groups.len())?;
+    check_length("ess", ess.len(), "groups", groups.len())?;
     let mut tasks = Vec::new();
     for run in runs(groups) {
         let (out, of_run) = (out.split_off(groups.span(&run).len()), run.len());
-        tasks.push(Task { run, out, log_z: take_first(&mut log_z, of_run), ess: take_first(&mut ess, of_run) });
+        tasks.push(Task {
+            run,
+            out,
+            log_z: log_z.split_off_mut(..of_run).unwrap_or_default(),
+            ess: ess.split_off_mut(..of_run).unwrap_or_default(),
+        });
     }
     let valid = parallel::map_each(tasks, |task| {
         let values = groups.span(&task.run);
@@ -145,10 +168,7 @@ fn weigh(name: &'static str, tilt: Tilt<'_>, groups: &Offsets<'_>, mut out: Out<
             small_groups(tilt, groups, task)
         }
     });
-    if valid.contains(&false) {
-        check(name, tilt.values)?;
-    }
-    Ok(normaliser)
+    if valid.contains(&false) { check(name, tilt.values) } else { Ok(()) }
 }
 
 /// Some consecutive groups, and where their results go.
@@ -157,12 +177,6 @@ struct Task<'o> {
     out: Out<'o>,
     log_z: &'o mut [f64],
     ess: &'o mut [f64],
-}
-
-fn take_first<'o>(rest: &mut &'o mut [f64], len: usize) -> &'o mut [f64] {
-    let (first, after) = std::mem::take(rest).split_at_mut(len);
-    *rest = after;
-    first
 }
 
 /// Consecutive groups that are worth a task: a big one alone, small ones together.
@@ -254,19 +268,33 @@ fn big_group(tilt: Tilt<'_>, task: Task<'_>) -> bool {
 }
 
 /// Whether all values were legal.
+///
+/// Small groups are summed in flat passes over all of them: within one, each step would wait for the last.
 fn small_groups(tilt: Tilt<'_>, groups: &Offsets<'_>, task: Task<'_>) -> bool {
-    let Task { run, mut out, log_z, ess } = task;
-    let sums = simd::dispatch(GroupSums { tilt, groups, run: run.clone(), out: &mut out });
+    let Task { run, out, log_z, ess } = task;
+    let first = groups.range(run.start).start;
+    let parts = || run.clone().map(|i| groups.range(i));
+    let mut scratch = Vec::new();
+    let exps = if out.what == What::Weights {
+        &mut *out.values
+    } else {
+        scratch.resize(groups.span(&run).len(), 0.0);
+        &mut scratch[..]
+    };
+    let mut sums = vec![LogSum::EMPTY; run.len()];
+    simd::dispatch(Exponents { tilt, parts: parts(), first, sums: &mut sums, out: exps });
+    simd::dispatch(ExpInPlace(exps));
+    simd::dispatch(GroupSums { parts: parts(), first, exps, sums: &mut sums });
     if !sums.iter().all(LogSum::is_valid) {
         return false;
     }
     // Until the logarithm of the length is taken off, the place of log Z holds that of the sum.
     log_z.iter_mut().zip(&sums).for_each(|(log_sum, sum)| *log_sum = sum.others);
-    simd::dispatch(Ln1p(log_z));
-    simd::dispatch(WriteGroups { tilt, groups, run: run.clone(), sums: &sums, log_sums: log_z, out });
+    simd::dispatch(Ln1pInPlace(log_z));
+    simd::dispatch(WriteGroups { tilt, parts: parts(), sums: &sums, log_sums: log_z, out });
     let mut log_len = LogLen::default();
-    for (((log_z, ess), sum), i) in log_z.iter_mut().zip(ess).zip(&sums).zip(run) {
-        *log_z = sum.log_z(tilt.beta, *log_z, log_len.of(groups.range(i).len()));
+    for (((log_z, ess), sum), part) in log_z.iter_mut().zip(ess).zip(&sums).zip(parts()) {
+        *log_z = sum.log_z(tilt.beta, *log_z, log_len.of(part.len()));
         *ess = sum.ess();
     }
     true
@@ -296,42 +324,116 @@ impl Kernel for BlockSum<'_> {
 
     #[inline(always)]
     fn run<M: Machine>(self, m: M) -> LogSum {
-        log_sum(m, self.0, &mut [])
+        log_sum(m, self.0)
     }
 }
 
-/// [`LogSum`] of each of some small groups; weights are written, but for their common factor.
-struct GroupSums<'a, 'o> {
+/// The exponents of small groups, and of each the maximum that they are relative to.
+struct Exponents<'a, P> {
     tilt: Tilt<'a>,
-    groups: &'a Offsets<'a>,
-    run: Range<usize>,
-    out: &'a mut Out<'o>,
+    parts: P,
+    /// Where the first of the groups starts.
+    first: usize,
+    sums: &'a mut [LogSum],
+    out: &'a mut [f64],
 }
 
-impl Kernel for GroupSums<'_, '_> {
-    type Output = Vec<LogSum>;
+impl<P: Iterator<Item = Range<usize>>> Kernel for Exponents<'_, P> {
+    type Output = ();
 
     #[inline(always)]
-    fn run<M: Machine>(self, m: M) -> Vec<LogSum> {
-        let mut sums = vec![LogSum::EMPTY; self.run.len()];
-        let first = self.groups.range(self.run.start).start;
-        for (sum, i) in sums.iter_mut().zip(self.run) {
-            let range = self.groups.range(i);
-            let out = if self.out.what == What::Weights {
-                &mut self.out.values[range.start - first..range.end - first]
+    fn run<M: Machine>(self, m: M) {
+        for (sum, part) in self.sums.iter_mut().zip(self.parts) {
+            let out = &mut self.out[part.start - self.first..part.end - self.first];
+            let tilt = self.tilt.part(part);
+            sum.max = max(m, tilt.values);
+            if sum.has_weight() {
+                write_exponents(m, tilt, sum.max, 0.0, out);
             } else {
-                &mut []
-            };
-            *sum = log_sum(m, self.tilt.part(range), out);
+                // Differences from the maximum would be NaN, and a value that is NaN is lost in it.
+                out.copy_from_slice(tilt.values);
+            }
         }
-        sums
     }
+}
+
+/// Replace each value, of at most 0, by its exponential.
+struct ExpInPlace<'a>(&'a mut [f64]);
+
+impl Kernel for ExpInPlace<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<M: Machine>(self, m: M) {
+        let (head, tail) = M::as_mut_simd_f64s(self.0);
+        for x in head {
+            *x = exp_nonpositive(m, *x);
+        }
+        let rest = exp_nonpositive(m, m.partial_load_f64s(tail));
+        m.partial_store_f64s(tail, rest);
+    }
+}
+
+/// The sums of small groups whose exponentials are there.
+struct GroupSums<'a, P> {
+    parts: P,
+    first: usize,
+    exps: &'a [f64],
+    sums: &'a mut [LogSum],
+}
+
+impl<P: Iterator<Item = Range<usize>>> Kernel for GroupSums<'_, P> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<M: Machine>(self, m: M) {
+        for (sum, part) in self.sums.iter_mut().zip(self.parts) {
+            let exps = &self.exps[part.start - self.first..part.end - self.first];
+            let (total, squares) = total_and_squares(m, exps, f64::INFINITY);
+            let (others, squares) = if !sum.has_weight() {
+                (total, squares)
+            } else if total < 1.0 + DOMINATED {
+                total_and_squares(m, exps, 1.0)
+            } else {
+                (total - 1.0, squares - 1.0)
+            };
+            *sum = LogSum { others, squares, ..*sum };
+        }
+    }
+}
+
+/// The sum of what is below `limit`, and of its squares; NaN counts.
+#[inline(always)]
+fn total_and_squares<M: Machine>(m: M, exps: &[f64], limit: f64) -> (f64, f64) {
+    let (mut sum, mut squares) = (Sum::zero(m), Sum::zero(m));
+    for chunk in exps.chunks_exact(M::F32_LANES) {
+        let exps = f64::load(m, chunk).map(
+            #[inline(always)]
+            |exp| below(m, exp, limit),
+        );
+        sum.add(m, exps);
+        squares.add_product(m, exps, exps);
+    }
+    if let Some(rest) = filled_rest::<M, f64>(exps, 0.0) {
+        let exps = f64::load(m, &rest[..M::F32_LANES]).map(
+            #[inline(always)]
+            |exp| below(m, exp, limit),
+        );
+        sum.add(m, exps);
+        squares.add_product(m, exps, exps);
+    }
+    (sum.total(m), squares.total(m))
+}
+
+#[inline(always)]
+fn below<M: Machine>(m: M, exp: M::f64s, limit: f64) -> M::f64s {
+    m.select_f64s(m.less_than_or_equal_f64s(m.splat_f64s(limit), exp), m.splat_f64s(0.0), exp)
 }
 
 /// Replace each value by the logarithm of 1 more.
-struct Ln1p<'a>(&'a mut [f64]);
+struct Ln1pInPlace<'a>(&'a mut [f64]);
 
-impl Kernel for Ln1p<'_> {
+impl Kernel for Ln1pInPlace<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -345,36 +447,18 @@ impl Kernel for Ln1p<'_> {
     }
 }
 
-/// Sums, and the exponentials themselves if `out` is as long as the values.
 #[inline(always)]
-fn log_sum<M: Machine>(m: M, tilt: Tilt<'_>, out: &mut [f64]) -> LogSum {
+fn log_sum<M: Machine>(m: M, tilt: Tilt<'_>) -> LogSum {
     let max = max(m, tilt.values);
     if max == f64::NEG_INFINITY {
-        out.fill(0.0);
-        // Differences from it would be NaN, and a value that is NaN is lost in the maximum.
+        // As in `Exponents`.
         let nothing = tilt.values.iter().all(|&value| value == max);
         return LogSum { others: if nothing { 0.0 } else { f64::NAN }, ..LogSum::EMPTY };
     }
-    let (mut sum, mut squares) = (Sum::zero(m), Sum::zero(m));
-    let mut outs = out.chunks_exact_mut(M::F32_LANES);
-    for chunk in tilt.values.chunks_exact(M::F32_LANES) {
-        let exps = exps(m, max, tilt.beta, chunk);
-        sum.add(m, exps);
-        squares.add_product(m, exps, exps);
-        if let Some(out) = outs.next() {
-            out.copy_from_slice(cast_slice(&exps));
-        }
-    }
-    if let Some(rest) = filled_rest::<M, f64>(tilt.values, f64::NEG_INFINITY) {
-        let exps = exps(m, max, tilt.beta, &rest[..M::F32_LANES]);
-        sum.add(m, exps);
-        squares.add_product(m, exps, exps);
-        let out = outs.into_remainder();
-        out.copy_from_slice(&cast_slice(&exps)[..out.len()]);
-    }
-    let (sum, squares) = (sum.total(m), squares.total(m));
+    let (sum, squares) = exp_and_sum(m, tilt, max, f64::INFINITY);
     if sum < 1.0 + DOMINATED {
-        return dominated(m, tilt, max);
+        let (others, squares) = exp_and_sum(m, tilt, max, 1.0);
+        return LogSum { max, others, squares };
     }
     LogSum { max, others: sum - 1.0, squares: squares - 1.0 }
 }
@@ -382,14 +466,15 @@ fn log_sum<M: Machine>(m: M, tilt: Tilt<'_>, out: &mut [f64]) -> LogSum {
 /// Less than that beside the largest value loses digits if they are summed together.
 const DOMINATED: f64 = 1e-2;
 
-/// As [`log_sum`], where one value has almost all the weight.
+/// As [`total_and_squares`] of exponentials that are not there yet.
 #[inline(always)]
-fn dominated<M: Machine>(m: M, tilt: Tilt<'_>, max: f64) -> LogSum {
+fn exp_and_sum<M: Machine>(m: M, tilt: Tilt<'_>, max: f64, limit: f64) -> (f64, f64) {
     let (mut sum, mut squares) = (Sum::zero(m), Sum::zero(m));
     for chunk in tilt.values.chunks_exact(M::F32_LANES) {
+        simd::prefetch(chunk, BLOCK);
         let exps = exps(m, max, tilt.beta, chunk).map(
             #[inline(always)]
-            |exp| below_one(m, exp),
+            |exp| below(m, exp, limit),
         );
         sum.add(m, exps);
         squares.add_product(m, exps, exps);
@@ -397,18 +482,12 @@ fn dominated<M: Machine>(m: M, tilt: Tilt<'_>, max: f64) -> LogSum {
     if let Some(rest) = filled_rest::<M, f64>(tilt.values, f64::NEG_INFINITY) {
         let exps = exps(m, max, tilt.beta, &rest[..M::F32_LANES]).map(
             #[inline(always)]
-            |exp| below_one(m, exp),
+            |exp| below(m, exp, limit),
         );
         sum.add(m, exps);
         squares.add_product(m, exps, exps);
     }
-    LogSum { max, others: sum.total(m), squares: squares.total(m) }
-}
-
-/// The exponential of the largest value, which is 1, left out.
-#[inline(always)]
-fn below_one<M: Machine>(m: M, exp: M::f64s) -> M::f64s {
-    m.select_f64s(m.less_than_f64s(exp, m.splat_f64s(1.0)), exp, m.splat_f64s(0.0))
+    (sum.total(m), squares.total(m))
 }
 
 #[inline(always)]
@@ -466,29 +545,27 @@ impl Kernel for WriteBlock<'_, '_> {
     }
 }
 
-/// Write what is wanted of some small groups that have been summed.
-struct WriteGroups<'a, 'o> {
+/// Write what is wanted of some small groups that have been summed; of weights, all but the factor is there.
+struct WriteGroups<'a, 'o, P> {
     tilt: Tilt<'a>,
-    groups: &'a Offsets<'a>,
-    run: Range<usize>,
+    parts: P,
     sums: &'a [LogSum],
     log_sums: &'a [f64],
     out: Out<'o>,
 }
 
-impl Kernel for WriteGroups<'_, '_> {
+impl<P: Iterator<Item = Range<usize>>> Kernel for WriteGroups<'_, '_, P> {
     type Output = ();
 
     #[inline(always)]
     fn run<M: Machine>(self, m: M) {
         let mut out = self.out;
-        for ((i, sum), &log_sum) in self.run.zip(self.sums).zip(self.log_sums) {
-            let part = self.tilt.part(self.groups.range(i));
-            let Out { what, values } = out.split_off(part.values.len());
+        for ((part, sum), &log_sum) in self.parts.zip(self.sums).zip(self.log_sums) {
+            let Out { what, values } = out.split_off(part.len());
             match what {
                 What::Nothing => return,
                 What::Weights => scale(m, sum.share(), values),
-                What::LogWeights => write_log_weights(m, part, sum, log_sum, values),
+                What::LogWeights => write_log_weights(m, self.tilt.part(part), sum, log_sum, values),
             }
         }
     }
@@ -524,19 +601,26 @@ fn write_weights<M: Machine>(m: M, tilt: Tilt<'_>, sum: &LogSum, out: &mut [f64]
 
 #[inline(always)]
 fn write_log_weights<M: Machine>(m: M, tilt: Tilt<'_>, sum: &LogSum, log_sum: f64, out: &mut [f64]) {
-    if !sum.has_weight() {
-        return out.fill(f64::NEG_INFINITY);
+    if sum.has_weight() {
+        write_exponents(m, tilt, sum.max, log_sum, out);
+    } else {
+        out.fill(f64::NEG_INFINITY);
     }
-    let log_sums = m.splat_f64s(log_sum);
+}
+
+/// Write `(value - max) / beta - less`.
+#[inline(always)]
+fn write_exponents<M: Machine>(m: M, tilt: Tilt<'_>, max: f64, less: f64, out: &mut [f64]) {
+    let less = m.splat_f64s(less);
     let mut chunks = out.chunks_exact_mut(M::F32_LANES);
     for (chunk, out) in tilt.values.chunks_exact(M::F32_LANES).zip(&mut chunks) {
-        let d = exponents(m, sum.max, tilt.beta, chunk);
-        out.copy_from_slice(cast_slice(&[m.sub_f64s(d[0], log_sums), m.sub_f64s(d[1], log_sums)]));
+        let d = exponents(m, max, tilt.beta, chunk);
+        out.copy_from_slice(cast_slice(&[m.sub_f64s(d[0], less), m.sub_f64s(d[1], less)]));
     }
     if let Some(rest) = filled_rest::<M, f64>(tilt.values, f64::NEG_INFINITY) {
-        let d = exponents(m, sum.max, tilt.beta, &rest[..M::F32_LANES]);
-        let (last, logs) = (chunks.into_remainder(), [m.sub_f64s(d[0], log_sums), m.sub_f64s(d[1], log_sums)]);
-        last.copy_from_slice(&cast_slice(&logs)[..last.len()]);
+        let d = exponents(m, max, tilt.beta, &rest[..M::F32_LANES]);
+        let (last, exponents) = (chunks.into_remainder(), [m.sub_f64s(d[0], less), m.sub_f64s(d[1], less)]);
+        last.copy_from_slice(&cast_slice(&exponents)[..last.len()]);
     }
 }
 
@@ -549,14 +633,22 @@ pub(crate) fn argmax(values: &[f64]) -> Option<usize> {
 mod tests {
     use super::*;
 
-    fn weights(log_ratios: &[f64], offsets: &[i64]) -> (Vec<f64>, Normaliser) {
+    /// log Z and ESS of each group.
+    type Got = (Vec<f64>, Vec<f64>);
+
+    fn got<T>(groups: &Offsets<'_>, work: impl FnOnce(Normaliser<'_>) -> Result<T>) -> Result<Got> {
+        let (mut log_z, mut ess) = (vec![f64::NAN; groups.len()], vec![f64::NAN; groups.len()]);
+        work(Normaliser { log_z: &mut log_z, ess: &mut ess }).map(|_| (log_z, ess))
+    }
+
+    fn weights(log_ratios: &[f64], offsets: &[i64]) -> (Vec<f64>, Got) {
         let mut out = vec![f64::NAN; log_ratios.len()];
         let groups = Offsets::new("groups", offsets, log_ratios.len()).unwrap();
-        let got = normalise(log_ratios, &groups, &mut out).unwrap();
+        let got = got(&groups, |normaliser| normalise(log_ratios, &groups, &mut out, normaliser)).unwrap();
         (out, got)
     }
 
-    fn of_one_group(log_ratios: &[f64]) -> (Vec<f64>, Normaliser) {
+    fn of_one_group(log_ratios: &[f64]) -> (Vec<f64>, Got) {
         weights(log_ratios, &[0, log_ratios.len() as i64])
     }
 
@@ -564,7 +656,7 @@ mod tests {
     fn equal_weights_have_full_ess() {
         simd::paths::each(|| {
             let (log_weights, got) = of_one_group(&[1000.0; 4]);
-            assert_eq!(got, Normaliser { log_z: vec![1000.0], ess: vec![4.0] });
+            assert_eq!(got, (vec![1000.0], vec![4.0]));
             assert!(log_weights.iter().all(|w| (w - 0.25f64.ln()).abs() < 1e-15));
         });
     }
@@ -575,7 +667,7 @@ mod tests {
             for len in [0, 3, 5000] {
                 let log_ratios = vec![f64::NEG_INFINITY; len];
                 let (log_weights, got) = of_one_group(&log_ratios);
-                assert_eq!(got, Normaliser { log_z: vec![f64::NEG_INFINITY], ess: vec![0.0] });
+                assert_eq!(got, (vec![f64::NEG_INFINITY], vec![0.0]));
                 assert_eq!(log_weights, log_ratios);
             }
         });
@@ -598,15 +690,18 @@ mod tests {
             let groups = [0, n as i64];
             let groups = Offsets::new("groups", &groups, n).unwrap();
             let mut got = vec![f64::NAN; n];
-            let normaliser = exponential(&rewards, 0.25, &groups, &mut got).unwrap();
+            let (log_z, ess) =
+                super::tests::got(&groups, |normaliser| exponential(&rewards, 0.25, &groups, &mut got, normaliser))
+                    .unwrap();
             let max = rewards.iter().copied().fold(f64::MIN, f64::max);
             let expected: Vec<f64> = rewards.iter().map(|r| ((r - max) / 0.25).exp()).collect();
             let (sum, squares) = (expected.iter().sum::<f64>(), expected.iter().map(|w| w * w).sum::<f64>());
             let close = |a: f64, b: f64| assert!((a - b).abs() <= 1e-13 * b.abs(), "{a}, not {b}");
-            close(normaliser.log_z[0], max / 0.25 + (sum / n as f64).ln());
-            close(normaliser.ess[0], sum * sum / squares);
+            close(log_z[0], max / 0.25 + (sum / n as f64).ln());
+            close(ess[0], sum * sum / squares);
             got.iter().zip(&expected).for_each(|(w, e)| close(*w, e / sum));
-            assert_eq!(super::normaliser(&rewards, 0.25, &groups), Ok(normaliser));
+            let alone = super::tests::got(&groups, |normaliser| normalise_only(&rewards, 0.25, &groups, normaliser));
+            assert_eq!(alone, Ok((log_z, ess)));
         });
     }
 
@@ -626,7 +721,7 @@ mod tests {
             for (g, pair) in offsets.windows(2).enumerate() {
                 let (alone, one) = of_one_group(&log_ratios[pair[0] as usize..pair[1] as usize]);
                 assert_eq!(log_weights[pair[0] as usize..pair[1] as usize], alone);
-                assert_eq!((got.log_z[g], got.ess[g]), (one.log_z[0], one.ess[0]));
+                assert_eq!((got.0[g], got.1[g]), (one.0[0], one.1[0]));
                 assert!(alone.is_empty() || (alone.iter().map(|w| w.exp()).sum::<f64>() - 1.0).abs() < 1e-12);
             }
         });
@@ -641,13 +736,15 @@ mod tests {
                     rewards[len - 1] = bad;
                     let offsets = [0, len as i64];
                     let groups = Offsets::new("groups", &offsets, len).unwrap();
-                    let message = normaliser(&rewards, 1.0, &groups).unwrap_err().to_string();
+                    let message = got(&groups, |normaliser| normalise_only(&rewards, 1.0, &groups, normaliser))
+                        .unwrap_err()
+                        .to_string();
                     assert!(message.starts_with(&format!("rewards[{}] is ", len - 1)), "{message}");
                 }
             }
             let groups = Offsets::new("groups", &[0, 0], 0).unwrap();
             for beta in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-                assert!(normaliser(&[], beta, &groups).is_err());
+                assert!(got(&groups, |normaliser| normalise_only(&[], beta, &groups, normaliser)).is_err());
             }
         });
     }

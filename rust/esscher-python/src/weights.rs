@@ -1,7 +1,7 @@
 //! Importance weights, their tail, and draws by them.
 
 use esscher_core::weights::Normaliser;
-use esscher_core::{Offsets, Result, pareto, weights};
+use esscher_core::{Offsets, pareto, weights};
 use numpy::{IntoPyArray, PyArray1, PyArrayMethods, PyReadonlyArray1};
 use pyo3::prelude::*;
 
@@ -29,10 +29,15 @@ pub fn normalise<'py>(
     threads: Option<usize>,
 ) -> PyResult<Weighted<'py>> {
     let (log_ratios, groups) = (log_ratios.as_slice()?, groups.as_slice()?);
-    let (log_weights, Normaliser { log_z, ess }) = written(py, log_ratios.len(), threads, |log_weights| {
-        weights::normalise(log_ratios, &Offsets::new("groups", groups, log_ratios.len())?, log_weights)
+    let n = log_ratios.len();
+    let (log_weights, (log_z, ess)) = written(py, n, |log_weights| {
+        normalised(py, groups.len(), |normaliser| {
+            gate::run(py, threads, n, || {
+                weights::normalise(log_ratios, &Offsets::new("groups", groups, n)?, log_weights, normaliser)
+            })
+        })
     })?;
-    Ok((log_weights, log_z.into_pyarray(py), ess.into_pyarray(py)))
+    Ok((log_weights, log_z, ess))
 }
 
 #[pyfunction]
@@ -45,26 +50,15 @@ pub fn exponential_weights<'py>(
     threads: Option<usize>,
 ) -> PyResult<Weighted<'py>> {
     let (rewards, groups) = (rewards.as_slice()?, groups.as_slice()?);
-    let (weights, Normaliser { log_z, ess }) = written(py, rewards.len(), threads, |weights| {
-        weights::exponential(rewards, beta, &Offsets::new("groups", groups, rewards.len())?, weights)
+    let n = rewards.len();
+    let (weights, (log_z, ess)) = written(py, n, |weights| {
+        normalised(py, groups.len(), |normaliser| {
+            gate::run(py, threads, n, || {
+                weights::exponential(rewards, beta, &Offsets::new("groups", groups, n)?, weights, normaliser)
+            })
+        })
     })?;
-    Ok((weights, log_z.into_pyarray(py), ess.into_pyarray(py)))
-}
-
-/// What `work` writes for each sample, and what it returns. `NumPy` allocates the first: it asks for huge pages.
-fn written<T: Send>(
-    py: Python<'_>,
-    samples: usize,
-    threads: Option<usize>,
-    work: impl FnOnce(&mut [f64]) -> Result<T> + Send,
-) -> PyResult<(Out<'_, f64>, T)> {
-    let out = PyArray1::zeros(py, samples, false);
-    let returned = {
-        let mut out = out.readwrite();
-        let out = out.as_slice_mut()?;
-        gate::run(py, threads, samples, || work(out))?
-    };
-    Ok((out, returned))
+    Ok((weights, log_z, ess))
 }
 
 #[pyfunction]
@@ -77,10 +71,30 @@ pub fn log_normaliser<'py>(
     threads: Option<usize>,
 ) -> PyResult<(Out<'py, f64>, Out<'py, f64>)> {
     let (rewards, groups) = (rewards.as_slice()?, groups.as_slice()?);
-    let Normaliser { log_z, ess } = gate::run(py, threads, rewards.len(), || {
-        weights::normaliser(rewards, beta, &Offsets::new("groups", groups, rewards.len())?)
-    })?;
-    Ok((log_z.into_pyarray(py), ess.into_pyarray(py)))
+    let n = rewards.len();
+    normalised(py, groups.len(), |normaliser| {
+        gate::run(py, threads, n, || {
+            weights::normalise_only(rewards, beta, &Offsets::new("groups", groups, n)?, normaliser)
+        })
+    })
+}
+
+/// A new array that `work` fills, and what it returns. `NumPy` allocates it: it asks for huge pages.
+fn written<T>(py: Python<'_>, len: usize, work: impl FnOnce(&mut [f64]) -> PyResult<T>) -> PyResult<(Out<'_, f64>, T)> {
+    let out = PyArray1::zeros(py, len, false);
+    let returned = work(out.readwrite().as_slice_mut()?)?;
+    Ok((out, returned))
+}
+
+/// log Z and effective sample size of each group, as `work` fills them in.
+fn normalised<'py>(
+    py: Python<'py>,
+    offsets: usize,
+    work: impl FnOnce(Normaliser<'_>) -> PyResult<()>,
+) -> PyResult<(Out<'py, f64>, Out<'py, f64>)> {
+    let groups = offsets.saturating_sub(1);
+    let (log_z, (ess, ())) = written(py, groups, |log_z| written(py, groups, |ess| work(Normaliser { log_z, ess })))?;
+    Ok((log_z, ess))
 }
 
 #[pyfunction]
@@ -93,9 +107,11 @@ pub fn pareto_smooth<'py>(
     threads: Option<usize>,
 ) -> PyResult<(Out<'py, f64>, Out<'py, f64>)> {
     let (log_ratios, groups) = (log_ratios.as_slice()?, groups.as_slice()?);
-    let (smoothed, k) = written(py, log_ratios.len(), threads, |smoothed| {
-        let groups = Offsets::new("groups", groups, log_ratios.len())?;
-        pareto::smooth(log_ratios, &groups, tail_rule.parse()?, smoothed)
+    let n = log_ratios.len();
+    let (smoothed, k) = written(py, n, |smoothed| {
+        gate::run(py, threads, n, || {
+            pareto::smooth(log_ratios, &Offsets::new("groups", groups, n)?, tail_rule.parse()?, smoothed)
+        })
     })?;
     Ok((smoothed, k.into_pyarray(py)))
 }

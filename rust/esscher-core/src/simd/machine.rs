@@ -64,7 +64,7 @@ impl Machine for Scalar256b {
 mod x86 {
     use std::arch::x86_64::{__m128, __m128i, __m256, __m256d, __m256i, __m512d, __m512i};
 
-    use bytemuck::cast;
+    use bytemuck::{cast, cast_slice, pod_read_unaligned};
     use pulp::x86::{V3, V4};
 
     use super::Machine;
@@ -88,8 +88,7 @@ mod x86 {
 
         #[inline(always)]
         fn widen_bf16(self, bits: &[u16]) -> Self::f32s {
-            let bits: [u16; 8] = bits.try_into().unwrap_or_default();
-            let wide = self.avx2._mm256_cvtepu16_epi32(cast::<_, __m128i>(bits));
+            let wide = self.avx2._mm256_cvtepu16_epi32(pod_read_unaligned::<__m128i>(cast_slice(bits)));
             cast(self.avx2._mm256_slli_epi32::<16>(wide))
         }
     }
@@ -113,8 +112,7 @@ mod x86 {
 
         #[inline(always)]
         fn widen_bf16(self, bits: &[u16]) -> Self::f32s {
-            let bits: [u16; 16] = bits.try_into().unwrap_or_default();
-            let wide = self.avx512f._mm512_cvtepu16_epi32(cast::<_, __m256i>(bits));
+            let wide = self.avx512f._mm512_cvtepu16_epi32(pod_read_unaligned::<__m256i>(cast_slice(bits)));
             cast(self.avx512f._mm512_slli_epi32::<16>(wide))
         }
     }
