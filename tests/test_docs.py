@@ -21,7 +21,7 @@ def blocks(language):
 def test_the_readmes_python_runs(capsys):
     from esscher.service.server import running_in_thread
 
-    on_arrays, over_grpc = blocks("python")
+    on_arrays, over_grpc, in_process_only = blocks("python")
     names = {}
     exec(on_arrays, names)
     assert names["report"].target.inference_gap.value > 0
@@ -30,13 +30,16 @@ def test_the_readmes_python_runs(capsys):
     with running_in_thread(alice()) as address:
         exec(over_grpc.replace("127.0.0.1:50051", address), names)
     assert names["report"].reward == in_process
+    exec(in_process_only, names)
+    assert names["k3"].shape == (2,)
+    assert names["exact_kl"] == pytest.approx([0, 0], abs=1e-7)
 
 
 def test_the_first_example_is_short():
     assert len(blocks("python")[0].strip().splitlines()) <= 14
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "lint"])
+@pytest.mark.parametrize("target", ["demo", "test", "lint", "bench"])
 def test_make_alone_lists_the_targets(target):
     listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert f"make {target} " in listed

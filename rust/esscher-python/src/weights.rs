@@ -87,11 +87,11 @@ fn written<T>(py: Python<'_>, len: usize, work: impl FnOnce(&mut [f64]) -> PyRes
 }
 
 /// log Z and effective sample size of each group, as `work` fills them in.
-fn normalised<'py>(
-    py: Python<'py>,
+fn normalised(
+    py: Python<'_>,
     offsets: usize,
     work: impl FnOnce(Normaliser<'_>) -> PyResult<()>,
-) -> PyResult<(Out<'py, f64>, Out<'py, f64>)> {
+) -> PyResult<(Out<'_, f64>, Out<'_, f64>)> {
     let groups = offsets.saturating_sub(1);
     let (log_z, (ess, ())) = written(py, groups, |log_z| written(py, groups, |ess| work(Normaliser { log_z, ess })))?;
     Ok((log_z, ess))
