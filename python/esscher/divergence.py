@@ -127,8 +127,7 @@ def kl(
     >>> kl(policy, prior)
     array([ 0.5, -1. ])
     """
-    if estimator not in KlEstimators._fields:
-        raise ValueError(f"estimator is {estimator!r}: it must be one of {', '.join(KlEstimators._fields)}")
+    _check_estimator(estimator)
     values: NDArray[np.float64] = getattr(
         kl_estimators(policy_logprobs, prior_logprobs, level=level, threads=threads), estimator
     )
@@ -221,8 +220,7 @@ def estimate_kl(samples: Samples, estimator: Estimator = "k1", *, level: Level =
     >>> estimate.signature
     'kl:k1|level:token|agg:seq-sum|dir:policy-prior|clamp:none|eos:incl|dtype:f64|n:2|clusters:1|v:0.1.0'
     """
-    if estimator not in KlEstimators._fields:
-        raise ValueError(f"estimator is {estimator!r}: it must be one of {', '.join(KlEstimators._fields)}")
+    _check_estimator(estimator)
     return estimate_kls(samples, level=level)[estimator]
 
 
@@ -254,6 +252,11 @@ def estimate_kls(samples: Samples, *, level: Level = "token") -> dict[str, KlEst
 
     estimators = kl_estimators(policy, prior, level=level)
     return {name: estimate(name, values) for name, values in estimators._asdict().items()}
+
+
+def _check_estimator(estimator: str) -> None:
+    if estimator not in KlEstimators._fields:
+        raise ValueError(f"estimator is {estimator!r}: it must be one of {', '.join(KlEstimators._fields)}")
 
 
 def _signature(samples: Samples, dtype: np.dtype[Any], estimator: str, level: Level) -> str:

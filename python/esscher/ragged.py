@@ -220,7 +220,7 @@ class Padded:
         object.__setattr__(self, "values", values)
         if self.mask is not None:
             object.__setattr__(self, "mask", _as_mask(self.mask, values.shape))
-        else:
+        elif self.lengths is not None:
             object.__setattr__(self, "lengths", as_integers("lengths", self.lengths))
 
     @property

@@ -389,11 +389,25 @@ impl<P: Iterator<Item = Range<usize>>> Kernel for GroupSums<'_, P> {
     fn run<M: Machine>(self, m: M) {
         for (sum, part) in self.sums.iter_mut().zip(self.parts) {
             let exps = &self.exps[part.start - self.first..part.end - self.first];
-            let (total, squares) = total_and_squares(m, exps, f64::INFINITY);
+            let (total, squares) = total_and_squares(
+                m,
+                exps,
+                0.0,
+                f64::INFINITY,
+                #[inline(always)]
+                |exps| f64::load(m, exps),
+            );
             let (others, squares) = if !sum.has_weight() {
                 (total, squares)
             } else if total < 1.0 + DOMINATED {
-                total_and_squares(m, exps, 1.0)
+                total_and_squares(
+                    m,
+                    exps,
+                    0.0,
+                    1.0,
+                    #[inline(always)]
+                    |exps| f64::load(m, exps),
+                )
             } else {
                 (total - 1.0, squares - 1.0)
             };
@@ -402,20 +416,27 @@ impl<P: Iterator<Item = Range<usize>>> Kernel for GroupSums<'_, P> {
     }
 }
 
-/// The sum of what is below `limit`, and of its squares; NaN counts.
+/// The sum of `exp` of all values, and of its squares, what reaches `limit` left out; NaN counts. `exp(fill)` is 0.
 #[inline(always)]
-fn total_and_squares<M: Machine>(m: M, exps: &[f64], limit: f64) -> (f64, f64) {
+fn total_and_squares<M: Machine>(
+    m: M,
+    values: &[f64],
+    fill: f64,
+    limit: f64,
+    exp: impl Fn(&[f64]) -> [M::f64s; 2],
+) -> (f64, f64) {
     let (mut sum, mut squares) = (Sum::zero(m), Sum::zero(m));
-    for chunk in exps.chunks_exact(M::F32_LANES) {
-        let exps = f64::load(m, chunk).map(
+    for chunk in values.chunks_exact(M::F32_LANES) {
+        simd::prefetch(chunk, BLOCK);
+        let exps = exp(chunk).map(
             #[inline(always)]
             |exp| below(m, exp, limit),
         );
         sum.add(m, exps);
         squares.add_product(m, exps, exps);
     }
-    if let Some(rest) = filled_rest::<M, f64>(exps, 0.0) {
-        let exps = f64::load(m, &rest[..M::F32_LANES]).map(
+    if let Some(rest) = filled_rest::<M, f64>(values, fill) {
+        let exps = exp(&rest[..M::F32_LANES]).map(
             #[inline(always)]
             |exp| below(m, exp, limit),
         );
@@ -455,40 +476,28 @@ fn log_sum<M: Machine>(m: M, tilt: Tilt<'_>) -> LogSum {
         let nothing = tilt.values.iter().all(|&value| value == max);
         return LogSum { others: if nothing { 0.0 } else { f64::NAN }, ..LogSum::EMPTY };
     }
-    let (sum, squares) = exp_and_sum(m, tilt, max, f64::INFINITY);
+    let (sum, squares) = sums_below(m, tilt, max, f64::INFINITY);
     if sum < 1.0 + DOMINATED {
-        let (others, squares) = exp_and_sum(m, tilt, max, 1.0);
+        let (others, squares) = sums_below(m, tilt, max, 1.0);
         return LogSum { max, others, squares };
     }
     LogSum { max, others: sum - 1.0, squares: squares - 1.0 }
 }
 
+#[inline(always)]
+fn sums_below<M: Machine>(m: M, tilt: Tilt<'_>, max: f64, limit: f64) -> (f64, f64) {
+    total_and_squares(
+        m,
+        tilt.values,
+        f64::NEG_INFINITY,
+        limit,
+        #[inline(always)]
+        |values| exps(m, max, tilt.beta, values),
+    )
+}
+
 /// Less than that beside the largest value loses digits if they are summed together.
 const DOMINATED: f64 = 1e-2;
-
-/// As [`total_and_squares`] of exponentials that are not there yet.
-#[inline(always)]
-fn exp_and_sum<M: Machine>(m: M, tilt: Tilt<'_>, max: f64, limit: f64) -> (f64, f64) {
-    let (mut sum, mut squares) = (Sum::zero(m), Sum::zero(m));
-    for chunk in tilt.values.chunks_exact(M::F32_LANES) {
-        simd::prefetch(chunk, BLOCK);
-        let exps = exps(m, max, tilt.beta, chunk).map(
-            #[inline(always)]
-            |exp| below(m, exp, limit),
-        );
-        sum.add(m, exps);
-        squares.add_product(m, exps, exps);
-    }
-    if let Some(rest) = filled_rest::<M, f64>(tilt.values, f64::NEG_INFINITY) {
-        let exps = exps(m, max, tilt.beta, &rest[..M::F32_LANES]).map(
-            #[inline(always)]
-            |exp| below(m, exp, limit),
-        );
-        sum.add(m, exps);
-        squares.add_product(m, exps, exps);
-    }
-    (sum.total(m), squares.total(m))
-}
 
 #[inline(always)]
 fn max<M: Machine>(m: M, values: &[f64]) -> f64 {
