@@ -38,8 +38,8 @@ def token_scores(
     """Score tokens from logits, reading each logit once and allocating nothing of the logits' size.
 
     ``log p(v) = x_v - log sum_u exp(x_u)``, ``H = -sum_v p(v) log p(v)``,
-    ``KL = sum_v p(v) (log p(v) - log p0(v))``. Exponentials are taken in float32, sums over the vocabulary in float64:
-    each result is within 1e-6 absolute or relative, whichever is more.
+    ``KL = sum_v p(v) (log p(v) - log p0(v))``. Exponentials are taken in float32. Log-probs and entropies are within
+    1e-6 absolute or relative, whichever is more; a KL is within 5e-6 of 1 + entropy + cross-entropy, and never below 0.
 
     Parameters
     ----------

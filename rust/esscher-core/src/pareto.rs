@@ -62,6 +62,7 @@ const FLAT: f64 = 1e-10;
 /// If a value is NaN or `+inf`, or the lengths differ.
 pub fn smooth(log_ratios: &[f64], groups: &Offsets<'_>, rule: TailRule, smoothed: &mut [f64]) -> Result<Vec<f64>> {
     check_length("smoothed", smoothed.len(), "log_ratios", log_ratios.len())?;
+    groups.check_items("groups", log_ratios.len())?;
     weights::check("log_ratios", log_ratios)?;
     smoothed.copy_from_slice(log_ratios);
     Ok(parallel::map_each(groups.split_mut(smoothed), |group| smooth_group(group, rule)))

@@ -15,7 +15,7 @@ impl<'a> Offsets<'a> {
     /// If `offsets` is empty, does not start with 0, falls, or does not end at `len`; `name` is the argument that the
     /// message speaks of.
     pub fn new(name: &'static str, offsets: &'a [i64], len: usize) -> Result<Self> {
-        let (Some(&first), Some(&end)) = (offsets.first(), offsets.last()) else {
+        let Some(&first) = offsets.first() else {
             return Err(Error::OffsetsEmpty { name });
         };
         if first != 0 {
@@ -24,10 +24,18 @@ impl<'a> Offsets<'a> {
         if let Some(i) = offsets.windows(2).position(|pair| pair[1] < pair[0]) {
             return Err(Error::OffsetsFall { name, index: i + 1, before: offsets[i], after: offsets[i + 1] });
         }
-        if usize::try_from(end) != Ok(len) {
-            return Err(Error::OffsetsEnd { name, end, len });
-        }
-        Ok(Self(offsets))
+        let offsets = Self(offsets);
+        offsets.check_items(name, len)?;
+        Ok(offsets)
+    }
+
+    /// Check that these are borders of `len` items.
+    ///
+    /// # Errors
+    /// If they end elsewhere.
+    pub fn check_items(&self, name: &'static str, len: usize) -> Result<()> {
+        let end = self.0[self.len()];
+        if usize::try_from(end) == Ok(len) { Ok(()) } else { Err(Error::OffsetsEnd { name, end, len }) }
     }
 
     /// The number of rows.

@@ -12,6 +12,7 @@ use crate::{Error, Offsets, Result, parallel, ragged::check_length, weights};
 /// If a log-weight is NaN or `+inf`, a uniform is outside [0, 1), the uniforms do not divide evenly among the groups,
 /// or a group has no weight.
 pub fn resample(log_weights: &[f64], groups: &Offsets<'_>, uniforms: &[f64]) -> Result<Vec<i64>> {
+    groups.check_items("groups", log_weights.len())?;
     weights::check("log_weights", log_weights)?;
     if let Some(index) = uniforms.iter().position(|u| !(0.0..1.0).contains(u)) {
         return Err(Error::Uniform { index, value: uniforms[index] });

@@ -84,8 +84,11 @@ fn score(len: usize, matches: impl Fn(usize) -> usize, n: usize, smoothing: Smoo
     if matches(1) == 0 {
         return 0.0;
     }
-    let log_precision = |i: usize| smoothing.log_precision(matches(i + 1), len.saturating_sub(i));
-    brevity_penalty(len, closest_other(lens, len)) * (sum(n, log_precision) / n as f64).exp()
+    let log_precision = |i: usize| smoothing.log_precision(matches(i + 1), len - i);
+    // Orders that the row is too short for are all the same.
+    let (within, beyond) = (n.min(len), n.saturating_sub(len));
+    let log_precisions = sum(within, log_precision) + beyond as f64 * smoothing.log_precision(0, 0);
+    brevity_penalty(len, closest_other(lens, len)) * (log_precisions / n as f64).exp()
 }
 
 /// exp(1 - r / c) for a row of length c whose closest other length is r > c, else 1.

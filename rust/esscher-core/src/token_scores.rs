@@ -1,13 +1,16 @@
 //! From logits over a vocabulary to what is asked of each token: its log-prob, the entropy, the exact KL.
 
 use crate::{
-    Error, Real, Result, parallel,
+    Bf16, Error, Real, Result, parallel,
     ragged::check_length,
     simd::{self, Kernel, Machine, exp_f32},
     sum::filled_rest,
 };
 
-/// What one model's logits say of each token, and how two models' differ; in nats, within 1e-6 of the largest log-prob.
+/// What one model's logits say of each token, and how two models' differ; in nats.
+///
+/// Log-probs and entropies are within 1e-6 absolute or relative, whichever is more; a KL is within 5e-6 of 1 more than the
+/// entropy and the cross-entropy that it is the difference of.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TokenScores {
     /// The log-prob of the token.
@@ -26,6 +29,12 @@ pub struct PriorScores {
     /// `sum_v policy(v) (log policy(v) - log prior(v))`.
     pub kl: Vec<f32>,
 }
+
+/// A number that logits are made of, which f32 holds exactly.
+pub trait Logit: Real {}
+
+impl Logit for f32 {}
+impl Logit for Bf16 {}
 
 /// Logits of one model, one row of the vocabulary's size per token.
 #[derive(Debug, Clone, Copy)]
@@ -47,12 +56,17 @@ impl<'a, T> Logits<'a, T> {
 /// # Errors
 /// If there is not one row of logits a token, a token is outside the vocabulary, a logit is NaN or `+inf`, or all logits
 /// of a row are `-inf`.
-pub fn token_scores<T: Real>(
+pub fn token_scores<T: Logit>(
     logits: Logits<'_, T>,
     prior_logits: Option<Logits<'_, T>>,
     token_ids: &[i64],
 ) -> Result<TokenScores> {
-    check_length("logits", logits.values.len(), "token_ids times vocabulary", token_ids.len() * logits.vocabulary)?;
+    check_length(
+        "logits",
+        logits.values.len(),
+        "token_ids times vocabulary",
+        token_ids.len().saturating_mul(logits.vocabulary),
+    )?;
     if let Some(prior) = prior_logits {
         check_length("the vocabulary of prior_logits", prior.vocabulary, "that of logits", logits.vocabulary)?;
         check_length("prior_logits", prior.values.len(), "logits", logits.values.len())?;
@@ -82,7 +96,7 @@ pub fn token_scores<T: Real>(
     }
 }
 
-fn policy_row<T: Real>(logits: &[T], i: usize, token: usize) -> Result<(f32, f32)> {
+fn policy_row<T: Logit>(logits: &[T], i: usize, token: usize) -> Result<(f32, f32)> {
     let mut state = Softmax::EMPTY;
     for block in logits.chunks(BLOCK) {
         state = state.merge(&simd::dispatch(Policy(block)));
@@ -91,14 +105,13 @@ fn policy_row<T: Real>(logits: &[T], i: usize, token: usize) -> Result<(f32, f32
     Ok((state.logprob(logits[token]), state.entropy()))
 }
 
-fn both_rows<T: Real>(logits: &[T], prior: &[T], i: usize, token: usize) -> Result<([f32; 2], [f32; 2])> {
+fn both_rows<T: Logit>(logits: &[T], prior: &[T], i: usize, token: usize) -> Result<([f32; 2], [f32; 2])> {
     let mut state = Pair::EMPTY;
     for (policy, prior) in logits.chunks(BLOCK).zip(prior.chunks(BLOCK)) {
         state = state.merge(&simd::dispatch(Both { policy, prior }));
     }
     state.policy.check("logits", i, logits)?;
-    // NaN among the prior's logits is lost in their own sum.
-    Softmax { weighted: state.difference, ..state.prior }.check("prior_logits", i, prior)?;
+    state.prior.check("prior_logits", i, prior)?;
     let policy = [state.policy.logprob(logits[token]), state.policy.entropy()];
     Ok((policy, [state.prior.logprob(prior[token]), state.kl(logits, prior)]))
 }
@@ -108,8 +121,8 @@ fn both_rows<T: Real>(logits: &[T], prior: &[T], i: usize, token: usize) -> Resu
 const BLOCK: usize = 2048;
 /// Below the maximum by so much, the exponential in f32 is 0, or as good as.
 const LOWEST: f32 = -87.0;
-/// Stands for a log-prob of `-inf` where that would make NaN of a product with 0.
-const IMPOSSIBLE: f32 = -1e9;
+/// Stands for a difference of `-inf` where that would make NaN of a product with 0.
+const IMPOSSIBLE: f32 = f32::MIN;
 
 /// Sums over a part of the vocabulary.
 #[derive(Debug, Clone, Copy)]
@@ -128,7 +141,8 @@ impl Softmax {
     /// The same sums, relative to a maximum at least as large.
     fn relative_to(&self, max: f32) -> Self {
         if self.max == f32::NEG_INFINITY {
-            return Self { max, ..Self::EMPTY };
+            // Nothing but traces of what is impossible, and of NaN, which stays.
+            return Self { max, sum: 0.0 * self.sum, weighted: 0.0 * self.weighted };
         }
         let down = f64::from(self.max) - f64::from(max);
         let scale = down.exp();
@@ -141,7 +155,7 @@ impl Softmax {
         Self { max, sum: left.sum + right.sum, weighted: left.weighted + right.weighted }
     }
 
-    fn logprob<T: Real>(&self, logit: T) -> f32 {
+    fn logprob<T: Logit>(&self, logit: T) -> f32 {
         ((logit.to_f64() - f64::from(self.max)) - self.sum.ln()) as f32
     }
 
@@ -150,8 +164,8 @@ impl Softmax {
         (self.sum.ln() - self.weighted / self.sum).max(0.0) as f32
     }
 
-    fn check<T: Real>(&self, name: &'static str, row: usize, logits: &[T]) -> Result<()> {
-        if self.weighted.is_finite() && self.max.abs() < f32::INFINITY {
+    fn check<T: Logit>(&self, name: &'static str, row: usize, logits: &[T]) -> Result<()> {
+        if self.sum.is_finite() && self.max.abs() < f32::INFINITY {
             return Ok(());
         }
         let broken =
@@ -180,7 +194,7 @@ impl Pair {
     fn relative_to(&self, max: f32, prior_max: f32) -> Self {
         let (policy, prior) = (self.policy.relative_to(max), self.prior.relative_to(prior_max));
         if self.policy.max == f32::NEG_INFINITY {
-            return Self { policy, prior, difference: 0.0, ..*self };
+            return Self { policy, prior, difference: 0.0 * self.difference, ..*self };
         }
         let down = f64::from(self.policy.max) - f64::from(max);
         let prior_possible = self.prior.max > f32::NEG_INFINITY;
@@ -201,7 +215,7 @@ impl Pair {
     }
 
     /// Infinite if the policy can produce what the prior cannot; else rounding alone could make it negative.
-    fn kl<T: Real>(&self, logits: &[T], prior: &[T]) -> f32 {
+    fn kl<T: Logit>(&self, logits: &[T], prior: &[T]) -> f32 {
         let gone = |logit: &T| logit.to_f64() == f64::NEG_INFINITY;
         if self.prior_gone && logits.iter().zip(prior).any(|(l, l0)| gone(l0) && !gone(l)) {
             return f32::INFINITY;
@@ -212,7 +226,7 @@ impl Pair {
 
 /// The largest of some logits, and the smallest.
 #[inline(always)]
-fn range<M: Machine, T: Real>(m: M, logits: &[T]) -> (f32, f32) {
+fn range<M: Machine, T: Logit>(m: M, logits: &[T]) -> (f32, f32) {
     let mut max = m.splat_f32s(f32::NEG_INFINITY);
     let mut min = m.splat_f32s(f32::INFINITY);
     for chunk in logits.chunks_exact(M::F32_LANES) {
@@ -244,7 +258,7 @@ fn at_least<M: Machine>(m: M, x: M::f32s, lowest: f32) -> M::f32s {
 /// [`Softmax`] over a block.
 struct Policy<'a, T>(&'a [T]);
 
-impl<T: Real> Policy<'_, T> {
+impl<T: Logit> Policy<'_, T> {
     #[inline(always)]
     fn step<M: Machine>(m: M, sums: &mut [M::f32s; 2], max: M::f32s, logits: &[T]) {
         simd::prefetch(logits, BLOCK);
@@ -254,7 +268,7 @@ impl<T: Real> Policy<'_, T> {
     }
 }
 
-impl<T: Real> Kernel for Policy<'_, T> {
+impl<T: Logit> Kernel for Policy<'_, T> {
     type Output = Softmax;
 
     #[inline(always)]
@@ -284,24 +298,26 @@ struct Both<'a, T> {
     prior: &'a [T],
 }
 
-impl<T: Real> Both<'_, T> {
+impl<T: Logit> Both<'_, T> {
     #[inline(always)]
     fn step<M: Machine>(m: M, sums: &mut [M::f32s; 4], max: [M::f32s; 2], policy: &[T], prior: &[T]) {
         simd::prefetch(policy, BLOCK);
         simd::prefetch(prior, BLOCK);
         let x = at_least(m, m.sub_f32s(T::load_f32(m, policy), max[0]), LOWEST);
         let y = at_least(m, m.sub_f32s(T::load_f32(m, prior), max[1]), IMPOSSIBLE);
-        let (exp, prior_exp) = (exp_f32(m, x), exp_f32(m, m.max_f32s(y, m.splat_f32s(LOWEST))));
+        let (exp, prior_exp) = (exp_f32(m, x), exp_f32(m, at_least(m, y, LOWEST)));
+        // However small, it must not meet a difference as large as that of the impossible.
+        let possible = m.select_f32s(m.equal_f32s(x, m.splat_f32s(LOWEST)), m.splat_f32s(0.0), exp);
         *sums = [
             m.add_f32s(sums[0], exp),
             m.fma_f32(exp, x, sums[1]),
             m.add_f32s(sums[2], prior_exp),
-            m.fma_f32(exp, m.sub_f32s(x, y), sums[3]),
+            m.fma_f32(possible, m.sub_f32s(x, y), sums[3]),
         ];
     }
 }
 
-impl<T: Real> Kernel for Both<'_, T> {
+impl<T: Logit> Kernel for Both<'_, T> {
     type Output = Pair;
 
     #[inline(always)]
@@ -353,7 +369,7 @@ mod tests {
         (0..log_probs.len()).filter(|&v| log_probs[v] > f64::NEG_INFINITY).map(|v| log_probs[v].exp() * f(v)).sum()
     }
 
-    fn score<T: Real>(policy: &[T], prior: &[T], ids: &[i64]) -> Result<TokenScores> {
+    fn score<T: Logit>(policy: &[T], prior: &[T], ids: &[i64]) -> Result<TokenScores> {
         let of = |values| Logits { values, vocabulary: VOCABULARY };
         token_scores(of(policy), Some(of(prior)), ids)
     }
@@ -408,6 +424,35 @@ mod tests {
             let alone = token_scores(Logits { values: &policy, vocabulary: VOCABULARY }, None, &[1, 2, 3]).unwrap();
             let both = score(&policy, &prior, &[1, 2, 3]).unwrap();
             assert_eq!((alone.logprobs, alone.entropy), (both.logprobs, both.entropy));
+        });
+    }
+
+    #[test]
+    fn masks_of_very_low_logits_are_like_minus_infinity() {
+        simd::paths::each(|| {
+            let mut policy = logits(1, 3.0, 1);
+            let mut prior = logits(1, 3.0, 2);
+            policy[100..4900].fill(f32::MIN);
+            prior[100..4900].fill(f32::MIN);
+            let low = score(&policy, &prior, &[7]).unwrap();
+            policy[100..4900].fill(f32::NEG_INFINITY);
+            prior[100..4900].fill(f32::NEG_INFINITY);
+            assert_eq!(score(&policy, &prior, &[7]).unwrap(), low);
+        });
+    }
+
+    #[test]
+    fn nan_is_found_where_the_policy_has_nothing() {
+        simd::paths::each(|| {
+            let mut policy = logits(1, 3.0, 1);
+            policy[BLOCK..2 * BLOCK].fill(f32::NEG_INFINITY);
+            let mut broken = logits(1, 3.0, 2);
+            broken[BLOCK + 7] = f32::NAN;
+            let message = score(&policy, &broken, &[0]).unwrap_err().to_string();
+            assert!(message.starts_with("prior_logits[0, 2055] is NaN"), "{message}");
+            policy[BLOCK + 7] = f32::NAN;
+            let message = score(&policy, &policy, &[0]).unwrap_err().to_string();
+            assert!(message.starts_with("logits[0, 2055] is NaN"), "{message}");
         });
     }
 

@@ -148,6 +148,7 @@ fn weigh(
     normaliser: Normaliser<'_>,
 ) -> Result<()> {
     let Normaliser { mut log_z, mut ess } = normaliser;
+    groups.check_items("groups", tilt.values.len())?;
     check_length("log_z", log_z.len(), "groups", groups.len())?;
     check_length("ess", ess.len(), "groups", groups.len())?;
     let mut tasks = Vec::new();

@@ -1,7 +1,7 @@
 //! Log-probs, entropies and exact KL from logits.
 
-use esscher_core::token_scores::{Logits, PriorScores, TokenScores, token_scores as score};
-use esscher_core::{Bf16, Real};
+use esscher_core::Bf16;
+use esscher_core::token_scores::{Logit, Logits, PriorScores, TokenScores, token_scores as score};
 use numpy::{Element, IntoPyArray, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -51,7 +51,7 @@ fn bf16(logits: Logits<'_, u16>) -> Logits<'_, Bf16> {
     Logits { values: Bf16::from_bits(logits.values), vocabulary: logits.vocabulary }
 }
 
-fn columns<'py, T: Real>(
+fn columns<'py, T: Logit>(
     py: Python<'py>,
     logits: Logits<'_, T>,
     prior: Option<Logits<'_, T>>,

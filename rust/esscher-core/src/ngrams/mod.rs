@@ -79,6 +79,7 @@ pub(crate) fn count_groups<C: Census, R: Send>(
     census: impl Fn(&Group<'_>) -> C + Sync + Send,
     finish: impl Fn(&Group<'_>, C) -> R + Sync + Send,
 ) -> Result<Vec<R>> {
+    groups.check_items("groups", token_ids.len())?;
     group::check_sizes(token_ids, groups)?;
     let runs = group::runs(groups.len(), RUN, |group| group::span(token_ids, &groups.range(group)).len());
     let counted = parallel::map_each(runs, |run| {

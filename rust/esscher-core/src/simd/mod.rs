@@ -14,7 +14,9 @@ pub(crate) use f64::{exp_nonpositive, expm1, k3, ln, ln_1p};
 pub(crate) use machine::Machine;
 pub(crate) use prefetch::prefetch;
 
-use pulp::{Arch, Scalar256b, Simd, WithSimd};
+use pulp::{Arch, Scalar256b};
+#[cfg(target_arch = "x86_64")]
+use pulp::{Simd, WithSimd};
 
 /// Work that is compiled for each instruction set.
 pub(crate) trait Kernel {
@@ -45,8 +47,10 @@ fn dispatch_on<K: Kernel>(arch: Arch, kernel: K) -> K::Output {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
 struct On<M, K>(M, K);
 
+#[cfg(target_arch = "x86_64")]
 impl<M: Machine, K: Kernel> WithSimd for On<M, K> {
     type Output = K::Output;
 
