@@ -2,7 +2,7 @@
 
 use esscher_core::weights::Normaliser;
 use esscher_core::{Offsets, pareto, weights};
-use numpy::{IntoPyArray, PyArray1, PyArrayMethods, PyReadonlyArray1};
+use numpy::{IntoPyArray, PyArrayMethods, PyReadonlyArray1};
 use pyo3::prelude::*;
 
 use crate::{Out, gate};
@@ -79,9 +79,10 @@ pub fn log_normaliser<'py>(
     })
 }
 
-/// A new array that `work` fills, and what it returns. `NumPy` allocates it: it asks for huge pages.
+/// A new array that `work` fills, and what it returns. `NumPy` allocates it: it asks for huge pages, and does not write
+/// to them first.
 fn written<T>(py: Python<'_>, len: usize, work: impl FnOnce(&mut [f64]) -> PyResult<T>) -> PyResult<(Out<'_, f64>, T)> {
-    let out = PyArray1::zeros(py, len, false);
+    let out: Out<'_, f64> = py.import("numpy")?.call_method1("empty", (len,))?.cast_into()?;
     let returned = work(out.readwrite().as_slice_mut()?)?;
     Ok((out, returned))
 }
