@@ -271,7 +271,7 @@ impl<T: Real> Kernel for Mixed<'_, T> {
     }
 }
 
-/// Tokens.
+/// How many tokens ahead of the arithmetic memory is asked for.
 const AHEAD: usize = 512;
 
 /// Beyond it, f32 may not hold the exponential of a log-ratio.

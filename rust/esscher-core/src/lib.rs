@@ -5,14 +5,16 @@
 //!
 //! - [`logprobs`]: per-token log-probs to one log-prob a sequence;
 //! - [`kl`]: the estimators k1, k2, k3 and abs of a KL divergence;
+//! - [`token_scores`]: log-prob, entropy and exact KL of each token, from logits over the vocabulary;
 //! - [`weights`]: importance weights by log-sum-exp, with log Z and effective sample size; [`pareto`]: their tail;
 //! - [`resample`]: draws from weighted samples;
 //! - [`distinct`], [`self_bleu`], [`top_ngrams`]: diversity of token sequences, in time linear in the tokens.
 //!
-//! Rows of unequal length are [`Ragged`]; every broken rule is an [`Error`] that names the argument and the index.
-//! Sums are taken in f64 in a fixed order, so results do not depend on the number of threads.
+//! Rows of unequal length are [`Ragged`], or [`Padded`] with a mask; every broken rule is an [`Error`] that names the
+//! argument and the index. Sums over sequences are taken in f64 in a fixed order, so results do not depend on the number
+//! of threads. Kernels work on the thread that calls, or, inside a rayon pool, on the pool's.
 //!
-//! You can safely ignore: [`Offsets`] (what divides a flat array into rows) and [`Real`] (f32 or f64).
+//! You can safely ignore: [`Offsets`] (what divides a flat array into rows) and [`Real`] (f32, f64 or [`Bf16`]).
 
 mod error;
 pub mod kl;

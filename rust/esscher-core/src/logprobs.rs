@@ -55,6 +55,9 @@ pub(crate) fn broken<T: Real>(
     Error::LogProb { name, place: rows.place(i, token), value: row[token].to_f64() }
 }
 
+/// How many values ahead of the sum memory is asked for.
+const AHEAD: usize = 1024;
+
 /// The sum of a row; `None` if a value is not a log-prob.
 struct RowSum<'a, T>(&'a [T]);
 
@@ -65,7 +68,7 @@ impl<T: Real> Kernel for RowSum<'_, T> {
     fn run<M: Machine>(self, m: M) -> Option<f64> {
         let mut state = State { sum: Sum::zero(m), highest: m.splat_f64s(0.0) };
         for chunk in self.0.chunks_exact(M::F32_LANES) {
-            simd::prefetch(chunk, 1024);
+            simd::prefetch(chunk, AHEAD);
             state.add(m, T::load(m, chunk));
         }
         if let Some(rest) = filled_rest::<M, T>(self.0, T::default()) {
