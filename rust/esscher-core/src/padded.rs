@@ -121,12 +121,17 @@ fn scan<M: Copy + PartialEq + From<u8>>(mask: &[M]) -> Option<Kept> {
 
 /// How many entries equal `value` before the first that does not.
 fn leading<M: Copy + PartialEq>(mask: &[M], value: M) -> usize {
-    const CHUNK: usize = 64;
+    let in_large = leading_chunks::<64, M>(mask, value);
+    let in_small = in_large + leading_chunks::<8, M>(&mask[in_large..], value);
+    in_small + mask[in_small..].iter().take_while(|&&m| m == value).count()
+}
+
+/// As [`leading`], of whole chunks.
+fn leading_chunks<const CHUNK: usize, M: Copy + PartialEq>(mask: &[M], value: M) -> usize {
     // A fold without a way out early is what the compiler vectorises.
     #[allow(clippy::needless_bitwise_bool, reason = "see above")]
-    let all = |chunk: &&[M]| chunk.iter().fold(true, |all, &m| all & (m == value));
-    let skipped = CHUNK * mask.chunks_exact(CHUNK).take_while(all).count();
-    skipped + mask[skipped..].iter().take_while(|&&m| m == value).count()
+    let all = |chunk: &&[M; CHUNK]| chunk.iter().fold(true, |all, &m| all & (m == value));
+    CHUNK * mask.as_chunks::<CHUNK>().0.iter().take_while(all).count()
 }
 
 #[cfg(test)]

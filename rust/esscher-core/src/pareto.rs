@@ -7,8 +7,8 @@ use std::str::FromStr;
 use crate::{
     Error, Offsets, Result, parallel,
     ragged::check_length,
-    real::sealed::Load,
-    simd::{self, Kernel, Machine, exp_nonpositive, expm1, ln, ln_1p},
+    real::{MAX_LANES, sealed::Load},
+    simd::{self, Kernel, Machine, exp_nonpositive, expm1, ln, ln_1p, ln_1p_of_four},
     sum::{Sum, filled_rest},
     weights,
 };
@@ -118,31 +118,60 @@ fn split_tail(values: &[f64], tail_len: usize) -> (f64, Vec<Weight>) {
     (cutoff.value, tail.to_vec())
 }
 
-/// A value that about twice as many are above as the tail has: a quantile of some of the values.
+/// A value that hardly ever fewer are above than the tail has, nor many more: a quantile of some of the values.
 fn threshold(values: &[f64], tail_len: usize) -> f64 {
     const SOME: usize = 1024;
     if values.len() < 4 * SOME {
         return f64::NEG_INFINITY;
     }
     let mut some: Vec<f64> = values.iter().copied().step_by(values.len() / SOME).collect();
-    let above = 2 * tail_len * some.len() / values.len() + SOME / 64;
-    let rank = some.len().saturating_sub(above + 1);
+    let expected = tail_len as f64 * some.len() as f64 / values.len() as f64;
+    let above = expected + 4.0 * expected.sqrt() + 4.0;
+    let rank = some.len().saturating_sub(above as usize + 1);
     *some.select_nth_unstable_by(rank, f64::total_cmp).1
 }
 
 /// The values from `lowest` up.
-#[allow(clippy::needless_bitwise_bool, reason = "a fold without a way out early is what the compiler vectorises")]
 fn above(values: &[f64], lowest: f64) -> Vec<Weight> {
-    const CHUNK: usize = 16;
-    let mut found = Vec::new();
-    for (i, chunk) in values.chunks(CHUNK).enumerate() {
-        // Mostly there is none.
-        if chunk.iter().fold(false, |any, &value| any | (value >= lowest)) {
-            let weights = chunk.iter().enumerate().map(|(j, &value)| Weight { value, index: i * CHUNK + j });
-            found.extend(weights.filter(|weight| weight.value >= lowest));
+    simd::dispatch(Above { values, lowest })
+}
+
+/// As [`above`].
+struct Above<'a> {
+    values: &'a [f64],
+    lowest: f64,
+}
+
+impl Kernel for Above<'_> {
+    type Output = Vec<Weight>;
+
+    #[inline(always)]
+    fn run<M: Machine>(self, m: M) -> Vec<Weight> {
+        let (mut found, lowest) = (Vec::new(), m.splat_f64s(self.lowest));
+        let chunks = self.values.chunks_exact(M::F32_LANES);
+        let rest = chunks.remainder();
+        for (i, chunk) in chunks.enumerate() {
+            let x = f64::load(m, chunk);
+            let highest = m.max_f64s(x[0], x[1]);
+            // Mostly there is none.
+            if m.first_true_m64s(m.less_than_or_equal_f64s(lowest, highest)) < M::F64_LANES {
+                extend(&mut found, chunk, i * chunk.len(), self.lowest);
+            }
         }
+        extend(&mut found, rest, self.values.len() - rest.len(), self.lowest);
+        found
     }
-    found
+}
+
+/// Add what is at least `lowest` of a chunk that begins at `start`: without a branch, which could not be predicted.
+#[inline(always)]
+fn extend(found: &mut Vec<Weight>, chunk: &[f64], start: usize, lowest: f64) {
+    let (mut weights, mut count) = ([Weight { value: 0.0, index: 0 }; MAX_LANES], 0);
+    for (j, &value) in chunk.iter().enumerate() {
+        weights[count] = Weight { value, index: start + j };
+        count += usize::from(value >= lowest);
+    }
+    found.extend_from_slice(&weights[..count]);
 }
 
 /// A generalised Pareto distribution with location 0.
@@ -218,19 +247,48 @@ impl Kernel for Shapes<'_> {
         let mut shapes = self.b.to_vec();
         for b in &mut shapes {
             let minus_b = m.splat_f64s(-*b);
-            let mut sum = Sum::zero(m);
-            for chunk in self.excess.chunks_exact(M::F32_LANES) {
-                let x = f64::load(m, chunk);
-                sum.add(m, [ln_1p(m, m.mul_f64s(minus_b, x[0])), ln_1p(m, m.mul_f64s(minus_b, x[1]))]);
-            }
-            if let Some(rest) = filled_rest::<M, f64>(self.excess, 0.0) {
-                let x = f64::load(m, &rest[..M::F32_LANES]);
-                sum.add(m, [ln_1p(m, m.mul_f64s(minus_b, x[0])), ln_1p(m, m.mul_f64s(minus_b, x[1]))]);
-            }
-            *b = sum.total(m) / self.excess.len() as f64;
+            let sum = sum_in_fours(m, self.excess, minus_b);
+            // Where the largest is beyond 10^76 times the quartile, a product of four overflows.
+            let sum = if sum.is_finite() { sum } else { sum_one_by_one(m, self.excess, minus_b) };
+            *b = sum / self.excess.len() as f64;
         }
         shapes
     }
+}
+
+/// The sum of `ln(1 - b x)`.
+#[inline(always)]
+fn sum_in_fours<M: Machine>(m: M, excess: &[f64], minus_b: M::f64s) -> f64 {
+    let mut sum = m.splat_f64s(0.0);
+    let chunks = excess.chunks_exact(2 * M::F32_LANES);
+    let mut rest = [0.0; 2 * MAX_LANES];
+    rest[..chunks.remainder().len()].copy_from_slice(chunks.remainder());
+    for chunk in chunks.chain([&rest[..2 * M::F32_LANES]]) {
+        let (low, high) = chunk.split_at(M::F32_LANES);
+        let (low, high) = (f64::load(m, low), f64::load(m, high));
+        let x = [
+            m.mul_f64s(minus_b, low[0]),
+            m.mul_f64s(minus_b, low[1]),
+            m.mul_f64s(minus_b, high[0]),
+            m.mul_f64s(minus_b, high[1]),
+        ];
+        sum = m.add_f64s(sum, ln_1p_of_four(m, x));
+    }
+    m.reduce_sum_f64s(sum)
+}
+
+#[inline(always)]
+fn sum_one_by_one<M: Machine>(m: M, excess: &[f64], minus_b: M::f64s) -> f64 {
+    let mut sum = Sum::zero(m);
+    for chunk in excess.chunks_exact(M::F32_LANES) {
+        let x = f64::load(m, chunk);
+        sum.add(m, [ln_1p(m, m.mul_f64s(minus_b, x[0])), ln_1p(m, m.mul_f64s(minus_b, x[1]))]);
+    }
+    if let Some(rest) = filled_rest::<M, f64>(excess, 0.0) {
+        let x = f64::load(m, &rest[..M::F32_LANES]);
+        sum.add(m, [ln_1p(m, m.mul_f64s(minus_b, x[0])), ln_1p(m, m.mul_f64s(minus_b, x[1]))]);
+    }
+    sum.total(m)
 }
 
 /// The smoothed log-weights: those of the distribution's quantiles above the cutoff, none above the largest.

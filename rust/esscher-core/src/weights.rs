@@ -251,17 +251,22 @@ impl LogSum {
 }
 
 /// Whether all values were legal.
+///
+/// The weights of a block are first relative to its own maximum, so that each exponential is taken once.
 fn big_group(tilt: Tilt<'_>, task: Task<'_>) -> bool {
-    let len = tilt.values.len();
-    let block = |i: usize| tilt.part(i * BLOCK..len.min((i + 1) * BLOCK));
-    let blocks = len.div_ceil(BLOCK);
-    let sums = parallel::map(blocks, |i| simd::dispatch(BlockSum(block(i))));
-    let sum = sums.into_iter().fold(LogSum::EMPTY, |total, sum| total.merge(sum, tilt.beta));
+    let (len, what, mut out) = (tilt.values.len(), task.out.what, task.out);
+    let blocks = (0..len)
+        .step_by(BLOCK)
+        .map(|start| tilt.part(start..len.min(start + BLOCK)))
+        .map(|tilt| (tilt, out.split_off(tilt.values.len())))
+        .collect();
+    let blocks = parallel::map_each(blocks, |(tilt, mut out)| (simd::dispatch(BlockSum(tilt, &mut out)), tilt, out));
+    let sum = blocks.iter().fold(LogSum::EMPTY, |total, (of_block, ..)| total.merge(*of_block, tilt.beta));
     let log_sum = sum.others.ln_1p();
-    let mut out = task.out;
-    if sum.is_valid() && out.what != What::Nothing {
-        let parts = (0..blocks).map(|i| (block(i), out.split_off(block(i).values.len()))).collect();
-        parallel::map_each(parts, |(tilt, out)| simd::dispatch(WriteBlock { tilt, sum, log_sum, out }));
+    if sum.is_valid() && what != What::Nothing {
+        parallel::map_each(blocks, |(of_block, tilt, out)| {
+            simd::dispatch(WriteBlock { tilt, of_block, sum, log_sum, out });
+        });
     }
     task.log_z[0] = sum.log_z(tilt.beta, log_sum, (len as f64).ln());
     task.ess[0] = sum.ess();
@@ -317,15 +322,31 @@ impl LogLen {
     }
 }
 
-/// [`LogSum`] of one block.
-struct BlockSum<'a>(Tilt<'a>);
+/// [`LogSum`] of one block, and where weights are wanted its exponentials.
+struct BlockSum<'a, 'o, 'w>(Tilt<'a>, &'w mut Out<'o>);
 
-impl Kernel for BlockSum<'_> {
+impl Kernel for BlockSum<'_, '_, '_> {
     type Output = LogSum;
 
     #[inline(always)]
     fn run<M: Machine>(self, m: M) -> LogSum {
-        log_sum(m, self.0)
+        let Self(tilt, out) = self;
+        let max = max(m, tilt.values);
+        if max == f64::NEG_INFINITY {
+            // As in `Exponents`.
+            let nothing = tilt.values.iter().all(|&value| value == max);
+            return LogSum { others: if nothing { 0.0 } else { f64::NAN }, ..LogSum::EMPTY };
+        }
+        let (sum, squares) = if out.what == What::Weights {
+            write_exps(m, tilt, max, out.values)
+        } else {
+            sums_below(m, tilt, max, f64::INFINITY)
+        };
+        if sum < 1.0 + DOMINATED {
+            let (others, squares) = sums_below(m, tilt, max, 1.0);
+            return LogSum { max, others, squares };
+        }
+        LogSum { max, others: sum - 1.0, squares: squares - 1.0 }
     }
 }
 
@@ -470,22 +491,6 @@ impl Kernel for Ln1pInPlace<'_> {
 }
 
 #[inline(always)]
-fn log_sum<M: Machine>(m: M, tilt: Tilt<'_>) -> LogSum {
-    let max = max(m, tilt.values);
-    if max == f64::NEG_INFINITY {
-        // As in `Exponents`.
-        let nothing = tilt.values.iter().all(|&value| value == max);
-        return LogSum { others: if nothing { 0.0 } else { f64::NAN }, ..LogSum::EMPTY };
-    }
-    let (sum, squares) = sums_below(m, tilt, max, f64::INFINITY);
-    if sum < 1.0 + DOMINATED {
-        let (others, squares) = sums_below(m, tilt, max, 1.0);
-        return LogSum { max, others, squares };
-    }
-    LogSum { max, others: sum - 1.0, squares: squares - 1.0 }
-}
-
-#[inline(always)]
 fn sums_below<M: Machine>(m: M, tilt: Tilt<'_>, max: f64, limit: f64) -> (f64, f64) {
     total_and_squares(
         m,
@@ -532,9 +537,10 @@ fn exponents<M: Machine>(m: M, max: f64, beta: f64, chunk: &[f64]) -> [M::f64s; 
     [m.div_f64s(d[0], beta), m.div_f64s(d[1], beta)]
 }
 
-/// Write what is wanted of a block whose group has been summed.
+/// Write what is wanted of a block whose group has been summed; of weights, all but the factor is there.
 struct WriteBlock<'a, 'o> {
     tilt: Tilt<'a>,
+    of_block: LogSum,
     sum: LogSum,
     log_sum: f64,
     out: Out<'o>,
@@ -545,10 +551,12 @@ impl Kernel for WriteBlock<'_, '_> {
 
     #[inline(always)]
     fn run<M: Machine>(self, m: M) {
-        let Self { tilt, sum, log_sum, out } = self;
+        let Self { tilt, of_block, sum, log_sum, out } = self;
         match out.what {
             What::Nothing => (),
-            What::Weights if sum.has_weight() => write_weights(m, tilt, &sum, out.values),
+            What::Weights if of_block.has_weight() => {
+                scale(m, ((of_block.max - sum.max) / tilt.beta).exp() * sum.share(), out.values);
+            }
             What::Weights => out.values.fill(0.0),
             What::LogWeights => write_log_weights(m, tilt, &sum, log_sum, out.values),
         }
@@ -594,19 +602,26 @@ fn scale<M: Machine>(m: M, share: f64, values: &mut [f64]) {
     }
 }
 
+/// Write the exponentials relative to `max`; returns their sum and that of their squares.
 #[inline(always)]
-fn write_weights<M: Machine>(m: M, tilt: Tilt<'_>, sum: &LogSum, out: &mut [f64]) {
-    let shares = m.splat_f64s(sum.share());
+fn write_exps<M: Machine>(m: M, tilt: Tilt<'_>, max: f64, out: &mut [f64]) -> (f64, f64) {
+    let (mut sum, mut squares) = (Sum::zero(m), Sum::zero(m));
     let mut chunks = out.chunks_exact_mut(M::F32_LANES);
     for (chunk, out) in tilt.values.chunks_exact(M::F32_LANES).zip(&mut chunks) {
-        let exps = exps(m, sum.max, tilt.beta, chunk);
-        out.copy_from_slice(cast_slice(&[m.mul_f64s(shares, exps[0]), m.mul_f64s(shares, exps[1])]));
+        simd::prefetch(chunk, BLOCK);
+        simd::prefetch(out, BLOCK);
+        let exps = exps(m, max, tilt.beta, chunk);
+        sum.add(m, exps);
+        squares.add_product(m, exps, exps);
+        out.copy_from_slice(cast_slice(&exps));
     }
     if let Some(rest) = filled_rest::<M, f64>(tilt.values, f64::NEG_INFINITY) {
-        let exps = exps(m, sum.max, tilt.beta, &rest[..M::F32_LANES]);
-        let (last, weights) = (chunks.into_remainder(), [m.mul_f64s(shares, exps[0]), m.mul_f64s(shares, exps[1])]);
-        last.copy_from_slice(&cast_slice(&weights)[..last.len()]);
+        let (exps, last) = (exps(m, max, tilt.beta, &rest[..M::F32_LANES]), chunks.into_remainder());
+        sum.add(m, exps);
+        squares.add_product(m, exps, exps);
+        last.copy_from_slice(&cast_slice(&exps)[..last.len()]);
     }
+    (sum.total(m), squares.total(m))
 }
 
 #[inline(always)]

@@ -10,7 +10,7 @@ mod machine;
 mod prefetch;
 
 pub(crate) use f32::{exp as exp_f32, k3 as k3_f32};
-pub(crate) use f64::{exp_nonpositive, expm1, k3, ln, ln_1p};
+pub(crate) use f64::{exp_nonpositive, expm1, k3, ln, ln_1p, ln_1p_of_four};
 pub(crate) use machine::Machine;
 pub(crate) use prefetch::prefetch;
 
@@ -223,6 +223,29 @@ mod tests {
         for (path, got) in on_all_paths!(ln_1p, f64, &inputs) {
             let (error, at) = worst(&inputs, &got, exact_ln_1p);
             assert!(error < 4.0 * f64::EPSILON, "{path}: ln_1p({at}) is off by {error:e}");
+        }
+    }
+
+    /// Of `x`, `x / 2`, `x / 4` and `x / 8`, which are exact.
+    #[inline(always)]
+    fn ln_1p_of_halves<M: Machine>(m: M, x: M::f64s) -> M::f64s {
+        let part = |share: f64| m.mul_f64s(x, m.splat_f64s(share));
+        ln_1p_of_four(m, [x, part(0.5), part(0.25), part(0.125)])
+    }
+
+    #[test]
+    fn a_logarithm_of_four_to_fifty_digits() {
+        let exact = |x: f64, consts: &mut Consts| {
+            let factor = |share: f64| big(x * share).add(&big(1.0), DIGITS, ROUND);
+            let product = [0.5, 0.25, 0.125].map(factor).iter().fold(factor(1.0), |p, f| p.mul(f, DIGITS, ROUND));
+            to_f64(&product.ln(DIGITS, ROUND, consts))
+        };
+        let large = (0..4_000).map(|i| 10f64.powf(f64::from(i) / 55.0));
+        let inputs: Vec<f64> =
+            spread(-1.0, 10.0).into_iter().chain(large).filter(|x| x.abs() >= 1e-17 && *x > -1.0).collect();
+        for (path, got) in on_all_paths!(ln_1p_of_halves, f64, &inputs) {
+            let (error, at) = worst(&inputs, &got, exact);
+            assert!(error < 8.0 * f64::EPSILON, "{path}: the logarithm at {at} is off by {error:e}");
         }
     }
 

@@ -27,10 +27,11 @@ fn beta() -> impl Strategy<Value = f64> {
     ]
 }
 
-/// The exponents of a group's weights, relative to the largest, and what they add up to.
+/// The exponents of a group's weights, relative to the largest, the weights, and what these add up to.
 struct Plain {
     max: f64,
     exponents: Vec<f64>,
+    weights: Vec<f64>,
     sum: f64,
     squares: f64,
 }
@@ -39,9 +40,10 @@ impl Plain {
     fn new(values: &[f64], beta: f64) -> Self {
         let max = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let exponents: Vec<f64> = values.iter().map(|x| if *x == max { 0.0 } else { (x - max) / beta }).collect();
-        let of_all = |f: fn(f64) -> f64| sum(exponents.iter().map(|d| f(*d)));
-        let (sum, squares) = (of_all(f64::exp), of_all(|d| d.exp() * d.exp()));
-        Self { max, exponents, sum, squares }
+        let weight = |(x, d): (&f64, &f64)| d.exp() * (1.0 + lost(*x, max, *d, beta));
+        let weights: Vec<f64> = values.iter().zip(&exponents).map(weight).collect();
+        let (sum, squares) = (sum(weights.iter().copied()), sum(weights.iter().map(|w| w * w)));
+        Self { max, exponents, weights, sum, squares }
     }
 
     fn is_weightless(&self) -> bool {
@@ -64,9 +66,11 @@ impl Plain {
     }
 
     fn check_weights(&self, weights: &[f64]) -> Checked {
-        for (i, (&weight, d)) in weights.iter().zip(&self.exponents).enumerate() {
-            let expected = if self.is_weightless() { 0.0 } else { d.exp() / self.sum };
-            prop_assert!(is_near(weight, expected, 1e-13, expected), "weight {}: {}, not {}", i, weight, expected);
+        for (i, ((&weight, relative), d)) in weights.iter().zip(&self.weights).zip(&self.exponents).enumerate() {
+            let expected = if self.is_weightless() { 0.0 } else { relative / self.sum };
+            // An exponent is rounded as a difference and as a quotient.
+            let bound = 1e-14 + f64::EPSILON * d.abs();
+            prop_assert!(is_near(weight, expected, bound, expected), "weight {}: {}, not {}", i, weight, expected);
         }
         let total = sum(weights.iter().copied());
         prop_assert!(is_near(total, if self.is_weightless() { 0.0 } else { 1.0 }, 1e-12, 1.0), "sum {}", total);
@@ -84,6 +88,18 @@ impl Plain {
         }
         Ok(())
     }
+}
+
+/// What `d = (x - max) / beta` lacks of the exact exponent.
+fn lost(x: f64, max: f64, d: f64, beta: f64) -> f64 {
+    if d == 0.0 || d.is_infinite() || !(x - max).is_finite() {
+        return 0.0;
+    }
+    let difference = x - max;
+    let back = difference - x;
+    let rounded_off = (x - (difference - back)) - (max + back);
+    let lost = ((-d).mul_add(beta, difference) + rounded_off) / beta;
+    if lost.is_finite() { lost } else { 0.0 }
 }
 
 fn check_exponential(rewards: &[f64], beta: f64, borders: &[i64]) -> Checked {
