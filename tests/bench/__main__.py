@@ -45,11 +45,13 @@ def _run(mode: str, jobs: list[str]) -> list[dict[str, Any]]:
     """Run the jobs in a process of their own, since malloc reads its settings when a process starts."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     with tempfile.NamedTemporaryFile(suffix=".jsonl") as file:
-        subprocess.run(
+        worker = subprocess.run(
             [sys.executable, "-m", "bench.worker", file.name, mode, *jobs],
             env={**environment, **ONE_THREAD, **MALLOC[mode], "HF_HUB_OFFLINE": "1"},
-            check=True,
+            check=False,
         )
+        if worker.returncode:
+            raise SystemExit(worker.returncode)  # it has said why
         return [json.loads(line) for line in Path(file.name).read_text().splitlines()]
 
 

@@ -26,7 +26,7 @@ pub fn aggregate<T: Real>(name: &'static str, logprobs: &(impl Rows<T> + ?Sized)
     let row = |i| {
         let mut scratch = Vec::new();
         let row = logprobs.read(i, &mut scratch)?;
-        match simd::dispatch(RowSum(row)) {
+        match simd::dispatch(RowSum { row, ahead: logprobs.ahead() }) {
             Some(sum) => Ok((sum, row.len())),
             None => Err(broken(name, logprobs, i, row, first_broken(row).unwrap_or_default())),
         }
@@ -55,11 +55,11 @@ pub(crate) fn broken<T: Real>(
     Error::LogProb { name, place: rows.place(i, token), value: row[token].to_f64() }
 }
 
-/// How many values ahead of the sum memory is asked for.
-const AHEAD: usize = 1024;
-
 /// The sum of a row; `None` if a value is not a log-prob.
-struct RowSum<'a, T>(&'a [T]);
+struct RowSum<'a, T> {
+    row: &'a [T],
+    ahead: usize,
+}
 
 impl<T: Real> Kernel for RowSum<'_, T> {
     type Output = Option<f64>;
@@ -67,11 +67,11 @@ impl<T: Real> Kernel for RowSum<'_, T> {
     #[inline(always)]
     fn run<M: Machine>(self, m: M) -> Option<f64> {
         let mut state = State { sum: Sum::zero(m), highest: m.splat_f64s(0.0) };
-        for chunk in self.0.chunks_exact(M::F32_LANES) {
-            simd::prefetch(chunk, AHEAD);
+        for chunk in self.row.chunks_exact(M::F32_LANES) {
+            simd::prefetch(chunk, self.ahead);
             state.add(m, T::load(m, chunk));
         }
-        if let Some(rest) = filled_rest::<M, T>(self.0, T::default()) {
+        if let Some(rest) = filled_rest::<M, T>(self.row, T::default()) {
             state.add(m, T::load(m, &rest[..M::F32_LANES]));
         }
         let sum = state.sum.total(m);

@@ -93,8 +93,18 @@ impl<T: Copy + Send + Sync> Rows<T> for Padded<'_, T> {
     fn place(&self, row: usize, token: usize) -> String {
         format!("{row}, {}", self.columns(row).nth(token).unwrap_or(self.width))
     }
+
+    /// Whole rows: at the same column of one of the next there is a value sooner than at any other distance.
+    fn ahead(&self) -> usize {
+        match self.width {
+            0 => 0,
+            width => width * LEAST_AHEAD.div_ceil(width),
+        }
+    }
 }
 
+/// Values that are read while one is fetched.
+const LEAST_AHEAD: usize = 512;
 /// Lines of the next row that are fetched ahead.
 const NEXT_ROW: usize = 8;
 const CACHE_LINE: usize = 64;

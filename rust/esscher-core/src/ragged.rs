@@ -88,6 +88,11 @@ pub trait Rows<T>: Sync {
 
     /// Where value `token` of row `row` stands, as the caller indexes it.
     fn place(&self, row: usize, token: usize) -> String;
+
+    /// How many values ahead of the arithmetic memory is asked for.
+    fn ahead(&self) -> usize {
+        1024
+    }
 }
 
 /// Rows of unequal length over one flat array.
