@@ -75,7 +75,7 @@ def exponential_weights(
     """Weight samples of the prior so that they stand for the target ``prior exp(r / beta) / Z``.
 
     ``w_i = exp(r_i / beta) / sum_j exp(r_j / beta)``, ``log Z = log mean_j exp(r_j / beta)``, by log-sum-exp:
-    each weight within ``1e-14 + 2.3e-16 |r_i - max r| / beta`` relative. A group in which nothing has weight gets
+    each weight within ``5e-14 + 2.3e-16 |r_i - max r| / beta`` relative. A group in which nothing has weight gets
     ``log_z = -inf``, ``ess = 0``, weights 0.
 
     Parameters

@@ -236,6 +236,18 @@ impl LogSum {
         }
     }
 
+    /// By halves: the error of a sum of many equal terms grows with the depth only.
+    fn merge_all(sums: &[Self], beta: f64) -> Self {
+        match sums {
+            [] => Self::EMPTY,
+            [one] => *one,
+            many => {
+                let (left, right) = many.split_at(many.len() / 2);
+                Self::merge_all(left, beta).merge(Self::merge_all(right, beta), beta)
+            }
+        }
+    }
+
     fn share(&self) -> f64 {
         if self.has_weight() { 1.0 / (1.0 + self.others) } else { 0.0 }
     }
@@ -261,7 +273,8 @@ fn big_group(tilt: Tilt<'_>, task: Task<'_>) -> bool {
         .map(|tilt| (tilt, out.split_off(tilt.values.len())))
         .collect();
     let blocks = parallel::map_each(blocks, |(tilt, mut out)| (simd::dispatch(BlockSum(tilt, &mut out)), tilt, out));
-    let sum = blocks.iter().fold(LogSum::EMPTY, |total, (of_block, ..)| total.merge(*of_block, tilt.beta));
+    let sums: Vec<LogSum> = blocks.iter().map(|(of_block, ..)| *of_block).collect();
+    let sum = LogSum::merge_all(&sums, tilt.beta);
     let log_sum = sum.others.ln_1p();
     if sum.is_valid() && what != What::Nothing {
         parallel::map_each(blocks, |(of_block, tilt, out)| {
@@ -675,6 +688,23 @@ mod tests {
 
     fn of_one_group(log_ratios: &[f64]) -> (Vec<f64>, Got) {
         weights(log_ratios, &[0, log_ratios.len() as i64])
+    }
+
+    #[test]
+    fn many_equal_weights_keep_their_digits() {
+        simd::paths::each(|| {
+            let n = 1_000_003;
+            let mut rewards = vec![-1.7; n];
+            rewards[n / 3] = 0.0;
+            let (mut weights, mut log_z, mut ess) = (vec![0.0; n], [0.0], [0.0]);
+            let groups = [0, n as i64];
+            let groups = Offsets::new("groups", &groups, n).unwrap();
+            exponential(&rewards, 1.0, &groups, &mut weights, Normaliser { log_z: &mut log_z, ess: &mut ess }).unwrap();
+            let (others, e) = ((n - 1) as f64, (-1.7f64).exp());
+            let (sum, squares) = (1.0 + others * e, 1.0 + others * e * e);
+            assert!((weights[n / 3] * sum - 1.0).abs() < 2e-15);
+            assert!((ess[0] * squares / (sum * sum) - 1.0).abs() < 2e-15);
+        });
     }
 
     #[test]

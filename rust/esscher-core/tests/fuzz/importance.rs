@@ -69,7 +69,7 @@ impl Plain {
         for (i, ((&weight, relative), d)) in weights.iter().zip(&self.weights).zip(&self.exponents).enumerate() {
             let expected = if self.is_weightless() { 0.0 } else { relative / self.sum };
             // An exponent is rounded as a difference and as a quotient.
-            let bound = 1e-14 + f64::EPSILON * d.abs();
+            let bound = 5e-14 + f64::EPSILON * d.abs();
             prop_assert!(is_near(weight, expected, bound, expected), "weight {}: {}, not {}", i, weight, expected);
         }
         let total = sum(weights.iter().copied());
