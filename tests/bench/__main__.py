@@ -37,8 +37,8 @@ def main() -> None:
     if results.failures:
         raise SystemExit(f"{len(results.failures)} failed")
     if arguments.write:
-        command = " ".join(["python -m bench", *arguments.jobs])
-        Path(__file__).with_name("RESULTS.md").write_text(as_markdown(results, command))
+        jobs = f' JOBS="{" ".join(arguments.jobs)}"' if arguments.jobs else ""
+        Path(__file__).with_name("RESULTS.md").write_text(as_markdown(results, f"make bench WRITE=1{jobs}"))
 
 
 def _run(mode: str, jobs: list[str]) -> list[dict[str, Any]]:

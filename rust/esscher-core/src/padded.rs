@@ -94,7 +94,7 @@ impl<T: Copy + Send + Sync> Rows<T> for Padded<'_, T> {
         format!("{row}, {}", self.columns(row).nth(token).unwrap_or(self.width))
     }
 
-    /// Whole rows: at the same column of one of the next there is a value sooner than at any other distance.
+    /// Whole rows: where this row has a value, the same column of another is likelier to have one than any other.
     fn ahead(&self) -> usize {
         match self.width {
             0 => 0,

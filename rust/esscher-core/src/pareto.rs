@@ -353,6 +353,18 @@ mod tests {
     }
 
     #[test]
+    fn shapes_are_means_of_logarithms_where_products_overflow_too() {
+        simd::paths::each(|| {
+            let excess: Vec<f64> = (0..37).map(|i| 10f64.powi(i - 36)).collect();
+            let b = [0.9, -0.5, -1e30, -1e100, -1e250];
+            for (got, b) in simd::dispatch(Shapes { excess: &excess, b: &b }).iter().zip(b) {
+                let mean = excess.iter().map(|x| (-b * x).ln_1p()).sum::<f64>() / 37.0;
+                assert!((got / mean - 1.0).abs() < 1e-14, "b = {b}: {got}, not {mean}");
+            }
+        });
+    }
+
+    #[test]
     fn tail_lengths() {
         let lens = |n| (TailRule::ArvizStats.tail_len(n), TailRule::Loo.tail_len(n));
         assert_eq!(lens(24), (4, 5));
