@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from esscher import Condition, Ragged, Samples, Tilt
 from esscher.divergence import KlEstimate
-from esscher.estimate import Estimate
+from esscher.estimate import Estimate, Interval
 from esscher.evaluate import Counts, Diversity, Ngram, PerCompletion, Report
 from esscher.posterior import TargetReport
 from esscher.service import codec
@@ -73,13 +73,22 @@ def any_report(draw):
     n = draw(st.integers(1, 3))
     numbers = st.lists(number, min_size=n, max_size=n).map(np.array)
     count = st.integers(0, 2**40)
-    kl = st.builds(KlEstimate, number, number, numbers, text)
+    interval = st.builds(Interval, number, number, text)
+    some = st.lists(text, max_size=2).map(tuple)
+    kl = st.builds(
+        *(KlEstimate, number, number, numbers, text, interval, number),
+        clamped=number,
+        ess=maybe(number),
+        pareto_k=maybe(number),
+        warnings=some,
+    )
     ngram = st.builds(Ngram, st.lists(st.integers(0, 2**32 - 1)).map(tuple), count)
     return Report(
         version=draw(text),
         counts=Counts(draw(count), draw(count), draw(count), draw(maybe(count))),
         reward=draw(maybe(estimate)),
         kl=draw(st.dictionaries(st.sampled_from(["k1", "k2", "k3", "abs"]), kl)),
+        trainer_kl=draw(st.dictionaries(st.sampled_from(["verl", "disco"]), kl)),
         prior_perplexity=draw(maybe(number)),
         entropy=draw(maybe(number)),
         target=draw(maybe(target_reports())),
@@ -88,7 +97,7 @@ def any_report(draw):
         per_completion=PerCompletion(
             np.arange(n) // 2, np.arange(1, n + 1), draw(maybe(numbers)), draw(maybe(numbers)), draw(maybe(numbers))
         ),
-        warnings=tuple(draw(st.lists(text, max_size=2))),
+        warnings=draw(some),
         unavailable=draw(st.dictionaries(text, text, max_size=2)),
     )
 

@@ -1,8 +1,10 @@
-"""The README's code runs, and its commands are those of the Makefile."""
+"""The code of README and pages runs, and what they say of the repository is so."""
 
 from __future__ import annotations
 
+import doctest
 import re
+import runpy
 import subprocess
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from models import alice
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = sorted((ROOT / "docs").glob("*.md"))
 
 
 def blocks(language):
@@ -48,3 +51,34 @@ def test_make_alone_lists_the_targets(target):
 def test_the_map_names_what_is_there():
     for name in re.findall(r"\b(\w+\.py)\b", README):
         assert list((ROOT / "python/esscher").rglob(name)) or (ROOT / "tests" / name).exists(), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_pages_code_prints_what_it_shows(page):
+    text = page.read_text()
+    # The end of a block would count as output.
+    examples = re.sub(r"^```.*$", "", text, flags=re.MULTILINE)
+    flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    report = []
+    result = doctest.DocTestRunner(optionflags=flags).run(
+        doctest.DocTestParser().get_doctest(examples, {}, page.name, str(page), 0), out=report.append
+    )
+    assert not result.failed, "".join(report)
+    assert result.attempted >= text.count("```python")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_shows_and_names_is_there(page):
+    text = page.read_text()
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (page.parent / target).exists(), target
+    for name in re.findall(r"`((?:tests|python|docs)/[\w/]+\.py)`", text):
+        assert (ROOT / name).exists(), name
+
+
+def test_the_table_of_estimators_is_what_enumeration_gives():
+    figures = runpy.run_path(str(ROOT / "docs/figures.py"))
+    page = (ROOT / "docs/kl.md").read_text()
+    assert figures["table"]() in page
+    kl, _ = figures["spreads"](*figures["world"]())
+    assert f"whose KL is {kl:.2f} nats" in " ".join(page.split())

@@ -154,7 +154,7 @@ def test_every_report_is_valid_json_with_the_same_keys(name):
 
     record = json.loads(to_json(report, per_completion=True), parse_constant=refuse)
     assert list(record) == [
-        *("version", "counts", "reward", "kl", "prior_perplexity", "entropy", "target"),
+        *("version", "counts", "reward", "kl", "trainer_kl", "prior_perplexity", "entropy", "target"),
         *("diversity", "top_ngrams", "warnings", "unavailable", "per_completion"),
     ]
     assert len(record["per_completion"]["lengths"]) == report.counts.completions
@@ -204,8 +204,7 @@ def test_a_printed_report_shows_the_numbers_with_their_units_in_order():
     assert text.startswith(f"6 prompts, 48 completions, {report.counts.tokens} tokens, 75% ended by themselves")
     shown = [
         f"reward {digits.estimate(report.reward)} mean per completion",
-        f"KL(policy‖prior), k1 {digits.estimate(Estimate(*report.kl['k1'][:2]))} nats per completion",
-        f"KL(policy‖prior), k3 {digits.estimate(Estimate(*report.kl['k3'][:2]))} nats per completion",
+        f"KL(policy‖prior) {digits.estimate(Estimate(*report.kl['k1'][:2]))} nats per completion (k1)",
         "Target tilt|beta:0.5, seen from samples of the policy",
         f"objective J {digits.estimate(target.objective)}",
         f"its bound, beta log Z {digits.estimate(target.objective_bound)}",
@@ -213,6 +212,12 @@ def test_a_printed_report_shows_the_numbers_with_their_units_in_order():
         f"inference gap {digits.estimate(target.inference_gap)} nats, KL(policy‖target)",
         f"effective sample size {digits.number(target.ess)} ({digits.share(target.ess, 48)}) of 48 completions",
         "Pareto k",
+        "Warnings ! ",
+        "KL(policy‖prior), nats per completion 95 % interval k1",
+        f"k3 {digits.estimate(Estimate(*report.kl['k3'][:2]))} {summary.interval_text(report.kl['k3'].interval)}",
+        "What trainers log as KL of the same samples",
+        f"trl-grpo {digits.estimate(Estimate(*report.trainer_kl['trl-grpo'][:2]))}",
+        "Diversity",
         f"distinct-1 {digits.estimate(report.diversity[0].within)} {digits.number(report.diversity[0].across)}",
         "Most frequent n-grams",
         f"{report.top_ngrams[2][0].count} {' '.join(map(str, report.top_ngrams[2][0].token_ids))}",
@@ -226,7 +231,8 @@ def test_from_the_prior_there_is_no_gap_and_no_policy_kl():
     text = plain(printed(REPORTS["from the prior"]()))
     assert "seen from samples of the prior" in text
     assert "inference gap" not in text
-    assert "KL(policy‖prior), k1" not in text
+    assert "nats per completion" not in text
+    assert "What trainers log" not in text
 
 
 @pytest.mark.parametrize(
@@ -301,9 +307,11 @@ def test_a_page_holds_the_numbers_the_plots_and_the_signatures():
     assert "<title>SmolLM2 &amp; friends</title>" in html
     for shown in (report.reward, report.target.log_z, report.target.inference_gap, report.target.objective):
         assert digits.estimate(shown) in text
-    for estimate in report.kl.values():
+    for estimate in (*report.kl.values(), *report.trainer_kl.values()):
         assert estimate.signature in text
-    assert page.tags.count("svg") == 4 + len(report.top_ngrams)
+    for row in (*summary.kl_rows(report), *summary.trainer_rows(report)):
+        assert plain(f"{row.name}{row.value}{row.interval}{row.note}") in text.replace("\n", "")
+    assert page.tags.count("svg") == 5 + len(report.top_ngrams)
     assert f"ESS {digits.number(report.target.ess)} of 48" in text
     assert f"mean {digits.number(report.kl['k1'].value)}" in text
 

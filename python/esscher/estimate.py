@@ -1,7 +1,8 @@
-"""Means with a standard error that knows which completions share a prompt."""
+"""Means with a standard error and an interval that know which completions share a prompt."""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -11,12 +12,29 @@ if TYPE_CHECKING:
 
     from esscher.ragged import Offsets
 
+LEVEL = 0.95
+# Quantiles of Student's t at (1 + LEVEL) / 2, by degrees of freedom; NORMAL is their limit.
+STUDENT, NORMAL = {1: 12.7062047, 2: 4.3026527, 3: 3.1824463}, 1.9599640
+# With fewer clusters a resample is too often a single one over and over; with more, the normal quantile does as well.
+FEWEST_RESAMPLED, MOST_RESAMPLED = 5, 200
+ROUNDS, SEED = 1000, 0
+# A standard error this small beside its value is what rounding leaves of 0.
+ROUNDING = 1e-13
+
 
 class Estimate(NamedTuple):
     """An estimated mean and its standard error, which is NaN where the data cannot tell."""
 
     value: float
     stderr: float
+
+
+class Interval(NamedTuple):
+    """A 95 % confidence interval, and what must hold for it to be one; NaN where the data cannot tell."""
+
+    low: float
+    high: float
+    assumes: str
 
 
 def clustered_mean(values: NDArray[np.float64], groups: Offsets) -> Estimate:
@@ -35,21 +53,221 @@ def clustered_mean(values: NDArray[np.float64], groups: Offsets) -> Estimate:
     >>> value, round(stderr, 6)
     (3.5, 2.0)
     """
-    n, clusters = len(values), len(groups) - 1
-    if n == 0:
-        return Estimate(np.nan, np.nan)
-    if not np.isfinite(values).all():
+    return clustered_ratio(values, np.ones(len(values)), groups)
+
+
+def clustered_ratio(numerators: NDArray[np.float64], denominators: NDArray[np.float64], groups: Offsets) -> Estimate:
+    """Return ``sum(numerators) / sum(denominators)`` over completions with its standard error clustered by prompt.
+
+    A mean over tokens has their sums and their number as numerators and denominators, a weighted mean the weights as
+    denominators. With ``u_p = sum_p (numerator - value * denominator)`` of the P prompts,
+    ``stderr^2 = P / (P - 1) * sum_p u_p^2 / sum(denominators)^2``: exact for a mean, linearised otherwise.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> tokens = np.array([1.0, 3.0])
+    >>> clustered_ratio(np.array([2.0, 4.0]), tokens, np.array([0, 1, 2]))
+    Estimate(value=1.5, stderr=0.25)
+    """
+    sums = _cluster_sums(numerators, denominators, groups)
+    return Estimate(sums.value, sums.stderr)
+
+
+def confidence_interval(
+    numerators: NDArray[np.float64], groups: Offsets, denominators: NDArray[np.float64] | None = None
+) -> Interval:
+    """Return the 95 % interval of a mean, or of a ratio as in `clustered_ratio`, clustered by prompt.
+
+    From 5 to 200 prompts by `bootstrap_t`, which stays near its level where the data are skewed; with more, by the
+    normal quantile; with fewer, by Student's, which needs the prompts' means to be normal. With a single prompt its
+    completions are the independent draws, and the interval says nothing of other prompts.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> low, high, assumes = confidence_interval(np.array([1.0, 2.0, 5.0, 6.0]), np.array([0, 2, 4]))
+    >>> round(low, 1), round(high, 1)
+    (-21.9, 28.9)
+    >>> assumes
+    '2 prompts are independent and their means normal (Student t)'
+    """
+    denominators = np.ones(len(numerators)) if denominators is None else denominators
+    return _interval(_cluster_sums(numerators, denominators, groups))
+
+
+def with_interval(
+    numerators: NDArray[np.float64], groups: Offsets, denominators: NDArray[np.float64] | None = None
+) -> tuple[Estimate, Interval]:
+    """Return what `clustered_ratio` and `confidence_interval` do, at the cost of one of them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> estimate, interval = with_interval(np.array([1.0, 2.0, 5.0, 6.0]), np.array([0, 2, 4]))
+    >>> estimate.value, round(interval.high, 1)
+    (3.5, 28.9)
+    """
+    denominators = np.ones(len(numerators)) if denominators is None else denominators
+    sums = _cluster_sums(numerators, denominators, groups)
+    return Estimate(sums.value, sums.stderr), _interval(sums)
+
+
+def bootstrap_t(
+    numerators: NDArray[np.float64],
+    groups: Offsets,
+    denominators: NDArray[np.float64] | None = None,
+    *,
+    rounds: int = ROUNDS,
+    rng: np.random.Generator | None = None,
+) -> tuple[float, float]:
+    """Return the 95 % interval of a ratio of sums by the studentised bootstrap over prompts.
+
+    Prompts are drawn with replacement, never tokens or completions; each round gives
+    ``t = (value* - value) / stderr*``, and the interval is ``value - t_high stderr`` to ``value - t_low stderr``. All
+    rounds together cost one product of a matrix [rounds, P] with the prompts' sums [P, 5].
+
+    Parameters
+    ----------
+    numerators, groups, denominators
+        As in `clustered_ratio`; denominators are 1 if not given.
+    rounds
+        How many resamples.
+    rng
+        Where the resamples come from; the same ones at every call if not given.
+
+    References
+    ----------
+    Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 12.5.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> values = np.random.default_rng(1).exponential(size=40)
+    >>> low, high = bootstrap_t(values, np.arange(41))
+    >>> bool(low < 1 < high)
+    True
+    """
+    denominators = np.ones(len(numerators)) if denominators is None else denominators
+    return _resampled_t(_cluster_sums(numerators, denominators, groups), rounds, rng)
+
+
+def trusted_pareto_k(n: int) -> float:
+    """Up to which Pareto k an estimate from n weights can be trusted: ``min(1 - 1 / log10(n), 0.7)``.
+
+    References
+    ----------
+    Vehtari, Simpson, Gelman, Yao, Gabry, "Pareto smoothed importance sampling", JMLR 2024, eq. 13.
+
+    Examples
+    --------
+    >>> trusted_pareto_k(100), trusted_pareto_k(10_000)
+    (0.5, 0.7)
+    """
+    return min(1.0 - 1.0 / float(np.log10(n)), 0.7) if n > 1 else -np.inf
+
+
+class _Sums(NamedTuple):
+    """A ratio with its standard error, and the draws' residual sums [P] and denominators [P] behind it.
+
+    `draws` says how many independent ones there are, and of what. Without a finite value there are no residuals.
+    """
+
+    value: float
+    stderr: float
+    residuals: NDArray[np.float64]
+    denominators: NDArray[np.float64]
+    draws: str
+
+
+def _cluster_sums(numerators: NDArray[np.float64], denominators: NDArray[np.float64], groups: Offsets) -> _Sums:
+    n, total, draws = len(numerators), float(denominators.sum()), _draws(len(numerators), groups)
+    none = np.empty(0)
+    largest = float(np.abs(numerators).max(initial=0.0))
+    if not total > 0 or np.isnan(largest):
+        return _Sums(np.nan, np.nan, none, none, draws)
+    if largest == np.inf:
         # Of infinities of both signs there is no mean; of one sign, it is that infinity.
-        signs = set(values[~np.isfinite(values)].tolist())
-        return Estimate(signs.pop() if len(signs) == 1 else np.nan, np.nan)
+        signs = set(numerators[np.isinf(numerators)].tolist())
+        return _Sums(signs.pop() if len(signs) == 1 else np.nan, np.nan, none, none, draws)
     # Scaled by a power of two, which costs no digit, so that no sum of finite values overflows.
-    exponent = int(np.frexp(np.abs(values).max())[1])
-    values = np.ldexp(values, -exponent)
-    mean = float(values.mean())
-    if clusters == 1:
-        groups, clusters = np.arange(n + 1), n
-    if clusters == 1:
-        return Estimate(float(np.ldexp(mean, exponent)), np.nan)
-    residuals = np.add.reduceat(values - mean, groups[:-1])
-    variance = clusters / (clusters - 1) * float(residuals @ residuals) / n**2
-    return Estimate(float(np.ldexp(mean, exponent)), float(np.ldexp(variance**0.5, exponent)))
+    exponent = int(np.frexp(largest)[1])
+    numerators = np.ldexp(numerators, -exponent)
+    value = float(numerators.sum()) / total
+    starts = np.arange(n) if len(groups) == 2 else groups[:-1]
+    residuals = np.add.reduceat(numerators - value * denominators, starts)
+    clusters = len(residuals)
+    variance = clusters / (clusters - 1) * float(residuals @ residuals) if clusters > 1 else np.nan
+    stderr = float(np.ldexp(variance**0.5 / total, exponent))
+    by_cluster = np.add.reduceat(denominators, starts)
+    return _Sums(float(np.ldexp(value, exponent)), stderr, np.ldexp(residuals, exponent), by_cluster, draws)
+
+
+def _draws(n: int, groups: Offsets) -> str:
+    prompts = len(groups) - 1
+    if prompts > 1:
+        return f"{prompts} prompts"
+    return f"{n} completion{'s' * (n != 1)} of one prompt, which say nothing of others,"
+
+
+def _interval(sums: _Sums) -> Interval:
+    value, stderr, clusters = sums.value, sums.stderr, len(sums.residuals)
+    if not (np.isfinite(value) and np.isfinite(stderr)):
+        return Interval(np.nan, np.nan, f"{sums.draws}: no interval")
+    if stderr <= ROUNDING * abs(value):
+        return Interval(value, value, f"{sums.draws} are independent, and all alike")
+    if clusters > MOST_RESAMPLED:
+        return Interval(value - NORMAL * stderr, value + NORMAL * stderr, f"{sums.draws} are independent (normal)")
+    if clusters >= FEWEST_RESAMPLED:
+        low, high = _resampled_t(sums, ROUNDS, None)
+        if np.isfinite([low, high]).all():
+            return Interval(low, high, f"{sums.draws} are independent (studentised bootstrap)")
+    # Also where most are alike, and many resamples have no error.
+    reach = _student(clusters - 1) * stderr
+    return Interval(value - reach, value + reach, f"{sums.draws} are independent and their means normal (Student t)")
+
+
+def _student(freedom: int) -> float:
+    """Return the quantile of Student's t at (1 + LEVEL) / 2 (beyond the table: Abramowitz and Stegun, 26.7.5)."""
+    if freedom in STUDENT:
+        return STUDENT[freedom]
+    z = NORMAL
+    terms = (
+        z,
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return float(sum(term / freedom**power for power, term in enumerate(terms)))
+
+
+def _resampled_t(sums: _Sums, rounds: int, rng: np.random.Generator | None) -> tuple[float, float]:
+    # t is the same at any scale, and squares must not overflow.
+    u, b = sums.residuals / np.abs(sums.residuals).max(), sums.denominators
+    drawn = _resample(len(u), rounds, rng) @ np.column_stack([u, b, u * u, u * b, b * b])
+    drawn = drawn[drawn[:, 1] > 0]  # a round without weight says nothing
+    shift = drawn[:, 0] / drawn[:, 1]
+    squares = drawn[:, 2] - 2 * shift * drawn[:, 3] + shift**2 * drawn[:, 4]
+    stderr = np.sqrt(len(u) / (len(u) - 1) * np.maximum(squares, 0.0)) / drawn[:, 1]
+    # A round of equal clusters has no error: it is infinitely far off, unless it did not move.
+    t = np.divide(shift, stderr, out=np.copysign(np.inf, shift), where=stderr > 0)
+    t[shift == 0] = 0.0
+    low, high = np.quantile(t, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="nearest")
+    return float(sums.value - high * sums.stderr), float(sums.value - low * sums.stderr)
+
+
+def _resample(clusters: int, rounds: int, rng: np.random.Generator | None) -> NDArray[np.float64]:
+    return _same_resample(clusters, rounds) if rng is None else _counts(clusters, rounds, rng)
+
+
+@lru_cache(maxsize=2)
+def _same_resample(clusters: int, rounds: int) -> NDArray[np.float64]:
+    return _counts(clusters, rounds, np.random.default_rng(SEED))
+
+
+def _counts(clusters: int, rounds: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """How often each cluster is drawn in each round [rounds, clusters]."""
+    drawn = rng.integers(clusters, size=(rounds, clusters), dtype=np.int32)
+    rows = np.arange(rounds, dtype=np.int32)[:, None] * clusters
+    return np.bincount((drawn + rows).ravel(), minlength=rounds * clusters).reshape(rounds, clusters).astype(np.float64)

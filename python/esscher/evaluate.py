@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from esscher import _core, diversity
-from esscher.divergence import KlEstimate, estimate_kls, sequence_logprobs
-from esscher.estimate import Estimate, clustered_mean
+from esscher.divergence import KlEstimate, PresetName, estimate_kl, estimate_kls, sequence_logprobs
+from esscher.estimate import Estimate, clustered_mean, trusted_pareto_k
 from esscher.posterior import Proposal, TargetReport, assess
 
 if TYPE_CHECKING:
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from esscher.samples import Samples
     from esscher.target import Target
 
+# Those of policy and prior: disco's needs a target.
+TRAINERS: tuple[PresetName, ...] = ("trl-grpo", "trl-rloo", "trl-ppo", "openrlhf", "verl", "nemo-rl")
+# Whose warnings the report repeats: those that are unbiased on policy, and made of tokens.
+KL_WARNED = ("exact", "k1", "k1_cv", "k3")
 DISTINCT_ORDERS = (1, 2, 3)
 TOP_ORDERS = (2, 3, 4)
 TOP_COUNT = 10
@@ -93,7 +97,9 @@ class Report:
     reward
         Mean reward, clustered by prompt.
     kl
-        Estimates of KL(policy‖prior) at token level, by estimator.
+        Estimates of KL(policy‖prior), by estimator (see `estimate_kls`).
+    trainer_kl
+        What trainers would log as their KL of these samples, by preset (see `estimate_kl`).
     prior_perplexity
         exp of the mean negative log-prob of a token under the prior.
     entropy
@@ -116,6 +122,7 @@ class Report:
     counts: Counts
     reward: Estimate | None
     kl: dict[str, KlEstimate]
+    trainer_kl: dict[str, KlEstimate]
     prior_perplexity: float | None
     entropy: float | None
     target: TargetReport | None
@@ -175,6 +182,7 @@ def evaluate(samples: Samples, target: Target | None = None, *, proposal: Propos
         counts=_counts(samples),
         reward=None if samples.rewards is None else clustered_mean(samples.rewards, samples.groups),
         kl=kl,
+        trainer_kl={preset: estimate_kl(samples, preset=preset) for preset in TRAINERS} if kl else {},
         prior_perplexity=None if samples.prior_logprobs is None else float(np.exp(_surprise(samples.prior_logprobs))),
         entropy=_surprise(samples.policy_logprobs) if kl and samples.policy_logprobs is not None else None,
         target=posterior,
@@ -250,13 +258,9 @@ def _kl_warnings(samples: Samples, kl: dict[str, KlEstimate]) -> list[str]:
             f"Standard errors are clustered by prompt, and there are only {len(samples.prompts)} prompts: they are "
             f"rough. Evaluate on {FEW_CLUSTERS} prompts or more."
         )
-    if kl and kl["k1"].value < -2 * kl["k1"].stderr:
-        warnings.append(
-            f"KL (k1) is {kl['k1'].value:.3g}, more than two standard errors below 0, which no KL is: the completions "
-            "were not drawn from the policy whose log-probs they carry. Check the engine, the sampling temperature, "
-            "and that policy and prior are not exchanged."
-        )
-    return warnings
+    # Several estimators may say the same.
+    shown = [estimate for name, estimate in kl.items() if name in KL_WARNED]
+    return [*warnings, *dict.fromkeys(warning for estimate in shown for warning in estimate.warnings)]
 
 
 def _target_warnings(samples: Samples, posterior: TargetReport | None, weights: Importance | None) -> list[str]:
@@ -281,15 +285,10 @@ def _target_warnings(samples: Samples, posterior: TargetReport | None, weights: 
             f"With {int(np.diff(samples.groups).max())} completions a prompt, {what} on average too low, and there are "
             "too few to tell by how much. Draw 25 a prompt or more to see Pareto k."
         )
-    threshold = _good_pareto_k(int(np.diff(samples.groups).min()))
+    threshold = trusted_pareto_k(int(np.diff(samples.groups).min()))
     if posterior.pareto_k > threshold:
         warnings.append(
             f"Pareto k is {posterior.pareto_k:.2f}, above {threshold:.2f}: a few weights decide the result, and its "
             "standard error cannot be trusted. Raise beta, or draw more completions a prompt."
         )
     return warnings
-
-
-def _good_pareto_k(n: int) -> float:
-    """Up to where k is good for n weights (Vehtari et al. 2024, section 3.2.4, eq. 13)."""
-    return min(1.0 - 1.0 / np.log10(n), 0.7) if n > 1 else -np.inf

@@ -13,14 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bench import jobs_bleu, jobs_distinct, jobs_kl, jobs_logits, jobs_logprobs, jobs_pareto, jobs_weights
+from bench import (
+    jobs_bleu,
+    jobs_distinct,
+    jobs_estimates,
+    jobs_kl,
+    jobs_logits,
+    jobs_logprobs,
+    jobs_pareto,
+    jobs_weights,
+)
 from bench.figures import FIGURES
 from bench.measure import measure, read_bandwidth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-MODULES = (jobs_logprobs, jobs_kl, jobs_logits, jobs_weights, jobs_pareto, jobs_distinct, jobs_bleu)
+MODULES = (jobs_logprobs, jobs_kl, jobs_estimates, jobs_logits, jobs_weights, jobs_pareto, jobs_distinct, jobs_bleu)
 JOBS = {name: build for module in MODULES for name, build in module.JOBS.items()}
 
 

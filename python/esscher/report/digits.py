@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from esscher.estimate import ROUNDING
+
 if TYPE_CHECKING:
     from esscher.estimate import Estimate
 
 LARGEST, SMALLEST = 1e7, 1e-6
-# A standard error this small beside its value is what rounding leaves of 0.
-ROUNDING = 1e-13
 
 
 def number(value: float, significant: int = 4) -> str:
@@ -47,6 +47,21 @@ def estimate(estimated: Estimate) -> str:
     # Rounding can carry the standard error to the next power of ten: 0.0996 is 0.10, not 0.100.
     places = 1 - _exponent(float(f"{stderr:.1e}"))
     return f"{_fixed(value, places)} ± {_fixed(stderr, places)}"
+
+
+def rounded(value: float, step: float) -> str:
+    """Return a number to two significant digits of `step`; as `number` does if there is no step to speak of.
+
+    Examples
+    --------
+    >>> rounded(1.23456, 0.0278), rounded(0.0, 0.0)
+    ('1.235', '0')
+    """
+    if step <= ROUNDING * abs(value):
+        return number(value) if value else "0"
+    if step < SMALLEST or max(abs(value), step) >= LARGEST:
+        return f"{value:.4g}"
+    return _fixed(value, 1 - _exponent(step))
 
 
 def share(part: float, whole: float) -> str:

@@ -69,6 +69,9 @@ def render(report: Report, decode: Decode | None = None, title: str = "Esscher r
         counts=summary.counts(report),
         cards=_cards(report),
         sections=summary.sections(report),
+        kl=summary.kl_rows(report),
+        trainer_kl=summary.trainer_rows(report),
+        footnote=summary.footnote(report),
         figures=[_inline(figure) for figure in plots.figures(report)],
         ngrams=[_inline(figure) for figure in plots.ngram_figures(report, decode)],
         decoded=decode is not None,
@@ -83,8 +86,9 @@ def _cards(report: Report) -> list[Card]:
     cards = []
     if report.reward is not None:
         cards.append(_card("Reward", report.reward, "mean per completion"))
-    if "k1" in report.kl:
-        cards.append(_card("KL(policy‖prior)", Estimate(*report.kl["k1"][:2]), "nats per completion (k1)"))
+    kl = summary.headline_kl(report)
+    if kl is not None:
+        cards.append(_card("KL(policy‖prior)", Estimate(*report.kl[kl][:2]), f"nats per completion ({kl})"))
     target = report.target
     if target is None:
         return cards

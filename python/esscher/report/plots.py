@@ -35,7 +35,7 @@ class Figure(NamedTuple):
 
 def figures(report: Report) -> tuple[Figure, ...]:
     """Return the plots of rewards, KL, importance weights and lengths; those without data come last."""
-    plots = (_rewards(report), _kl(report), _weights(report), _lengths(report))
+    plots = (_rewards(report), _kl(report), _estimators(report), _weights(report), _lengths(report))
     return tuple(sorted(plots, key=lambda figure: figure.svg is None))
 
 
@@ -73,6 +73,23 @@ def _kl(report: Report) -> Figure:
     )
     mean = report.kl["k1"].value if "k1" in report.kl else float(values.mean())
     return Figure(title, caption + _left_out(shape), _histogram(shape, "nats", mean))
+
+
+def _estimators(report: Report) -> Figure:
+    title = "KL by estimator"
+    rows = [
+        {"name": name, "value": report.kl[key].value, "low": interval.low, "high": interval.high}
+        for key, (name, _) in summary.KL_SHOWN.items()
+        if key in report.kl and np.isfinite((interval := report.kl[key].interval)[:2]).all()
+    ]
+    if not rows:
+        why = "no estimate has an interval." if report.kl else report.unavailable.get("kl", "the report has none") + "."
+        return Figure(title, f"No KL to compare: {why}", None)
+    caption = (
+        "One number, estimated in several ways from the same samples, with 95 % intervals. On the policy's own samples "
+        "all are unbiased: where they disagree, one of them cannot be trusted, and a warning says which."
+    )
+    return Figure(title, caption, _dots(rows))
 
 
 def _weights(report: Report) -> Figure:
@@ -163,6 +180,18 @@ def _concentration(curve: bins.Curve, ess: float, n: int) -> str:
         _label(f"ESS {digits.number(ess)} of {n:,} ({digits.share(ess, n)})", TARGET, "right"),
     ]
     return _svg(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT))
+
+
+def _dots(rows: Sequence[dict[str, Any]]) -> str:
+    base = _chart(rows).encode(
+        y=alt.Y("name:N", title=None, sort=None, axis=alt.Axis(labelFontSize=12, labelLimit=130))
+    )
+    scale = alt.Scale(zero=False)
+    intervals = base.mark_rule(color=SAMPLES, strokeWidth=3).encode(
+        x=alt.X("low:Q", title="nats per completion", scale=scale, axis=alt.Axis(tickCount=5)), x2="high:Q"
+    )
+    values = base.mark_point(color=INK, fill=INK, size=45, opacity=1).encode(x=alt.X("value:Q", scale=scale))
+    return _svg((intervals + values).properties(width=WIDTH - 110, height=HEIGHT))
 
 
 def _chart(rows: Sequence[dict[str, Any]]) -> Any:

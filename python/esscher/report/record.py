@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from esscher.divergence import KlEstimate
-    from esscher.estimate import Estimate
+    from esscher.estimate import Estimate, Interval
     from esscher.evaluate import PerCompletion, Report
     from esscher.posterior import TargetReport
 
@@ -25,7 +25,10 @@ def to_dict(report: Report, *, per_completion: bool = False) -> Json:
     ``version``           the version of Esscher
     ``counts``            ``{prompts, completions, tokens, terminated}``
     ``reward``            ``{value, stderr}`` or null
-    ``kl``                by estimator: ``{value, stderr, signature}``, nats a completion
+    ``kl``                by estimator: ``{value, stderr, interval, raw, clamped, ess, pareto_k,
+                          signature, warnings}``, nats a completion; an interval is
+                          ``{low, high, assumes}``
+    ``trainer_kl``        by preset: the same, in the trainer's unit
     ``prior_perplexity``  number or null
     ``entropy``           number or null, nats a token
     ``target``            null or ``{target, proposal, ess, pareto_k}`` with ``log_z``,
@@ -51,6 +54,7 @@ def to_dict(report: Report, *, per_completion: bool = False) -> Json:
         "counts": vars(report.counts).copy(),
         "reward": _estimate(report.reward),
         "kl": {name: _kl(estimate) for name, estimate in report.kl.items()},
+        "trainer_kl": {preset: _kl(estimate) for preset, estimate in report.trainer_kl.items()},
         "prior_perplexity": _number(report.prior_perplexity),
         "entropy": _number(report.entropy),
         "target": _target(report.target),
@@ -81,11 +85,16 @@ def _estimate(estimate: Estimate | None) -> Json | None:
 
 
 def _kl(estimate: KlEstimate) -> Json:
-    return {
-        "value": _number(estimate.value),
-        "stderr": _number(estimate.stderr),
+    numbers = ("value", "stderr", "raw", "clamped", "ess", "pareto_k")
+    return {name: _number(getattr(estimate, name)) for name in numbers} | {
+        "interval": _interval(estimate.interval),
         "signature": estimate.signature,
+        "warnings": list(estimate.warnings),
     }
+
+
+def _interval(interval: Interval) -> Json:
+    return {"low": _number(interval.low), "high": _number(interval.high), "assumes": interval.assumes}
 
 
 def _target(target: TargetReport | None) -> Json | None:

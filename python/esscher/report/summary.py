@@ -6,17 +6,30 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from esscher.estimate import Estimate
-from esscher.report.digits import estimate, number, share
+from esscher.report.digits import estimate, number, rounded, share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from esscher.divergence import KlEstimate
+    from esscher.estimate import Interval
     from esscher.evaluate import Counts, Ngram, Report
     from esscher.posterior import TargetReport
 
     Decode = Callable[[Sequence[int]], str]
 
-KL_SHOWN = ("k1", "k3")
+# Those that are unbiased on policy, the best first.
+KL_SHOWN = {
+    "exact": ("exact", "full vocabulary"),
+    "k1": ("k1", "unbiased"),
+    "k1_cv": ("k1, control variate", "of less variance"),
+    "k3": ("k3", "never below 0"),
+}
+AGGREGATIONS = {
+    "seq-sum": "sum",
+    "seq-mean": "mean of means",
+    "token-mean": "token mean",
+}
 NGRAM_LENGTH = 40
 
 
@@ -25,6 +38,15 @@ class Row(NamedTuple):
 
     name: str
     value: str
+    note: str
+
+
+class KlRow(NamedTuple):
+    """An estimate of the KL: its name, its value, its 95 % interval, and how it is made."""
+
+    name: str
+    value: str
+    interval: str
     note: str
 
 
@@ -43,6 +65,44 @@ def sections(report: Report) -> tuple[Section, ...]:
     target = report.target
     title = f"Target {target.target}, seen from samples of the {target.proposal}"
     return samples, Section(title, tuple(_target_rows(target, report.counts)))
+
+
+def headline_kl(report: Report) -> str | None:
+    """Return the estimator to read first: the exact one where it is known, else k1, which J is made of."""
+    return next((name for name in ("exact", "k1") if name in report.kl), None)
+
+
+def kl_rows(report: Report) -> tuple[KlRow, ...]:
+    """Return the estimates of KL(policy‖prior) that are unbiased on policy, in nats per completion."""
+    return tuple(_kl_row(name, note, report.kl[key]) for key, (name, note) in KL_SHOWN.items() if key in report.kl)
+
+
+def trainer_rows(report: Report) -> tuple[KlRow, ...]:
+    """Return what trainers log as their KL of the same samples, each as it makes it."""
+    return tuple(_trainer_row(preset, estimate) for preset, estimate in report.trainer_kl.items())
+
+
+def interval_text(interval: Interval) -> str:
+    """Return an interval in as many digits as its width bears.
+
+    Examples
+    --------
+    >>> from esscher.estimate import Interval
+    >>> interval_text(Interval(1.23456, 1.34567, "")), interval_text(Interval(0.0, 0.0, ""))
+    ('1.235 to 1.346', '0 to 0')
+    """
+    low, high, _ = interval
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "not known"
+    # A quarter of the width is about a standard error.
+    return f"{rounded(low, (high - low) / 4)} to {rounded(high, (high - low) / 4)}"
+
+
+def footnote(report: Report) -> str:
+    """Say what ± means, and what the intervals assume."""
+    text = "± is one standard error, clustered by prompt."
+    kl = headline_kl(report)
+    return text if kl is None else f"{text} 95 % intervals: {report.kl[kl].interval.assumes}."
 
 
 def counts(report: Report) -> str:
@@ -78,10 +138,10 @@ def pareto_k_meaning(k: float) -> str:
 
 def _sample_rows(report: Report) -> list[Row]:
     rows = _estimates([("reward", report.reward, "mean per completion")])
-    for name in KL_SHOWN:
-        if name in report.kl:
-            value, stderr, *_ = report.kl[name]
-            rows.append(Row(f"KL(policy‖prior), {name}", estimate(Estimate(value, stderr)), "nats per completion"))
+    kl = headline_kl(report)
+    if kl is not None:
+        value, stderr, *_ = report.kl[kl]
+        rows.append(Row("KL(policy‖prior)", estimate(Estimate(value, stderr)), f"nats per completion ({kl})"))
     if report.entropy is not None:
         rows.append(Row("entropy of the policy", number(report.entropy), "nats per token"))
     if report.prior_perplexity is not None:
@@ -110,6 +170,18 @@ def _target_rows(target: TargetReport, counts: Counts) -> list[Row]:
 
 def _estimates(rows: list[tuple[str, Estimate | None, str]]) -> list[Row]:
     return [Row(name, estimate(value), note) for name, value, note in rows if value is not None]
+
+
+def _kl_row(name: str, note: str, kl: KlEstimate) -> KlRow:
+    return KlRow(name, estimate(Estimate(kl.value, kl.stderr)), interval_text(kl.interval), note)
+
+
+def _trainer_row(preset: str, kl: KlEstimate) -> KlRow:
+    parts = dict(part.split(":", 1) for part in kl.signature.split("|"))
+    note = f"{parts['kl']}, {AGGREGATIONS[parts['agg']]}"
+    if kl.clamped > 0:
+        note += f"; {share(kl.clamped, 1)} of tokens clamped, {number(kl.raw)} without"
+    return _kl_row(preset, note, kl)
 
 
 def _plural(n: int, noun: str) -> str:

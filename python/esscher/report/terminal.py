@@ -24,7 +24,7 @@ NAME_WIDTH, VALUE_WIDTH = 23, 18
 
 
 def print_report(report: Report, console: Console | None = None, decode: Decode | None = None) -> None:
-    """Print a report: what matters first, then diversity, n-grams, warnings, and what is not available.
+    """Print a report: what matters first, then warnings with what to do, then each number in detail.
 
     Parameters
     ----------
@@ -40,15 +40,18 @@ def print_report(report: Report, console: Console | None = None, decode: Decode 
     for section in summary.sections(report):
         if section.rows:
             _print_section(console, section.title, _rows(section.rows))
+    if report.warnings:
+        _print_section(console, "Warnings", _points(("!", warning) for warning in report.warnings), "bold yellow")
+    if report.kl:
+        _print_section(console, "KL(policy‖prior), nats per completion", _kl(summary.kl_rows(report)))
+        _print_section(console, "What trainers log as KL of the same samples", _kl(summary.trainer_rows(report)))
     if report.diversity:
         _print_section(console, "Diversity", _diversity(report))
     if any(report.top_ngrams.values()):
         _print_section(console, "Most frequent n-grams", _ngrams(report, decode))
-    if report.warnings:
-        _print_section(console, "Warnings", _points(("!", warning) for warning in report.warnings), "bold yellow")
     if report.unavailable:
         _print_section(console, "Not available", _points(report.unavailable.items(), NAME_WIDTH))
-    console.print(Text("\n± is one standard error, clustered by prompt.", "dim"))
+    console.print(Text(f"\n{summary.footnote(report)}", "dim"))
 
 
 def _print_section(console: Console, title: str, body: RenderableType, style: str = "bold") -> None:
@@ -68,6 +71,14 @@ def _rows(rows: Sequence[summary.Row]) -> Table:
     table = _grid(NAME_WIDTH, VALUE_WIDTH, None)
     for name, value, note in rows:
         table.add_row(Text(name), Text(value, "cyan"), Text(note, "dim"))
+    return table
+
+
+def _kl(rows: Sequence[summary.KlRow]) -> Table:
+    table = _grid(NAME_WIDTH - 4, VALUE_WIDTH, VALUE_WIDTH, None)
+    table.add_row("", "", Text("95 % interval", "dim"), "")
+    for name, value, interval, note in rows:
+        table.add_row(Text(name), Text(value, "cyan"), Text(interval, "cyan"), Text(note, "dim"))
     return table
 
 

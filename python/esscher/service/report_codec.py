@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from esscher.divergence import KlEstimate
-from esscher.estimate import Estimate
+from esscher.estimate import Estimate, Interval
 from esscher.evaluate import Counts, Diversity, Ngram, PerCompletion, Report
 from esscher.posterior import TargetReport
 from esscher.service.codec import decode_proposal, encode_proposal
@@ -36,6 +36,7 @@ def encode_report(report: Report) -> report_pb2.Report:
         ),
         warnings=report.warnings,
         unavailable=[report_pb2.Unavailable(name=n, reason=reason) for n, reason in report.unavailable.items()],
+        trainer_kl=[_encode_kl(preset, estimate) for preset, estimate in report.trainer_kl.items()],
     )
 
 
@@ -57,6 +58,7 @@ def decode_report(message: report_pb2.Report) -> Report:
         per_completion=_decode_per_completion(message.per_completion),
         warnings=tuple(message.warnings),
         unavailable={entry.name: entry.reason for entry in message.unavailable},
+        trainer_kl={kl.estimator: _decode_kl(kl) for kl in message.trainer_kl},
     )
 
 
@@ -84,11 +86,36 @@ def _encode_kl(estimator: str, kl: KlEstimate) -> report_pb2.KlEstimate:
         stderr=kl.stderr,
         per_sequence=kl.per_sequence.tolist(),
         signature=kl.signature,
+        interval=_encode_interval(kl.interval),
+        raw=kl.raw,
+        clamped=kl.clamped,
+        ess=kl.ess,
+        pareto_k=kl.pareto_k,
+        warnings=kl.warnings,
     )
 
 
 def _decode_kl(kl: report_pb2.KlEstimate) -> KlEstimate:
-    return KlEstimate(kl.value, kl.stderr, _numbers(kl.per_sequence), kl.signature)
+    return KlEstimate(
+        value=kl.value,
+        stderr=kl.stderr,
+        per_sequence=_numbers(kl.per_sequence),
+        signature=kl.signature,
+        interval=_decode_interval(kl.interval),
+        raw=kl.raw,
+        clamped=kl.clamped,
+        ess=kl.ess if kl.HasField("ess") else None,
+        pareto_k=kl.pareto_k if kl.HasField("pareto_k") else None,
+        warnings=tuple(kl.warnings),
+    )
+
+
+def _encode_interval(interval: Interval) -> report_pb2.Interval:
+    return report_pb2.Interval(**interval._asdict())
+
+
+def _decode_interval(interval: report_pb2.Interval) -> Interval:
+    return Interval(interval.low, interval.high, interval.assumes)
 
 
 def _encode_diversity(diversity: Diversity) -> report_pb2.Diversity:

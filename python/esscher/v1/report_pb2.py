@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from esscher.v1 import target_pb2 as esscher_dot_v1_dot_target__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x65sscher/v1/report.proto\x12\nesscher.v1\x1a\x17\x65sscher/v1/target.proto\"\xd0\x03\n\x06Report\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\"\n\x06\x63ounts\x18\x02 \x01(\x0b\x32\x12.esscher.v1.Counts\x12$\n\x06reward\x18\x03 \x01(\x0b\x32\x14.esscher.v1.Estimate\x12\"\n\x02kl\x18\x04 \x03(\x0b\x32\x16.esscher.v1.KlEstimate\x12\x1d\n\x10prior_perplexity\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07\x65ntropy\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12(\n\x06target\x18\x07 \x01(\x0b\x32\x18.esscher.v1.TargetReport\x12(\n\tdiversity\x18\x08 \x03(\x0b\x32\x15.esscher.v1.Diversity\x12*\n\ntop_ngrams\x18\t \x03(\x0b\x32\x16.esscher.v1.NgramTable\x12\x31\n\x0eper_completion\x18\n \x01(\x0b\x32\x19.esscher.v1.PerCompletion\x12\x10\n\x08warnings\x18\x0b \x03(\t\x12,\n\x0bunavailable\x18\x0c \x03(\x0b\x32\x17.esscher.v1.UnavailableB\x13\n\x11_prior_perplexityB\n\n\x08_entropy\"f\n\x06\x43ounts\x12\x0f\n\x07prompts\x18\x01 \x01(\x04\x12\x13\n\x0b\x63ompletions\x18\x02 \x01(\x04\x12\x0e\n\x06tokens\x18\x03 \x01(\x04\x12\x17\n\nterminated\x18\x04 \x01(\x04H\x00\x88\x01\x01\x42\r\n\x0b_terminated\")\n\x08\x45stimate\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x0e\n\x06stderr\x18\x02 \x01(\x01\"g\n\nKlEstimate\x12\x11\n\testimator\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x0e\n\x06stderr\x18\x03 \x01(\x01\x12\x14\n\x0cper_sequence\x18\x04 \x03(\x01\x12\x11\n\tsignature\x18\x05 \x01(\t\"Q\n\tDiversity\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12$\n\x06within\x18\x02 \x01(\x0b\x32\x14.esscher.v1.Estimate\x12\x0e\n\x06\x61\x63ross\x18\x03 \x01(\x01\">\n\nNgramTable\x12\r\n\x05order\x18\x01 \x01(\r\x12!\n\x06ngrams\x18\x02 \x03(\x0b\x32\x11.esscher.v1.Ngram\")\n\x05Ngram\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\"\xd9\x02\n\x0cTargetReport\x12\x0e\n\x06target\x18\x01 \x01(\t\x12&\n\x08proposal\x18\x02 \x01(\x0e\x32\x14.esscher.v1.Proposal\x12#\n\x05log_z\x18\x03 \x01(\x0b\x32\x14.esscher.v1.Estimate\x12$\n\x06reward\x18\x04 \x01(\x0b\x32\x14.esscher.v1.Estimate\x12\x0b\n\x03\x65ss\x18\x05 \x01(\x01\x12\x10\n\x08pareto_k\x18\x06 \x01(\x01\x12\"\n\x04\x65lbo\x18\x07 \x01(\x0b\x32\x14.esscher.v1.Estimate\x12+\n\rinference_gap\x18\x08 \x01(\x0b\x32\x14.esscher.v1.Estimate\x12\'\n\tobjective\x18\t \x01(\x0b\x32\x14.esscher.v1.Estimate\x12-\n\x0fobjective_bound\x18\n \x01(\x0b\x32\x14.esscher.v1.Estimate\"c\n\rPerCompletion\x12\x0f\n\x07lengths\x18\x01 \x03(\x04\x12\x0f\n\x07rewards\x18\x02 \x03(\x01\x12\n\n\x02kl\x18\x03 \x03(\x01\x12\x13\n\x0blog_weights\x18\x04 \x03(\x01\x12\x0f\n\x07prompts\x18\x05 \x03(\x04\"+\n\x0bUnavailable\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x65sscher/v1/report.proto\x12\nesscher.v1\x1a\x17\x65sscher/v1/target.proto\"\xfc\x03\n\x06Report\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\"\n\x06\x63ounts\x18\x02 \x01(\x0b\x32\x12.esscher.v1.Counts\x12$\n\x06reward\x18\x03 \x01(\x0b\x32\x14.esscher.v1.Estimate\x12\"\n\x02kl\x18\x04 \x03(\x0b\x32\x16.esscher.v1.KlEstimate\x12\x1d\n\x10prior_perplexity\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07\x65ntropy\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12(\n\x06target\x18\x07 \x01(\x0b\x32\x18.esscher.v1.TargetReport\x12(\n\tdiversity\x18\x08 \x03(\x0b\x32\x15.esscher.v1.Diversity\x12*\n\ntop_ngrams\x18\t \x03(\x0b\x32\x16.esscher.v1.NgramTable\x12\x31\n\x0eper_completion\x18\n \x01(\x0b\x32\x19.esscher.v1.PerCompletion\x12\x10\n\x08warnings\x18\x0b \x03(\t\x12,\n\x0bunavailable\x18\x0c \x03(\x0b\x32\x17.esscher.v1.Unavailable\x12*\n\ntrainer_kl\x18\r \x03(\x0b\x32\x16.esscher.v1.KlEstimateB\x13\n\x11_prior_perplexityB\n\n\x08_entropy\"f\n\x06\x43ounts\x12\x0f\n\x07prompts\x18\x01 \x01(\x04\x12\x13\n\x0b\x63ompletions\x18\x02 \x01(\x04\x12\x0e\n\x06tokens\x18\x03 \x01(\x04\x12\x17\n\nterminated\x18\x04 \x01(\x04H\x00\x88\x01\x01\x42\r\n\x0b_terminated\")\n\x08\x45stimate\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x0e\n\x06stderr\x18\x02 \x01(\x01\"6\n\x08Interval\x12\x0b\n\x03low\x18\x01 \x01(\x01\x12\x0c\n\x04high\x18\x02 \x01(\x01\x12\x0f\n\x07\x61ssumes\x18\x03 \x01(\t\"\xfd\x01\n\nKlEstimate\x12\x11\n\testimator\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x0e\n\x06stderr\x18\x03 \x01(\x01\x12\x14\n\x0cper_sequence\x18\x04 \x03(\x01\x12\x11\n\tsignature\x18\x05 \x01(\t\x12&\n\x08interval\x18\x06 \x01(\x0b\x32\x14.esscher.v1.Interval\x12\x0b\n\x03raw\x18\x07 \x01(\x01\x12\x0f\n\x07\x63lamped\x18\x08 \x01(\x01\x12\x10\n\x03\x65ss\x18\t \x01(\x01H\x00\x88\x01\x01\x12\x15\n\x08pareto_k\x18\n \x01(\x01H\x01\x88\x01\x01\x12\x10\n\x08warnings\x18\x0b \x03(\tB\x06\n\x04_essB\x0b\n\t_pareto_k\"Q\n\tDiversity\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12$\n\x06within\x18\x02 \x01(\x0b\x32\x14.esscher.v1.Estimate\x12\x0e\n\x06\x61\x63ross\x18\x03 \x01(\x01\">\n\nNgramTable\x12\r\n\x05order\x18\x01 \x01(\r\x12!\n\x06ngrams\x18\x02 \x03(\x0b\x32\x11.esscher.v1.Ngram\")\n\x05Ngram\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\"\xd9\x02\n\x0cTargetReport\x12\x0e\n\x06target\x18\x01 \x01(\t\x12&\n\x08proposal\x18\x02 \x01(\x0e\x32\x14.esscher.v1.Proposal\x12#\n\x05log_z\x18\x03 \x01(\x0b\x32\x14.esscher.v1.Estimate\x12$\n\x06reward\x18\x04 \x01(\x0b\x32\x14.esscher.v1.Estimate\x12\x0b\n\x03\x65ss\x18\x05 \x01(\x01\x12\x10\n\x08pareto_k\x18\x06 \x01(\x01\x12\"\n\x04\x65lbo\x18\x07 \x01(\x0b\x32\x14.esscher.v1.Estimate\x12+\n\rinference_gap\x18\x08 \x01(\x0b\x32\x14.esscher.v1.Estimate\x12\'\n\tobjective\x18\t \x01(\x0b\x32\x14.esscher.v1.Estimate\x12-\n\x0fobjective_bound\x18\n \x01(\x0b\x32\x14.esscher.v1.Estimate\"c\n\rPerCompletion\x12\x0f\n\x07lengths\x18\x01 \x03(\x04\x12\x0f\n\x07rewards\x18\x02 \x03(\x01\x12\n\n\x02kl\x18\x03 \x03(\x01\x12\x13\n\x0blog_weights\x18\x04 \x03(\x01\x12\x0f\n\x07prompts\x18\x05 \x03(\x04\"+\n\x0bUnavailable\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,23 +33,25 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'esscher.v1.report_pb2', _gl
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_REPORT']._serialized_start=65
-  _globals['_REPORT']._serialized_end=529
-  _globals['_COUNTS']._serialized_start=531
-  _globals['_COUNTS']._serialized_end=633
-  _globals['_ESTIMATE']._serialized_start=635
-  _globals['_ESTIMATE']._serialized_end=676
-  _globals['_KLESTIMATE']._serialized_start=678
-  _globals['_KLESTIMATE']._serialized_end=781
-  _globals['_DIVERSITY']._serialized_start=783
-  _globals['_DIVERSITY']._serialized_end=864
-  _globals['_NGRAMTABLE']._serialized_start=866
-  _globals['_NGRAMTABLE']._serialized_end=928
-  _globals['_NGRAM']._serialized_start=930
-  _globals['_NGRAM']._serialized_end=971
-  _globals['_TARGETREPORT']._serialized_start=974
-  _globals['_TARGETREPORT']._serialized_end=1319
-  _globals['_PERCOMPLETION']._serialized_start=1321
-  _globals['_PERCOMPLETION']._serialized_end=1420
-  _globals['_UNAVAILABLE']._serialized_start=1422
-  _globals['_UNAVAILABLE']._serialized_end=1465
+  _globals['_REPORT']._serialized_end=573
+  _globals['_COUNTS']._serialized_start=575
+  _globals['_COUNTS']._serialized_end=677
+  _globals['_ESTIMATE']._serialized_start=679
+  _globals['_ESTIMATE']._serialized_end=720
+  _globals['_INTERVAL']._serialized_start=722
+  _globals['_INTERVAL']._serialized_end=776
+  _globals['_KLESTIMATE']._serialized_start=779
+  _globals['_KLESTIMATE']._serialized_end=1032
+  _globals['_DIVERSITY']._serialized_start=1034
+  _globals['_DIVERSITY']._serialized_end=1115
+  _globals['_NGRAMTABLE']._serialized_start=1117
+  _globals['_NGRAMTABLE']._serialized_end=1179
+  _globals['_NGRAM']._serialized_start=1181
+  _globals['_NGRAM']._serialized_end=1222
+  _globals['_TARGETREPORT']._serialized_start=1225
+  _globals['_TARGETREPORT']._serialized_end=1570
+  _globals['_PERCOMPLETION']._serialized_start=1572
+  _globals['_PERCOMPLETION']._serialized_end=1671
+  _globals['_UNAVAILABLE']._serialized_start=1673
+  _globals['_UNAVAILABLE']._serialized_end=1716
 # @@protoc_insertion_point(module_scope)

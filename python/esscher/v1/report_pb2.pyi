@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Report(_message.Message):
-    __slots__ = ("version", "counts", "reward", "kl", "prior_perplexity", "entropy", "target", "diversity", "top_ngrams", "per_completion", "warnings", "unavailable")
+    __slots__ = ("version", "counts", "reward", "kl", "prior_perplexity", "entropy", "target", "diversity", "top_ngrams", "per_completion", "warnings", "unavailable", "trainer_kl")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     COUNTS_FIELD_NUMBER: _ClassVar[int]
     REWARD_FIELD_NUMBER: _ClassVar[int]
@@ -20,6 +20,7 @@ class Report(_message.Message):
     PER_COMPLETION_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     UNAVAILABLE_FIELD_NUMBER: _ClassVar[int]
+    TRAINER_KL_FIELD_NUMBER: _ClassVar[int]
     version: str
     counts: Counts
     reward: Estimate
@@ -32,7 +33,8 @@ class Report(_message.Message):
     per_completion: PerCompletion
     warnings: _containers.RepeatedScalarFieldContainer[str]
     unavailable: _containers.RepeatedCompositeFieldContainer[Unavailable]
-    def __init__(self, version: _Optional[str] = ..., counts: _Optional[_Union[Counts, _Mapping]] = ..., reward: _Optional[_Union[Estimate, _Mapping]] = ..., kl: _Optional[_Iterable[_Union[KlEstimate, _Mapping]]] = ..., prior_perplexity: _Optional[float] = ..., entropy: _Optional[float] = ..., target: _Optional[_Union[TargetReport, _Mapping]] = ..., diversity: _Optional[_Iterable[_Union[Diversity, _Mapping]]] = ..., top_ngrams: _Optional[_Iterable[_Union[NgramTable, _Mapping]]] = ..., per_completion: _Optional[_Union[PerCompletion, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., unavailable: _Optional[_Iterable[_Union[Unavailable, _Mapping]]] = ...) -> None: ...
+    trainer_kl: _containers.RepeatedCompositeFieldContainer[KlEstimate]
+    def __init__(self, version: _Optional[str] = ..., counts: _Optional[_Union[Counts, _Mapping]] = ..., reward: _Optional[_Union[Estimate, _Mapping]] = ..., kl: _Optional[_Iterable[_Union[KlEstimate, _Mapping]]] = ..., prior_perplexity: _Optional[float] = ..., entropy: _Optional[float] = ..., target: _Optional[_Union[TargetReport, _Mapping]] = ..., diversity: _Optional[_Iterable[_Union[Diversity, _Mapping]]] = ..., top_ngrams: _Optional[_Iterable[_Union[NgramTable, _Mapping]]] = ..., per_completion: _Optional[_Union[PerCompletion, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., unavailable: _Optional[_Iterable[_Union[Unavailable, _Mapping]]] = ..., trainer_kl: _Optional[_Iterable[_Union[KlEstimate, _Mapping]]] = ...) -> None: ...
 
 class Counts(_message.Message):
     __slots__ = ("prompts", "completions", "tokens", "terminated")
@@ -54,19 +56,41 @@ class Estimate(_message.Message):
     stderr: float
     def __init__(self, value: _Optional[float] = ..., stderr: _Optional[float] = ...) -> None: ...
 
+class Interval(_message.Message):
+    __slots__ = ("low", "high", "assumes")
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    ASSUMES_FIELD_NUMBER: _ClassVar[int]
+    low: float
+    high: float
+    assumes: str
+    def __init__(self, low: _Optional[float] = ..., high: _Optional[float] = ..., assumes: _Optional[str] = ...) -> None: ...
+
 class KlEstimate(_message.Message):
-    __slots__ = ("estimator", "value", "stderr", "per_sequence", "signature")
+    __slots__ = ("estimator", "value", "stderr", "per_sequence", "signature", "interval", "raw", "clamped", "ess", "pareto_k", "warnings")
     ESTIMATOR_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
     STDERR_FIELD_NUMBER: _ClassVar[int]
     PER_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    RAW_FIELD_NUMBER: _ClassVar[int]
+    CLAMPED_FIELD_NUMBER: _ClassVar[int]
+    ESS_FIELD_NUMBER: _ClassVar[int]
+    PARETO_K_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
     estimator: str
     value: float
     stderr: float
     per_sequence: _containers.RepeatedScalarFieldContainer[float]
     signature: str
-    def __init__(self, estimator: _Optional[str] = ..., value: _Optional[float] = ..., stderr: _Optional[float] = ..., per_sequence: _Optional[_Iterable[float]] = ..., signature: _Optional[str] = ...) -> None: ...
+    interval: Interval
+    raw: float
+    clamped: float
+    ess: float
+    pareto_k: float
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, estimator: _Optional[str] = ..., value: _Optional[float] = ..., stderr: _Optional[float] = ..., per_sequence: _Optional[_Iterable[float]] = ..., signature: _Optional[str] = ..., interval: _Optional[_Union[Interval, _Mapping]] = ..., raw: _Optional[float] = ..., clamped: _Optional[float] = ..., ess: _Optional[float] = ..., pareto_k: _Optional[float] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Diversity(_message.Message):
     __slots__ = ("metric", "within", "across")

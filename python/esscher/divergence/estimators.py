@@ -1,4 +1,4 @@
-"""KL(policy‖prior) from log-probs of sampled tokens, with its standard error and a signature."""
+"""What log-probs of sampled tokens say of each completion: its log-prob, and the estimators of KL(policy‖prior)."""
 
 from __future__ import annotations
 
@@ -7,30 +7,16 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from esscher import _core
-from esscher.estimate import clustered_mean
 from esscher.ragged import as_floats, widened
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from esscher.ragged import Padded, Ragged
-    from esscher.samples import Samples
 
 Estimator = Literal["k1", "k2", "k3", "abs"]
 Level = Literal["token", "sequence"]
 Precision = Literal["f64", "mixed"]
-
-
-class KlEstimate(NamedTuple):
-    """An estimate of KL(policy‖prior) in nats per completion.
-
-    `signature` says how the number was made, so that it can be made again.
-    """
-
-    value: float
-    stderr: float
-    per_sequence: NDArray[np.float64]
-    signature: str
 
 
 class LogprobAggregates(NamedTuple):
@@ -194,82 +180,6 @@ def _of_one_dtype(policy: NDArray[Any], prior: NDArray[Any]) -> tuple[NDArray[An
     return as_floats("policy_logprobs", policy), as_floats("prior_logprobs", prior)
 
 
-def estimate_kl(samples: Samples, estimator: Estimator = "k1", *, level: Level = "token") -> KlEstimate:
-    """Estimate KL(policy‖prior) with its standard error clustered by prompt.
-
-    The value is the mean over completions, which must have been drawn from the policy whose log-probs they carry.
-
-    Raises
-    ------
-    ValueError
-        If `samples` lacks `policy_logprobs` or `prior_logprobs`, and as `kl`.
-
-    Examples
-    --------
-    >>> from esscher import Ragged, Samples
-    >>> samples = Samples(
-    ...     prompts=Ragged.from_rows([[1]]),
-    ...     completions=Ragged.from_rows([[2, 3], [4]]),
-    ...     groups=[0, 2],
-    ...     policy_logprobs=Ragged.from_rows([[-1.0, -0.5], [-0.5]]),
-    ...     prior_logprobs=Ragged.from_rows([[-1.5, -0.5], [-1.0]]),
-    ... )
-    >>> estimate = estimate_kl(samples)
-    >>> estimate.value, estimate.stderr
-    (0.5, 0.0)
-    >>> estimate.signature
-    'kl:k1|level:token|agg:seq-sum|dir:policy-prior|clamp:none|eos:incl|dtype:f64|n:2|clusters:1|v:0.1.0'
-    """
-    _check_estimator(estimator)
-    return estimate_kls(samples, level=level)[estimator]
-
-
-def estimate_kls(samples: Samples, *, level: Level = "token") -> dict[str, KlEstimate]:
-    """As `estimate_kl`, by all estimators in one pass: k1, k2, k3, abs.
-
-    Examples
-    --------
-    >>> from esscher import Ragged, Samples
-    >>> samples = Samples(
-    ...     prompts=Ragged.from_rows([[1]]),
-    ...     completions=Ragged.from_rows([[2, 3], [4]]),
-    ...     groups=[0, 2],
-    ...     policy_logprobs=Ragged.from_rows([[-1.0, -0.5], [-0.5]]),
-    ...     prior_logprobs=Ragged.from_rows([[-1.5, -0.5], [-1.0]]),
-    ... )
-    >>> {name: round(estimate.value, 4) for name, estimate in estimate_kls(samples).items()}
-    {'k1': 0.5, 'k2': 0.125, 'k3': 0.1065, 'abs': 0.5}
-    """
-    policy, prior = samples.policy_logprobs, samples.prior_logprobs
-    if policy is None or prior is None:
-        missing = "policy_logprobs" if policy is None else "prior_logprobs"
-        raise ValueError(f"samples have no {missing}: the KL needs those of policy and prior")
-    dtype = np.result_type(policy.values, prior.values)
-
-    def estimate(estimator: str, per_sequence: NDArray[np.float64]) -> KlEstimate:
-        value, stderr = clustered_mean(per_sequence, samples.groups)
-        return KlEstimate(value, stderr, per_sequence, _signature(samples, dtype, estimator, level))
-
-    estimators = kl_estimators(policy, prior, level=level)
-    return {name: estimate(name, values) for name, values in estimators._asdict().items()}
-
-
 def _check_estimator(estimator: str) -> None:
     if estimator not in KlEstimators._fields:
         raise ValueError(f"estimator is {estimator!r}: it must be one of {', '.join(KlEstimators._fields)}")
-
-
-def _signature(samples: Samples, dtype: np.dtype[Any], estimator: str, level: Level) -> str:
-    parts = {
-        "kl": estimator,
-        "level": level,
-        "agg": "seq-sum",
-        "dir": "policy-prior",
-        "clamp": "none",
-        "eos": "incl",
-        "dtype": f"f{8 * dtype.itemsize}",
-        "n": len(samples),
-        "clusters": len(samples.prompts),
-        "v": _core.__version__,
-    }
-    return "|".join(f"{key}:{value}" for key, value in parts.items())

@@ -1,0 +1,27 @@
+"""KL divergences from log-probs of sampled tokens."""
+
+from esscher.divergence.estimates import estimate_kl, estimate_kls
+from esscher.divergence.estimators import (
+    KlEstimators,
+    LogprobAggregates,
+    aggregate_logprobs,
+    kl,
+    kl_estimators,
+    sequence_logprobs,
+)
+from esscher.divergence.presets import PRESETS, PresetName
+from esscher.divergence.record import KlEstimate
+
+__all__ = [
+    "PRESETS",
+    "KlEstimate",
+    "KlEstimators",
+    "LogprobAggregates",
+    "PresetName",
+    "aggregate_logprobs",
+    "estimate_kl",
+    "estimate_kls",
+    "kl",
+    "kl_estimators",
+    "sequence_logprobs",
+]

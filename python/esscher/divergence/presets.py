@@ -1,0 +1,403 @@
+"""What other tools log as their KL, made as they make it, so that a number in a log can be read and compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+import numpy as np
+
+from esscher import _core
+from esscher.divergence.estimators import aggregate_logprobs
+from esscher.divergence.record import KlEstimate, signature
+from esscher.estimate import clustered_ratio, trusted_pareto_k, with_interval
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from esscher.ragged import Offsets, Ragged
+    from esscher.samples import Samples
+
+PresetName = Literal["trl-grpo", "trl-rloo", "trl-ppo", "openrlhf", "verl", "nemo-rl", "disco"]
+Aggregation = Literal["token-mean", "seq-mean", "seq-sum"]
+
+
+class Recipe(NamedTuple):
+    """How a tool makes one number of its log.
+
+    Attributes
+    ----------
+    logged_as
+        What the tool calls it.
+    aggregation
+        "token-mean": the sum over all tokens over their number. "seq-mean": the mean over completions of the means over
+        their tokens. "seq-sum": the mean over completions of the sums over their tokens.
+    ratio_clamp
+        What log policy - log prior of a token is clamped to, plus or minus, in nats; infinite for no clamp.
+    value_clamp
+        What the estimate of a token is clamped to, plus or minus, in nats; infinite for no clamp.
+    """
+
+    logged_as: str
+    aggregation: Aggregation
+    ratio_clamp: float = np.inf
+    value_clamp: float = np.inf
+
+    @property
+    def clamp(self) -> str:
+        """The clamps as a signature names them."""
+        clamps = {"ratio": self.ratio_clamp, "value": self.value_clamp}
+        return ",".join(f"{name}{value:g}" for name, value in clamps.items() if value < np.inf) or "none"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a tool logs as KL.
+
+    Parameters
+    ----------
+    tool
+        Its name, and the version that was read.
+    source
+        The functions that make the number.
+    estimator
+        Which estimator the tool takes if it is not told.
+    recipes
+        For each estimator that the tool offers, what becomes of it.
+    """
+
+    tool: str
+    source: str
+    estimator: str
+    recipes: Mapping[str, Recipe]
+
+
+PRESETS: Final[Mapping[PresetName, Preset]] = MappingProxyType(
+    {
+        "trl-grpo": Preset(
+            tool="TRL 1.16.0",
+            source="trl/trainer/grpo_trainer.py: GRPOTrainer._compute_loss",
+            estimator="k3",
+            recipes={"k3": Recipe("kl", "token-mean")},
+        ),
+        "trl-rloo": Preset(
+            tool="TRL 1.16.0",
+            source="trl/trainer/rloo_trainer.py: RLOOTrainer._generate_and_score_completions",
+            estimator="k1",
+            recipes={"k1": Recipe("kl", "token-mean")},
+        ),
+        "trl-ppo": Preset(
+            tool="TRL 0.24.0",
+            source="trl/trainer/ppo_trainer.py: PPOTrainer.train",
+            estimator="k1",
+            recipes={name: Recipe("objective/kl", "seq-sum") for name in ("k1", "k3")},
+        ),
+        "openrlhf": Preset(
+            tool="OpenRLHF 0.11.0",
+            source="openrlhf/models/utils.py: compute_approx_kl, masked_mean",
+            estimator="k1",
+            recipes={name: Recipe("kl", "seq-mean", value_clamp=10.0) for name in ("k1", "k2", "k3")},
+        ),
+        "verl": Preset(
+            tool="verl 0.7.0",
+            source="verl/trainer/ppo/core_algos.py: kl_penalty_forward, agg_loss; ray_trainer.py: apply_kl_penalty",
+            estimator="k3",
+            recipes={
+                "k1": Recipe("actor/reward_kl_penalty", "seq-mean"),
+                "k2": Recipe("actor/kl_loss", "token-mean"),
+                "k3": Recipe("actor/kl_loss", "token-mean", ratio_clamp=20.0, value_clamp=10.0),
+                "abs": Recipe("actor/kl_loss", "token-mean"),
+            },
+        ),
+        "nemo-rl": Preset(
+            tool="NeMo-RL 0.7.0",
+            source="nemo_rl/algorithms/utils.py: calculate_kl, masked_mean",
+            estimator="k3",
+            recipes={
+                name: Recipe("kl_penalty", "token-mean", ratio_clamp=20.0, value_clamp=10.0)
+                for name in ("k1", "k2", "k3")
+            },
+        ),
+        "disco": Preset(
+            tool="disco 1.1.2",
+            source="disco/metrics/kl.py: KL.pointwise_estimates",
+            estimator="forward",
+            recipes={"forward": Recipe("kl_target_policy", "seq-sum")},
+        ),
+    }
+)
+
+
+def estimate_preset(
+    samples: Samples,
+    preset: PresetName,
+    estimator: str | None = None,
+    *,
+    log_potential: ArrayLike | None = None,
+    log_proposal: ArrayLike | None = None,
+) -> KlEstimate:
+    """Return the number that a tool logs as its KL, with the error bar that it does not log.
+
+    With ``d = log policy - log prior`` of each token: d is clamped, then made into k1, k2, k3 or abs, which is clamped,
+    then averaged, each as `PRESETS` says for the tool. "disco" alone is a forward KL, of target and policy:
+    ``KL(target‖policy) = -log Z + mean(w (log P - log policy)) / Z`` with ``P = prior exp(log_potential)``,
+    ``w = P / proposal`` and ``Z = mean(w)``, prompt by prompt, averaged over completions.
+
+    Parameters
+    ----------
+    samples
+        Completions with the log-probs of policy and prior.
+    preset
+        One of `PRESETS`.
+    estimator
+        One that the tool offers; the tool's own default if not given.
+    log_potential
+        For "disco" alone: log P - log prior of each completion, in nats [N]; -inf for one that the target excludes.
+    log_proposal
+        For "disco" alone: log-prob of each completion under what it was drawn from, in nats [N]; the policy's if not
+        given.
+
+    Returns
+    -------
+    The number as `value`, what it would be without clamps as `raw`, and the share of tokens whose estimate a clamp
+    changed as `clamped`. `per_sequence` has each completion's estimate before averaging: the sum over its tokens, or
+    their mean for "seq-mean".
+
+    Raises
+    ------
+    ValueError
+        If `preset` is not known, the tool does not offer `estimator`, `samples` lack the log-probs of policy or prior,
+        a token is impossible under both, or a completion under what it was drawn from; or if `log_potential` is not
+        given for "disco", given for another, or is NaN or +inf.
+
+    Notes
+    -----
+    The tools compute in float32, this in float64: the numbers agree to the rounding of float32, in which k3 below about
+    1e-6 a token is noise. Where policy or prior forbids a token, d is infinite. With a clamp of d the tools' estimate
+    is finite and so is this one. Without one, of a token that the *policy* forbids, tools log NaN for k3 (inf - inf);
+    here it is the limit, which is infinite or the clamp of the value, and a warning says so. disco exponentiates
+    weights as they are, which overflows; here they are exponentiated relative to their sum. disco also averages Z and
+    the estimates over past steps, of which samples know nothing.
+
+    Examples
+    --------
+    >>> from esscher import Ragged, Samples
+    >>> samples = Samples(
+    ...     prompts=Ragged.from_rows([[1]]),
+    ...     completions=Ragged.from_rows([[2, 3], [4]]),
+    ...     groups=[0, 2],
+    ...     policy_logprobs=Ragged.from_rows([[-1.0, -0.5], [-0.5]]),
+    ...     prior_logprobs=Ragged.from_rows([[-1.5, -0.5], [-20.5]]),
+    ... )
+    >>> estimate = estimate_preset(samples, "openrlhf")
+    >>> estimate.value, estimate.raw, round(estimate.clamped, 4)
+    (5.125, 10.125, 0.3333)
+    >>> estimate.signature
+    'kl:k1|level:token|agg:seq-mean|dir:policy-prior|clamp:value10|eos:incl|dtype:f64|n:2|clusters:1|preset:openrlhf|v:0.1.0'
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"preset is {preset!r}: it must be one of {', '.join(PRESETS)}")
+    if estimator is None:
+        estimator = PRESETS[preset].estimator
+    recipe = _recipe(preset, estimator)
+    if preset == "disco":
+        if log_potential is None:
+            raise ValueError(
+                "preset 'disco' is KL(target‖policy): give log_potential, log P - log prior of each completion [N], "
+                "such as Tilt(beta).log_potential(samples.rewards)"
+            )
+        return _forward(samples, recipe, log_potential, log_proposal)
+    if log_potential is not None or log_proposal is not None:
+        raise ValueError(f"preset {preset!r} knows no target: log_potential and log_proposal are for 'disco' alone")
+    return _reverse(samples, preset, estimator, recipe)
+
+
+def _recipe(preset: PresetName, estimator: str) -> Recipe:
+    known = PRESETS[preset]
+    if estimator not in known.recipes:
+        raise ValueError(
+            f"estimator is {estimator!r}: {known.tool} ({preset}) logs {', '.join(known.recipes)}; "
+            "without preset, all estimators are offered"
+        )
+    return known.recipes[estimator]
+
+
+def _reverse(samples: Samples, preset: PresetName, estimator: str, recipe: Recipe) -> KlEstimate:
+    policy, prior = _logprobs(samples)
+    ratios = policy.values.astype(np.float64) - prior.values.astype(np.float64)
+    unclamped = _estimates(ratios, estimator)
+    tokens = unclamped if recipe.clamp == "none" else _clamped(ratios, estimator, recipe)
+    per_sequence, denominators = _aggregate(tokens, policy, recipe.aggregation)
+    (value, stderr), interval = with_interval(per_sequence, samples.groups, denominators)
+    return KlEstimate(
+        value=value,
+        stderr=stderr,
+        per_sequence=per_sequence,
+        signature=signature(samples, estimator, agg=recipe.aggregation, clamp=recipe.clamp, preset=preset),
+        interval=interval,
+        raw=clustered_ratio(*_aggregate(unclamped, policy, recipe.aggregation), samples.groups).value,
+        clamped=float((tokens != unclamped).mean()),
+        warnings=_nan_elsewhere(ratios, PRESETS[preset].tool, estimator, recipe),
+    )
+
+
+def _logprobs(samples: Samples) -> tuple[Ragged, Ragged]:
+    policy, prior = samples.policy_logprobs, samples.prior_logprobs
+    if policy is None or prior is None:
+        missing = "policy_logprobs" if policy is None else "prior_logprobs"
+        raise ValueError(f"samples have no {missing}: the KL needs those of policy and prior")
+    both = np.flatnonzero(np.isneginf(policy.values) & np.isneginf(prior.values))
+    if len(both):
+        row, token = policy.locate(both[0])
+        raise ValueError(
+            f"policy_logprobs[{row}][{token}] and prior_logprobs[{row}][{token}] are both -inf: their ratio is not "
+            "defined; leave out completions that neither can produce"
+        )
+    return policy, prior
+
+
+def _clamped(ratios: NDArray[np.float64], estimator: str, recipe: Recipe) -> NDArray[np.float64]:
+    estimates = _estimates(ratios.clip(-recipe.ratio_clamp, recipe.ratio_clamp), estimator)
+    return estimates.clip(-recipe.value_clamp, recipe.value_clamp)
+
+
+def _estimates(ratios: NDArray[np.float64], estimator: str) -> NDArray[np.float64]:
+    """Estimate single tokens: k3 to 1e-16 of the ratio, which is less than float32 can hold."""
+    if estimator == "k1":
+        return ratios
+    if estimator == "k2":
+        return 0.5 * ratios * ratios
+    if estimator == "abs":
+        return np.abs(ratios)
+    # Of a token that the policy forbids inf - inf, whose limit is inf.
+    with np.errstate(over="ignore", invalid="ignore"):
+        k3 = np.expm1(-ratios) + ratios
+    return np.where(np.isnan(k3), np.inf, np.maximum(k3, 0.0))
+
+
+def _aggregate(
+    tokens: NDArray[np.float64], rows: Ragged, aggregation: Aggregation
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Give what each completion adds to the number's numerator and denominator [N]."""
+    # Infinities of both signs have no sum: NaN, as in the tools.
+    with np.errstate(invalid="ignore", over="ignore"):
+        sums, lengths = np.add.reduceat(tokens, rows.offsets[:-1]), rows.lengths.astype(np.float64)
+    if aggregation == "token-mean":
+        return sums, lengths
+    return sums / lengths if aggregation == "seq-mean" else sums, np.ones(len(sums))
+
+
+def _nan_elsewhere(ratios: NDArray[np.float64], tool: str, estimator: str, recipe: Recipe) -> tuple[str, ...]:
+    forbidden = int(np.isneginf(ratios).sum())
+    if not forbidden or estimator != "k3" or recipe.ratio_clamp < np.inf:
+        return ()
+    return (
+        f"{forbidden} token{'s have' if forbidden > 1 else ' has'} a log-prob of -inf under the policy: {tool} itself "
+        "logs NaN. The policy cannot have produced them: check that its log-probs are those of the model that sampled",
+    )
+
+
+def _forward(samples: Samples, recipe: Recipe, log_potential: ArrayLike, log_proposal: ArrayLike | None) -> KlEstimate:
+    policy, prior = _logprobs(samples)
+    log_policy = aggregate_logprobs(policy).log_prob
+    log_target = aggregate_logprobs(prior).log_prob + _log_potential(log_potential, len(samples))
+    log_ratios = log_target - _log_proposal(log_policy, log_proposal)
+    log_weights, log_z, ess = _core.normalise(log_ratios, samples.groups)
+    relative = np.exp(log_weights) * np.diff(samples.groups)[samples.group_of]
+    products = _products(relative, log_target - log_policy)
+    alive = np.isfinite(log_z)
+    per_sequence = products - np.where(alive, log_z, np.nan)[samples.group_of]
+    kept, groups = alive[samples.group_of], _offsets(np.diff(samples.groups)[alive])
+    influences = _influences(per_sequence[kept], relative[kept], products[kept], groups)
+    (value, stderr), interval = with_interval(influences, groups)
+    pareto_k = _core.pareto_smooth(log_ratios, samples.groups, "arviz-stats")[1]
+    parts = {"level": "sequence", "agg": recipe.aggregation, "dir": "target-policy", "preset": "disco"}
+    return KlEstimate(
+        value=value,
+        stderr=stderr,
+        per_sequence=per_sequence,
+        signature=signature(samples, "forward", **parts),
+        interval=interval,
+        raw=value,
+        ess=float(ess.sum()),
+        pareto_k=_largest(pareto_k),
+        warnings=(*_left_out(alive), *_heavy(pareto_k, np.diff(samples.groups))),
+    )
+
+
+def _products(relative: NDArray[np.float64], log_ratios: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Multiply; where the target excludes a completion, 0 times -inf is 0."""
+    products = np.zeros(len(relative))
+    return np.multiply(relative, log_ratios, out=products, where=relative > 0)
+
+
+def _largest(pareto_k: NDArray[np.float64]) -> float:
+    known = pareto_k[~np.isnan(pareto_k)]
+    return float(known.max()) if len(known) else np.nan
+
+
+def _log_potential(log_potential: ArrayLike, n: int) -> NDArray[np.float64]:
+    array = _column("log_potential", log_potential, n)
+    wrong = np.flatnonzero(np.isnan(array) | (array == np.inf))
+    if len(wrong):
+        raise ValueError(f"log_potential[{wrong[0]}] is {array[wrong[0]]}: it is finite, or -inf to exclude")
+    return array
+
+
+def _log_proposal(log_policy: NDArray[np.float64], log_proposal: ArrayLike | None) -> NDArray[np.float64]:
+    """Give the log-prob of each completion under what it was drawn from."""
+    array = log_policy if log_proposal is None else _column("log_proposal", log_proposal, len(log_policy))
+    wrong = np.flatnonzero(~np.isfinite(array))
+    if len(wrong):
+        name = "the policy's log-prob of completion " if log_proposal is None else "log_proposal["
+        where = f"{name}{wrong[0]}{'' if log_proposal is None else ']'}"
+        raise ValueError(f"{where} is {array[wrong[0]]}: a completion is possible under what it was drawn from")
+    return array
+
+
+def _column(name: str, values: ArrayLike, n: int) -> NDArray[np.float64]:
+    array = np.asarray(values)
+    if array.dtype.kind not in "uif":
+        raise TypeError(f"{name} has dtype {array.dtype}: it must be numbers")
+    if array.shape != (n,):
+        raise ValueError(f"{name} has shape {array.shape}, but there are {n} completions: it has one entry for each")
+    return array.astype(np.float64)
+
+
+def _offsets(sizes: NDArray[np.int64]) -> Offsets:
+    offsets: Offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+    return offsets
+
+
+def _influences(
+    per_sequence: NDArray[np.float64], relative: NDArray[np.float64], products: NDArray[np.float64], groups: Offsets
+) -> NDArray[np.float64]:
+    """Values with the means of `per_sequence` in each prompt that also vary with Z, which the completions share."""
+    if not np.isfinite(per_sequence).all():
+        return per_sequence
+    sizes = np.diff(groups)
+    ratio = np.repeat(np.add.reduceat(products, groups[:-1]) / sizes, sizes) if len(sizes) else products
+    return per_sequence + (1.0 - relative) * (1.0 + ratio)
+
+
+def _left_out(alive: NDArray[np.bool_]) -> tuple[str, ...]:
+    dead = int((~alive).sum())
+    if not dead:
+        return ()
+    return (
+        f"{dead} of {len(alive)} prompts {'has' if dead == 1 else 'have'} no completion that the target allows and "
+        f"{'is' if dead == 1 else 'are'} left out: draw more completions of them",
+    )
+
+
+def _heavy(pareto_k: NDArray[np.float64], sizes: NDArray[np.int64]) -> tuple[str, ...]:
+    heavy = int((pareto_k > [trusted_pareto_k(n) for n in sizes.tolist()]).sum())
+    if not heavy:
+        return ()
+    return (
+        f"In {heavy} of {len(sizes)} prompts Pareto k of target/proposal is above what can be trusted (the largest is "
+        f"{_largest(pareto_k):.2f}): a few completions decide the KL. Raise beta, or draw more completions a prompt",
+    )

@@ -1,0 +1,101 @@
+"""What makes an estimate of a KL unfit to be trusted, in words: what was seen, what it means, what to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from esscher.estimate import Estimate, clustered_ratio, trusted_pareto_k
+
+if TYPE_CHECKING:
+    from esscher.divergence.estimators import KlEstimators, Level
+    from esscher.divergence.weighting import Weights
+    from esscher.ragged import Ragged
+    from esscher.samples import Samples
+
+# A mean that should be 1 is not if it is off by so many standard errors, and moves k3 by this share of k1.
+FAR, MATTERS = 3.0, 0.05
+# Chance seldom takes a mean so many standard errors below 0.
+NEGATIVE = 2.0
+# Below it, in nats per completion, a difference may be what the rounding of two forward passes leaves.
+NOISE = 1e-3
+# The least share of completions that should carry the weight.
+FEW_EFFECTIVE = 0.1
+
+
+def of_columns(samples: Samples, weights: Weights) -> tuple[str, ...]:
+    """Say what is wrong with the samples, whatever the estimator."""
+    columns = {"policy": samples.policy_logprobs, "prior": samples.prior_logprobs}
+    found = [_zeros(name, column) for name, column in columns.items() if column is not None]
+    return tuple(filter(None, [*found, _weights(len(samples), weights)]))
+
+
+def of_mean_ratio(samples: Samples, columns: KlEstimators, level: Level, weights: Weights) -> tuple[str, ...]:
+    """Say if k3 and what is made with it cannot be trusted: if prior / policy is not 1 on average over the samples.
+
+    Its mean is ``1 + mean(k3 - k1)``, and 1 on the policy's own samples: it falls short where these miss what the prior
+    likes.
+    """
+    counts = samples.completions.lengths.astype(np.float64) if level == "token" else np.ones(len(samples))
+    if not np.isfinite(columns.k3).all():
+        return ()
+    off = clustered_ratio(weights.times(columns.k3 - columns.k1), weights.times(counts), samples.groups)
+    k1 = clustered_ratio(weights.times(columns.k1), weights.relative, samples.groups).value
+    missed = off.value * float(weights.times(counts).sum() / weights.relative.sum())
+    if not (abs(off.value) > FAR * off.stderr and abs(missed) > max(MATTERS * abs(k1), NOISE)):
+        return ()
+    seen = f"The mean of prior/policy over the sampled {level}s is {1 + off.value:.3g}, not 1"
+    if off.value < 0:
+        return (
+            f"{seen}: the samples hardly show what the prior likes and the policy does not, and k3 at {level} level is "
+            f"about {-missed:.3g} nats too low, whatever its error bar. Trust k1, or the exact KL from full-vocabulary "
+            "logits.",
+        )
+    return (
+        f"{seen}, which it is on the policy's own samples: they come from another policy, an older one or one sampled "
+        "at a temperature, or from an engine that does not agree. Give proposal_logprobs, or look at the mismatch.",
+    )
+
+
+def of_value(name: str, estimate: Estimate) -> tuple[str, ...]:
+    """Say if an unbiased estimate is where no KL can be."""
+    if estimate.value == np.inf:
+        return (f"KL ({name}) is infinite: the prior cannot produce some completions (their log-prob is -inf).",)
+    # Without a standard error nothing is clear.
+    if not estimate.value < -max(NEGATIVE * estimate.stderr, NOISE) or np.isnan(estimate.stderr):
+        return ()
+    return (
+        f"KL ({name}) is {estimate.value:.3g}, more than two standard errors below 0, which no KL is: the completions "
+        "were not drawn from the policy whose log-probs they carry. Check the engine, the sampling temperature, "
+        "and that policy and prior are not exchanged.",
+    )
+
+
+def _zeros(name: str, logprobs: Ragged) -> str:
+    """Rows of zeros are found by their first token, so that not every token is read."""
+    starts, lengths = logprobs.offsets[:-1], logprobs.lengths
+    suspects = np.flatnonzero((logprobs.values[starts] == 0) & (lengths > 1))
+    rows = sum(not logprobs[row].any() for row in suspects.tolist())
+    if not rows:
+        return ""
+    return (
+        f"{rows:,} of {len(logprobs):,} completions have {name} log-probs of exactly 0 at every token, which says "
+        "that each was certain: such zeros mostly stand for missing log-probs. Recompute them, or leave these out."
+    )
+
+
+def _weights(n: int, weights: Weights) -> str:
+    if weights.ess is None or weights.pareto_k is None:
+        return ""
+    if weights.pareto_k > trusted_pareto_k(n):
+        return (
+            f"Pareto k of policy/proposal is {weights.pareto_k:.2f}, above {trusted_pareto_k(n):.2f}: a few "
+            "completions decide the KL, and its standard error cannot be trusted. Sample from the policy itself."
+        )
+    if weights.ess < FEW_EFFECTIVE * n:
+        return (
+            f"The effective sample size of policy/proposal is {weights.ess:.1f} of {n} completions: the proposal "
+            "is far from the policy. Sample from the policy itself, or draw more."
+        )
+    return ""

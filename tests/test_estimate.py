@@ -1,0 +1,153 @@
+"""Means and ratios clustered by prompt, and their intervals."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from esscher.estimate import (
+    LEVEL,
+    MOST_RESAMPLED,
+    NORMAL,
+    STUDENT,
+    _student,
+    bootstrap_t,
+    clustered_mean,
+    clustered_ratio,
+    confidence_interval,
+    trusted_pareto_k,
+    with_interval,
+)
+
+
+def clustered(rng, clusters):
+    """Numerators and denominators of skewed clusters of 1 to 6; the ratio of their expectations is 0.7."""
+    sizes = rng.integers(1, 7, clusters)
+    groups = np.concatenate([[0], np.cumsum(sizes)])
+    denominators = rng.integers(1, 40, groups[-1]).astype(np.float64)
+    scale = np.repeat(rng.gamma(2.0, 0.5, clusters), sizes)
+    return 0.7 * denominators * scale * rng.exponential(size=groups[-1]), denominators, groups
+
+
+def oracle_ratio(numerators, denominators, groups):
+    """The standard error of a ratio by the delta method, from the covariance of the prompts' two sums."""
+    a = np.array([numerators[i:j].sum() for i, j in itertools.pairwise(groups)])
+    b = np.array([denominators[i:j].sum() for i, j in itertools.pairwise(groups)])
+    value, n = a.sum() / b.sum(), len(a)
+    gradient = np.array([1.0, -value]) / b.mean()
+    return value, float(np.sqrt(gradient @ np.cov(a, b) @ gradient / n))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_stderr_of_a_ratio_is_that_of_the_delta_method(seed):
+    data = clustered(np.random.default_rng(seed), 11)
+    assert clustered_ratio(*data) == pytest.approx(oracle_ratio(*data), rel=1e-12)
+
+
+def test_a_mean_is_a_ratio_over_ones():
+    values, _, groups = clustered(np.random.default_rng(1), 9)
+    assert clustered_mean(values, groups) == clustered_ratio(values, np.ones(len(values)), groups)
+
+
+@pytest.mark.parametrize("clusters", [5, 8, 20, 60, MOST_RESAMPLED + 100])
+def test_intervals_of_skewed_clusters_cover(clusters):
+    rng, covered = np.random.default_rng(clusters), 0
+    for _ in range(400):
+        numerators, denominators, groups = clustered(rng, clusters)
+        low, high, _ = confidence_interval(numerators, groups, denominators)
+        covered += low <= 0.7 <= high
+    # Three standard errors of a share of 400, and what skewness takes where prompts are few.
+    assert 0.95 - 0.033 - 0.04 * (clusters < 20) <= covered / 400 <= 0.983
+
+
+def test_the_studentised_bootstrap_covers_where_students_t_does_not():
+    rng, covered = np.random.default_rng(7), np.zeros(2)
+    for _ in range(400):
+        values = rng.gamma(0.3, size=8)
+        value, stderr = clustered_mean(values, np.arange(9))
+        low, high = bootstrap_t(values, np.arange(9))
+        reach = stats.t.ppf(0.975, 7) * stderr
+        covered += [value - reach <= 0.3 <= value + reach, low <= 0.3 <= high]
+    assert covered[0] / 400 < 0.85
+    assert covered[1] / 400 > 0.89
+
+
+def test_the_quantiles_are_students():
+    for freedom, quantile in STUDENT.items():
+        assert quantile == pytest.approx(stats.t.ppf((1 + LEVEL) / 2, freedom), rel=1e-7)
+    assert pytest.approx(stats.norm.ppf((1 + LEVEL) / 2), rel=1e-7) == NORMAL
+    for freedom in range(1, MOST_RESAMPLED):
+        assert _student(freedom) == pytest.approx(stats.t.ppf((1 + LEVEL) / 2, freedom), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "each", "says"),
+    [
+        (1, 1, "1 completion of one prompt, which say nothing of others,: no interval"),
+        (1, 3, "3 completions of one prompt, which say nothing of others, are independent and their means normal"),
+        (1, 30, "30 completions of one prompt, which say nothing of others, are independent (studentised bootstrap)"),
+        (4, 2, "4 prompts are independent and their means normal (Student t)"),
+        (5, 1, "5 prompts are independent (studentised bootstrap)"),
+        (201, 1, "201 prompts are independent (normal)"),
+    ],
+)
+def test_an_interval_says_what_it_assumes(prompts, each, says):
+    values = np.random.default_rng(0).normal(size=prompts * each)
+    interval = confidence_interval(values, np.arange(prompts + 1) * each)
+    assert interval.assumes.startswith(says)
+    assert np.isnan(interval.low) == (prompts * each == 1)
+
+
+def test_equal_values_have_an_interval_of_no_width():
+    assert confidence_interval(np.full(12, 0.1), np.arange(7) * 2)[:2] == pytest.approx((0.1, 0.1), rel=1e-15)
+
+
+def test_where_most_prompts_are_alike_the_interval_is_students():
+    values = np.eye(20)[3]
+    low, high, assumes = confidence_interval(values, np.arange(21))
+    value, stderr = clustered_mean(values, np.arange(21))
+    assert (low, high) == pytest.approx(stats.t.interval(0.95, 19, value, stderr), rel=1e-4)
+    assert assumes == "20 prompts are independent and their means normal (Student t)"
+
+
+def test_an_interval_holds_at_any_scale():
+    values, denominators, groups = clustered(np.random.default_rng(3), 12)
+    low, high, _ = confidence_interval(values, groups, denominators)
+    for exponent in (-900, 900):
+        scaled = confidence_interval(np.ldexp(values, exponent), groups, denominators)
+        assert np.ldexp(scaled[:2], -exponent) == pytest.approx([low, high], rel=1e-12)
+
+
+def test_the_same_data_has_the_same_interval_and_another_rng_nearly_so():
+    values, denominators, groups = clustered(np.random.default_rng(4), 40)
+    low, high = bootstrap_t(values, groups, denominators)
+    assert (low, high) == bootstrap_t(values, groups, denominators)
+    other = bootstrap_t(values, groups, denominators, rounds=4000, rng=np.random.default_rng(9))
+    assert other != (low, high)
+    assert other == pytest.approx((low, high), abs=0.25 * (high - low))
+
+
+def test_both_at_once_are_the_two():
+    values, denominators, groups = clustered(np.random.default_rng(5), 15)
+    estimate, interval = with_interval(values, groups, denominators)
+    assert estimate == clustered_ratio(values, denominators, groups)
+    assert interval == confidence_interval(values, groups, denominators)
+
+
+def test_rounds_without_weight_are_left_out():
+    values, denominators = np.array([1.0, 2.0, 0, 0, 0, 0, 0]), np.array([1.0, 1.0, 0, 0, 0, 0, 0])
+    low, high = bootstrap_t(values, np.arange(8), denominators)
+    assert low < 1.5 < high
+
+
+def test_infinite_and_missing_values_have_no_interval():
+    for values in ([np.inf, 1.0, 2.0], [np.inf, -np.inf, 1.0], [np.nan, 1.0, 2.0]):
+        assert np.isnan(confidence_interval(np.array(values), np.arange(4))[:2]).all()
+
+
+@pytest.mark.parametrize(("n", "k"), [(1, -np.inf), (10, 0.0), (100, 0.5), (2200, 0.7), (10**6, 0.7)])
+def test_more_weights_bear_a_heavier_tail(n, k):
+    assert trusted_pareto_k(n) == pytest.approx(k, abs=2e-3)
