@@ -62,7 +62,7 @@ def scored(unscored, tmp_path, esscher):
 def test_help_names_every_command(esscher):
     code, out, _ = esscher("--help")
     assert code == 0
-    for command in ("demo", "serve", "score", "evaluate"):
+    for command in ("demo", "serve", "score", "evaluate", "mismatch"):
         assert command in out
         assert esscher(command, "--help")[0] == 0
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from esscher import Condition, Ragged, Samples, Tilt
 from esscher.divergence import KlEstimate
+from esscher.diversity import DiversityEstimate
 from esscher.estimate import Estimate, Interval
-from esscher.evaluate import Counts, Diversity, Ngram, PerCompletion, Report
+from esscher.evaluate import Counts, Ngram, PerCompletion, Report
 from esscher.posterior import TargetReport
 from esscher.service import codec
 from esscher.service.report_codec import decode_report, encode_report
@@ -82,6 +83,7 @@ def any_report(draw):
         pareto_k=maybe(number),
         warnings=some,
     )
+    diversity = st.builds(DiversityEstimate, text, estimate, interval, count, maybe(number))
     ngram = st.builds(Ngram, st.lists(st.integers(0, 2**32 - 1)).map(tuple), count)
     return Report(
         version=draw(text),
@@ -92,7 +94,8 @@ def any_report(draw):
         prior_perplexity=draw(maybe(number)),
         entropy=draw(maybe(number)),
         target=draw(maybe(target_reports())),
-        diversity=draw(st.lists(st.builds(Diversity, text, estimate, number), max_size=2).map(tuple)),
+        diversity=draw(st.lists(diversity, max_size=2).map(tuple)),
+        target_diversity=draw(st.lists(diversity, max_size=2).map(tuple)),
         top_ngrams=draw(st.dictionaries(st.integers(1, 9), st.lists(ngram, max_size=2).map(tuple), max_size=2)),
         per_completion=PerCompletion(
             np.arange(n) // 2, np.arange(1, n + 1), draw(maybe(numbers)), draw(maybe(numbers)), draw(maybe(numbers))

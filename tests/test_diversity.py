@@ -182,7 +182,7 @@ def test_every_token_id_is_legal():
         (lambda rows: self_bleu(rows, 0), ValueError, "n is 0"),
         (lambda rows: top_ngrams(rows, 2, 0), ValueError, "k is 0: ask for at least 1"),
         (lambda rows: distinct(rows, 2, [0, 5]), ValueError, "groups ends at 5"),
-        (lambda rows: self_bleu(rows, smoothing="exp"), ValueError, 'smoothing is "exp": it must be one of'),
+        (lambda rows: self_bleu(rows, smoothing="floor"), ValueError, 'smoothing is "floor": it must be one of'),
         (lambda rows: distinct(Ragged(rows.values + 0.5, rows.offsets), 1), TypeError, "token_ids has dtype float64"),
         (lambda rows: distinct(Ragged(rows.values - 2, rows.offsets), 1), ValueError, "token_ids: token 0 is -1"),
     ],

@@ -24,7 +24,7 @@ def blocks(language):
 def test_the_readmes_python_runs(capsys):
     from esscher.service.server import running_in_thread
 
-    on_arrays, over_grpc, in_process_only = blocks("python")
+    on_arrays, over_grpc, in_process_only, preset = blocks("python")
     names = {}
     exec(on_arrays, names)
     assert names["report"].target.inference_gap.value > 0
@@ -36,6 +36,8 @@ def test_the_readmes_python_runs(capsys):
     exec(in_process_only, names)
     assert names["k3"].shape == (2,)
     assert names["exact_kl"] == pytest.approx([0, 0], abs=1e-7)
+    exec(preset, names)
+    assert "agg:token-mean" in capsys.readouterr().out
 
 
 def test_the_first_example_is_short():

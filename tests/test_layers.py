@@ -20,7 +20,7 @@ LAYERS = [
     {"estimate", "token_scores"},
     {"samples"},
     {"target", "inference", "divergence", "diversity", "lm"},
-    {"posterior"},
+    {"posterior", "mismatch"},
     {"evaluate"},
     {"report", "files"},
     {"v1"},

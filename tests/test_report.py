@@ -8,10 +8,12 @@ import re
 from dataclasses import replace
 from functools import cache
 from html.parser import HTMLParser
+from importlib import resources
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from jsonschema import Draft202012Validator
 from rich.console import Console
 
 from esscher import Condition, Estimate, Ragged, Samples, Tilt
@@ -19,6 +21,7 @@ from esscher.evaluate import Ngram, PerCompletion, evaluate
 from esscher.report import bins, digits, print_report, summary, to_dict, to_json, write_page
 from esscher.report.page import render
 
+SCHEMA = Draft202012Validator(json.loads(resources.files("esscher.report").joinpath("schema.json").read_text()))
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
 
@@ -155,10 +158,21 @@ def test_every_report_is_valid_json_with_the_same_keys(name):
     record = json.loads(to_json(report, per_completion=True), parse_constant=refuse)
     assert list(record) == [
         *("version", "counts", "reward", "kl", "trainer_kl", "prior_perplexity", "entropy", "target"),
-        *("diversity", "top_ngrams", "warnings", "unavailable", "per_completion"),
+        *("diversity", "target_diversity", "top_ngrams", "warnings", "unavailable", "per_completion"),
     ]
+    SCHEMA.validate(record)
     assert len(record["per_completion"]["lengths"]) == report.counts.completions
     assert "per_completion" not in to_dict(report)
+
+
+def test_the_schema_is_one_and_knows_every_key():
+    Draft202012Validator.check_schema(SCHEMA.schema)
+    record = to_dict(REPORTS["whole"](), per_completion=True)
+    assert list(SCHEMA.schema["properties"]) == list(record)
+    for key in record:
+        less = {name: value for name, value in record.items() if name != key}
+        assert SCHEMA.is_valid(less) == (key == "per_completion")
+    assert not SCHEMA.is_valid(record | {"more": 1})
 
 
 def test_json_holds_the_report_s_numbers_exactly():
@@ -201,6 +215,8 @@ def test_a_printed_report_fits_80_columns_and_says_what_is_missing(name):
 def test_a_printed_report_shows_the_numbers_with_their_units_in_order():
     report = REPORTS["whole"]()
     text, target = plain(printed(report)), report.target
+    (of_two,) = (d for d in report.diversity if d.metric == "distinct-2 of 2")
+    (target_of_two,) = (d for d in report.target_diversity if d.metric == "distinct-2 of 2")
     assert text.startswith(f"6 prompts, 48 completions, {report.counts.tokens} tokens, 75% ended by themselves")
     shown = [
         f"reward {digits.estimate(report.reward)} mean per completion",
@@ -218,7 +234,8 @@ def test_a_printed_report_shows_the_numbers_with_their_units_in_order():
         "What trainers log as KL of the same samples",
         f"trl-grpo {digits.estimate(Estimate(*report.trainer_kl['trl-grpo'][:2]))}",
         "Diversity",
-        f"distinct-1 {digits.estimate(report.diversity[0].within)} {digits.number(report.diversity[0].across)}",
+        f"distinct-1 {digits.estimate(report.diversity[0].within)}",
+        f"distinct-2 of 2 {digits.estimate(of_two.within)} {digits.estimate(target_of_two.within)}",
         "Most frequent n-grams",
         f"{report.top_ngrams[2][0].count} {' '.join(map(str, report.top_ngrams[2][0].token_ids))}",
         "± is one standard error",

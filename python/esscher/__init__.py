@@ -9,12 +9,22 @@ from esscher.divergence import (
     LogprobAggregates,
     aggregate_logprobs,
     estimate_kl,
+    estimate_kls,
     kl,
     kl_estimators,
     sequence_logprobs,
 )
-from esscher.diversity import TopNgrams, distinct, self_bleu, top_ngrams
-from esscher.estimate import Estimate
+from esscher.diversity import (
+    DiversityEstimate,
+    TopNgrams,
+    distinct,
+    estimate_diversity,
+    rarefied_distinct,
+    self_bleu,
+    self_bleu_of_texts,
+    top_ngrams,
+)
+from esscher.estimate import Estimate, Interval
 from esscher.evaluate import Report, evaluate
 from esscher.inference.importance import (
     ExponentialWeights,
@@ -25,6 +35,7 @@ from esscher.inference.importance import (
     log_normaliser,
 )
 from esscher.inference.resampling import resample
+from esscher.mismatch import MismatchReport, mismatch
 from esscher.ragged import Padded, Ragged
 from esscher.samples import Samples, concatenate
 from esscher.target import Condition, Tilt
@@ -37,12 +48,15 @@ __all__ = [
     "AsyncClient",
     "Client",
     "Condition",
+    "DiversityEstimate",
     "Estimate",
     "ExponentialWeights",
     "Importance",
+    "Interval",
     "KlEstimate",
     "KlEstimators",
     "LogprobAggregates",
+    "MismatchReport",
     "Normaliser",
     "Padded",
     "Ragged",
@@ -55,15 +69,20 @@ __all__ = [
     "aggregate_logprobs",
     "concatenate",
     "distinct",
+    "estimate_diversity",
     "estimate_kl",
+    "estimate_kls",
     "evaluate",
     "exponential_weights",
     "importance",
     "kl",
     "kl_estimators",
     "log_normaliser",
+    "mismatch",
+    "rarefied_distinct",
     "resample",
     "self_bleu",
+    "self_bleu_of_texts",
     "sequence_logprobs",
     "token_scores",
     "top_ngrams",

@@ -13,10 +13,12 @@ __all__ = [
     "__version__",
     "aggregate_logprobs",
     "distinct",
+    "distinct_without_each",
     "exponential_weights",
     "kl",
     "log_normaliser",
     "log_ratios",
+    "ngram_statistics",
     "normalise",
     "panic",
     "pareto_smooth",
@@ -24,6 +26,7 @@ __all__ = [
     "self_bleu",
     "token_scores",
     "top_ngrams",
+    "top_weighted_ngrams",
 ]
 __version__: Final[str]
 
@@ -53,8 +56,21 @@ def resample(log_weights: _F64, groups: _I64, uniforms: _F64, threads: int | Non
 def distinct(
     token_ids: _U32, offsets: _I64, groups: _I64, orders: Sequence[int], threads: int | None = None
 ) -> _F64: ...
+def distinct_without_each(
+    token_ids: _U32, offsets: _I64, groups: _I64, orders: Sequence[int], threads: int | None = None
+) -> _F64: ...
+def ngram_statistics(
+    token_ids: _U32,
+    offsets: _I64,
+    groups: _I64,
+    orders: Sequence[int],
+    weights: _F64 | None = None,
+    subsample: int | None = None,
+    threads: int | None = None,
+) -> tuple[_F64, _F64, _F64 | None]: ...
 def self_bleu(
     token_ids: _U32, offsets: _I64, groups: _I64, n: int, smoothing: str, threads: int | None = None
 ) -> _F64: ...
 def top_ngrams(token_ids: _U32, offsets: _I64, n: int, k: int) -> tuple[_I64, _I64]: ...
+def top_weighted_ngrams(token_ids: _U32, offsets: _I64, weights: _F64, n: int, k: int) -> tuple[_I64, _I64, _F64]: ...
 def panic() -> None: ...

@@ -1,4 +1,4 @@
-"""The command line: demo, serve, score, evaluate."""
+"""The command line: demo, serve, score, evaluate, mismatch."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ from rich.text import Text
 from esscher import files
 from esscher.atomic import check_place
 from esscher.evaluate import evaluate as evaluate_samples
+from esscher.mismatch import mismatch as compare_engines
 from esscher.ragged import Ragged
 from esscher.report import print_report, to_json, write_page
+from esscher.report.mismatch import mismatch_to_json, print_mismatch
 from esscher.target import Condition, Tilt
 
 if TYPE_CHECKING:
@@ -188,6 +190,28 @@ def evaluate(
         progress.update(task, description=f"evaluating {dump.samples}", total=None)
         report = evaluate_samples(dump.samples, target, proposal=proposal.value)
     _show(report, json=json, html=html, decode=decode, title=", ".join(path.name for path in paths))
+
+
+@app.command()
+def mismatch(
+    paths: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Completions, .parquet or .jsonl.")],
+    train: Annotated[str | None, typer.Option(help="Column of the trainer's log-probs.  [policy_logprobs]")] = None,
+    rollout: Annotated[str | None, typer.Option(help="Column of the sampler's.  [rollout_logprobs]")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON and nothing else.")] = False,
+) -> None:
+    """Compare the log-probs of the engine that trains with those of the engine that sampled, and say why they differ.
+
+    Without options the columns are also found under the names that NeMo-RL and prime-rl give them.
+    """
+    with _progress(counted=False) as progress:
+        task = progress.add_task("reading", total=None)
+        columns = files.read_logprobs(paths, train, rollout)
+        progress.update(task, description=f"comparing {len(columns.train):,} completions")
+        report = compare_engines(columns.train, columns.rollout, columns.groups, columns.terminated)
+    if json:
+        print(mismatch_to_json(report))
+    else:
+        print_mismatch(report, console)
 
 
 def run() -> None:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from esscher import _core, diversity
+from esscher import _core
 from esscher.divergence import KlEstimate, PresetName, estimate_kl, estimate_kls, sequence_logprobs
+from esscher.diversity import DiversityEstimate, estimate_diversity, top_ngrams
 from esscher.estimate import Estimate, clustered_mean, trusted_pareto_k
 from esscher.posterior import Proposal, TargetReport, assess
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from esscher.inference.importance import Importance
-    from esscher.ragged import Offsets, Ragged
+    from esscher.ragged import Ragged
     from esscher.samples import Samples
     from esscher.target import Target
 
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 TRAINERS: tuple[PresetName, ...] = ("trl-grpo", "trl-rloo", "trl-ppo", "openrlhf", "verl", "nemo-rl")
 # Whose warnings the report repeats: those that are unbiased on policy, and made of tokens.
 KL_WARNED = ("exact", "k1", "k1_cv", "k3")
-DISTINCT_ORDERS = (1, 2, 3)
+# Metrics that do not move with the number of completions.
+SIZE_FREE = ("distinct-2 of 2", "repetition-3")
+# A Vendi score is cubic in the completions of a prompt: beyond so many it takes longer than all the rest.
+MOST_VENDI = 256
 TOP_ORDERS = (2, 3, 4)
 TOP_COUNT = 10
 
@@ -43,15 +47,6 @@ class Counts:
     completions: int
     tokens: int
     terminated: int | None
-
-
-@dataclass(frozen=True)
-class Diversity:
-    """A diversity metric, within each prompt's completions (mean over prompts) and across all of them."""
-
-    metric: str
-    within: Estimate
-    across: float
 
 
 @dataclass(frozen=True)
@@ -107,7 +102,10 @@ class Report:
     target
         What the target would give; `None` without a target.
     diversity
-        Diversity metrics.
+        Diversity metrics of the completions (see `estimate_diversity`).
+    target_diversity
+        Those of them that do not move with the number of completions, of the completions weighted to stand for the
+        target: what it asks for. Empty without weights.
     top_ngrams
         The most frequent n-grams of each order, most frequent first.
     per_completion
@@ -126,7 +124,8 @@ class Report:
     prior_perplexity: float | None
     entropy: float | None
     target: TargetReport | None
-    diversity: tuple[Diversity, ...]
+    diversity: tuple[DiversityEstimate, ...]
+    target_diversity: tuple[DiversityEstimate, ...]
     top_ngrams: dict[int, tuple[Ngram, ...]]
     per_completion: PerCompletion
     warnings: tuple[str, ...]
@@ -187,6 +186,7 @@ def evaluate(samples: Samples, target: Target | None = None, *, proposal: Propos
         entropy=_surprise(samples.policy_logprobs) if kl and samples.policy_logprobs is not None else None,
         target=posterior,
         diversity=_diversity(samples),
+        target_diversity=() if weights is None else _target_diversity(samples, weights),
         top_ngrams={n: _top_ngrams(samples.completions, n) for n in TOP_ORDERS},
         per_completion=PerCompletion(
             prompts=samples.group_of,
@@ -231,23 +231,19 @@ def _surprise(logprobs: Ragged) -> float:
     return -float(sequence_logprobs(logprobs).sum()) / len(logprobs.values)
 
 
-def _diversity(samples: Samples) -> tuple[Diversity, ...]:
-    completions = samples.completions
+def _diversity(samples: Samples, weights: NDArray[np.float64] | None = None) -> tuple[DiversityEstimate, ...]:
+    small = int(np.diff(samples.groups).max()) <= MOST_VENDI
+    return estimate_diversity(samples.completions, samples.groups, weights, vendi=small)
 
-    def metrics(groups: Offsets | None) -> list[NDArray[np.float64]]:
-        self_bleu = diversity.self_bleu(completions, 4, groups, "method1")
-        return [*diversity.distinct(completions, DISTINCT_ORDERS, groups), self_bleu]
 
-    def metric(name: str, within: NDArray[np.float64], across: NDArray[np.float64]) -> Diversity:
-        within = within[~np.isnan(within)]
-        return Diversity(name, clustered_mean(within, np.arange(len(within) + 1)), float(across[0]))
-
-    names = (*(f"distinct-{n}" for n in DISTINCT_ORDERS), "self-bleu-4 (method1)")
-    return tuple(map(metric, names, metrics(samples.groups), metrics(None)))
+def _target_diversity(samples: Samples, weights: Importance) -> tuple[DiversityEstimate, ...]:
+    """Weighted completions are worth fewer than there are: what moves with their number would not compare."""
+    every = _diversity(samples, np.exp(weights.log_weights))
+    return tuple(diversity for diversity in every if diversity.metric in SIZE_FREE)
 
 
 def _top_ngrams(completions: Ragged, n: int) -> tuple[Ngram, ...]:
-    top = diversity.top_ngrams(completions, n, TOP_COUNT)
+    top = top_ngrams(completions, n, TOP_COUNT)
     return tuple(Ngram(tuple(ids.tolist()), int(count)) for ids, count in zip(top.token_ids, top.counts, strict=True))
 
 

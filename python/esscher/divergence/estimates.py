@@ -51,7 +51,8 @@ def estimate_kl(
     samples
         Completions with the log-probs of policy and prior, or with `token_kl` for "exact".
     estimator
-        "k1" if not given. k1, k3, k1_cv and exact are unbiased on the policy's own samples, k2 and abs are not.
+        "k1" if not given. k1, k3 and exact are unbiased on the policy's own samples, k2 and abs are not; k1_cv is but
+        for the fit of c, which costs a bias that falls as 1 / N.
     preset
         A trainer, whose number is reproduced: its estimator, aggregation and clamps (see `estimate_preset`).
     level

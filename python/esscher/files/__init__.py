@@ -25,5 +25,15 @@ NaN has no such number: a table that holds one is written as Parquet.
 
 from esscher.files.dump import Dump, read, to_table, with_column
 from esscher.files.formats import check_writable, write
+from esscher.files.logprobs import LogprobColumns, read_logprobs
 
-__all__ = ["Dump", "check_writable", "read", "to_table", "with_column", "write"]
+__all__ = [
+    "Dump",
+    "LogprobColumns",
+    "check_writable",
+    "read",
+    "read_logprobs",
+    "to_table",
+    "with_column",
+    "write",
+]

@@ -38,6 +38,28 @@ def token_numbers(name: str, column: pa.ChunkedArray) -> Ragged:
     return Ragged(values, rows.offsets)
 
 
+def raw_numbers(name: str, column: pa.ChunkedArray) -> Ragged:
+    """Return the values of a list column as float64, whatever they are: null is NaN, a null row is empty.
+
+    A list of one list, as some trainers write, counts as that list; booleans count as 0 and 1.
+
+    Raises
+    ------
+    ValueError
+        If the column is no list of numbers or booleans.
+    """
+    if _is_list(column.type) and _is_list(column.type.value_type):
+        column = _unwrapped(name, column)
+    if not _is_list(column.type):
+        raise ValueError(f"column {name!r} has type {column.type}: it must be lists of numbers")
+    lengths = _concatenate([pc.fill_null(pc.list_value_length(chunk), 0) for chunk in column.chunks])
+    flat = pa.chunked_array([chunk.flatten() for chunk in column.chunks], column.type.value_type)
+    if len(flat) == 0 or pa.types.is_null(flat.type):
+        return Ragged.from_lengths(np.full(len(flat), np.nan), lengths)
+    _check_type(name, flat, "lists of numbers", lambda kind: _is_number(kind) or pa.types.is_boolean(kind), column.type)
+    return Ragged.from_lengths(pc.fill_null(flat.cast(pa.float64()), np.nan).to_numpy(), lengths)
+
+
 def numbers(name: str, column: pa.ChunkedArray) -> NDArray[np.float64]:
     """Return a column of numbers as float64; raises `ValueError` if it is none or holds a null."""
     return _flat(name, column, "numbers", _is_number).astype(np.float64, copy=False)
@@ -126,6 +148,15 @@ def _check_values(name: str, rows: Ragged, good: NDArray[np.bool_], rule: str) -
 def _concatenate(chunks: list[pa.Array]) -> NDArray[Any]:
     arrays = [chunk.to_numpy(zero_copy_only=False) for chunk in chunks]
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def _unwrapped(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    check_no_nulls(name, column)
+    lengths = _concatenate([pc.list_value_length(chunk) for chunk in column.chunks])
+    if (lengths != 1).any():
+        row = int(np.argmax(lengths != 1))
+        raise ValueError(f"column {name!r}, row {row} has {lengths[row]} lists: it must be one list of numbers")
+    return pa.chunked_array([chunk.flatten() for chunk in column.chunks], column.type.value_type)
 
 
 def _is_list(kind: Any) -> bool:

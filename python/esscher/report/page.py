@@ -71,13 +71,12 @@ def render(report: Report, decode: Decode | None = None, title: str = "Esscher r
         sections=summary.sections(report),
         kl=summary.kl_rows(report),
         trainer_kl=summary.trainer_rows(report),
+        diversity=summary.diversity_rows(report),
         footnote=summary.footnote(report),
         figures=[_inline(figure) for figure in plots.figures(report)],
         ngrams=[_inline(figure) for figure in plots.ngram_figures(report, decode)],
         decoded=decode is not None,
         colours=_colours(plots),
-        estimate=digits.estimate,
-        number=digits.number,
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from esscher.divergence import KlEstimate
+    from esscher.diversity import DiversityEstimate
     from esscher.estimate import Estimate, Interval
     from esscher.evaluate import PerCompletion, Report
     from esscher.posterior import TargetReport
@@ -34,11 +35,14 @@ def to_dict(report: Report, *, per_completion: bool = False) -> Json:
     ``target``            null or ``{target, proposal, ess, pareto_k}`` with ``log_z``,
                           ``reward``, ``elbo``, ``inference_gap``, ``objective`` and
                           ``objective_bound``, each ``{value, stderr}`` or null
-    ``diversity``         by metric: ``{within: {value, stderr}, across}``
+    ``diversity``         by metric: ``{within: {value, stderr}, interval, left_out, across}``
+    ``target_diversity``  the same under the target
     ``top_ngrams``        by order, as a string: list of ``{token_ids, count}``
     ``warnings``          list of sentences
     ``unavailable``       by what is missing: why
     ====================  ================================================================
+
+    The JSON schema of all this is ``schema.json`` beside this module.
 
     A number that is NaN becomes null, and an infinite one "inf" or "-inf", since JSON has neither.
 
@@ -58,7 +62,8 @@ def to_dict(report: Report, *, per_completion: bool = False) -> Json:
         "prior_perplexity": _number(report.prior_perplexity),
         "entropy": _number(report.entropy),
         "target": _target(report.target),
-        "diversity": {d.metric: {"within": _estimate(d.within), "across": _number(d.across)} for d in report.diversity},
+        "diversity": {diversity.metric: _diversity(diversity) for diversity in report.diversity},
+        "target_diversity": {diversity.metric: _diversity(diversity) for diversity in report.target_diversity},
         "top_ngrams": {
             str(n): [{"token_ids": list(ngram.token_ids), "count": ngram.count} for ngram in ngrams]
             for n, ngrams in report.top_ngrams.items()
@@ -103,6 +108,15 @@ def _target(target: TargetReport | None) -> Json | None:
     record: Json = {"target": target.target, "proposal": target.proposal}
     record |= {name: _estimate(getattr(target, name)) for name in TARGET_ESTIMATES}
     return record | {"ess": _number(target.ess), "pareto_k": _number(target.pareto_k)}
+
+
+def _diversity(diversity: DiversityEstimate) -> Json:
+    return {
+        "within": _estimate(diversity.within),
+        "interval": _interval(diversity.interval),
+        "left_out": diversity.left_out,
+        "across": _number(diversity.across),
+    }
 
 
 def _columns(columns: PerCompletion) -> Json:

@@ -50,6 +50,16 @@ class KlRow(NamedTuple):
     note: str
 
 
+class DiversityRow(NamedTuple):
+    """A metric, its mean within prompts, the 95 % interval of that, its value across all, and within the target."""
+
+    metric: str
+    within: str
+    interval: str
+    across: str
+    target: str
+
+
 class Section(NamedTuple):
     """Rows that belong together."""
 
@@ -80,6 +90,21 @@ def kl_rows(report: Report) -> tuple[KlRow, ...]:
 def trainer_rows(report: Report) -> tuple[KlRow, ...]:
     """Return what trainers log as their KL of the same samples, each as it makes it."""
     return tuple(_trainer_row(preset, estimate) for preset, estimate in report.trainer_kl.items())
+
+
+def diversity_rows(report: Report) -> tuple[DiversityRow, ...]:
+    """Return the diversity metrics; `target` is empty without a target, or where weights have no say."""
+    target = {diversity.metric: estimate(diversity.within) for diversity in report.target_diversity}
+    return tuple(
+        DiversityRow(
+            metric=diversity.metric,
+            within=estimate(diversity.within),
+            interval=interval_text(diversity.interval),
+            across="" if diversity.across is None else number(diversity.across),
+            target=target.get(diversity.metric, ""),
+        )
+        for diversity in report.diversity
+    )
 
 
 def interval_text(interval: Interval) -> str:

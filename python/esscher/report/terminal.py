@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from esscher.report import digits, summary
+from esscher.report import summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -46,7 +46,7 @@ def print_report(report: Report, console: Console | None = None, decode: Decode 
         _print_section(console, "KL(policy‖prior), nats per completion", _kl(summary.kl_rows(report)))
         _print_section(console, "What trainers log as KL of the same samples", _kl(summary.trainer_rows(report)))
     if report.diversity:
-        _print_section(console, "Diversity", _diversity(report))
+        _print_section(console, "Diversity", _diversity(summary.diversity_rows(report)))
     if any(report.top_ngrams.values()):
         _print_section(console, "Most frequent n-grams", _ngrams(report, decode))
     if report.unavailable:
@@ -82,12 +82,15 @@ def _kl(rows: Sequence[summary.KlRow]) -> Table:
     return table
 
 
-def _diversity(report: Report) -> Table:
-    table = _grid(NAME_WIDTH, VALUE_WIDTH, None)
-    table.add_row("", Text("within prompts", "dim"), Text("across all completions", "dim"))
-    for metric in report.diversity:
-        within, across = digits.estimate(metric.within), digits.number(metric.across)
-        table.add_row(Text(metric.metric), Text(within, "cyan"), Text(across, "cyan"))
+def _diversity(rows: Sequence[summary.DiversityRow]) -> Table:
+    """Lay out the metrics; the target's column, or else the interval's, takes the place that is left."""
+    weighted = any(row.target for row in rows)
+    table = _grid(21, 17, 16, None)
+    third = "under the target" if weighted else "95 % interval"
+    table.add_row("", *(Text(heading, "dim") for heading in ("within prompts", third, "across all")))
+    for row in rows:
+        values = (row.within, row.target if weighted else row.interval, row.across)
+        table.add_row(Text(row.metric), *(Text(value, "cyan") for value in values))
     return table
 
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from esscher.divergence import KlEstimate
+from esscher.diversity import DiversityEstimate
 from esscher.estimate import Estimate, Interval
-from esscher.evaluate import Counts, Diversity, Ngram, PerCompletion, Report
+from esscher.evaluate import Counts, Ngram, PerCompletion, Report
 from esscher.posterior import TargetReport
 from esscher.service.codec import decode_proposal, encode_proposal
 from esscher.v1 import report_pb2
@@ -30,6 +31,7 @@ def encode_report(report: Report) -> report_pb2.Report:
         entropy=report.entropy,
         target=None if report.target is None else _encode_target_report(report.target),
         diversity=[_encode_diversity(diversity) for diversity in report.diversity],
+        target_diversity=[_encode_diversity(diversity) for diversity in report.target_diversity],
         top_ngrams=[_encode_ngrams(order, ngrams) for order, ngrams in report.top_ngrams.items()],
         per_completion=report_pb2.PerCompletion(
             **{name: column.tolist() for name, column in vars(report.per_completion).items() if column is not None}
@@ -54,6 +56,7 @@ def decode_report(message: report_pb2.Report) -> Report:
         entropy=message.entropy if message.HasField("entropy") else None,
         target=_decode_target_report(message.target) if message.HasField("target") else None,
         diversity=tuple(_decode_diversity(diversity) for diversity in message.diversity),
+        target_diversity=tuple(_decode_diversity(diversity) for diversity in message.target_diversity),
         top_ngrams={table.order: _decode_ngrams(table) for table in message.top_ngrams},
         per_completion=_decode_per_completion(message.per_completion),
         warnings=tuple(message.warnings),
@@ -118,14 +121,24 @@ def _decode_interval(interval: report_pb2.Interval) -> Interval:
     return Interval(interval.low, interval.high, interval.assumes)
 
 
-def _encode_diversity(diversity: Diversity) -> report_pb2.Diversity:
+def _encode_diversity(diversity: DiversityEstimate) -> report_pb2.Diversity:
     return report_pb2.Diversity(
-        metric=diversity.metric, within=_encode_estimate(diversity.within), across=diversity.across
+        metric=diversity.metric,
+        within=_encode_estimate(diversity.within),
+        interval=_encode_interval(diversity.interval),
+        left_out=diversity.left_out,
+        across=diversity.across,
     )
 
 
-def _decode_diversity(diversity: report_pb2.Diversity) -> Diversity:
-    return Diversity(diversity.metric, _decode_estimate(diversity.within), diversity.across)
+def _decode_diversity(diversity: report_pb2.Diversity) -> DiversityEstimate:
+    return DiversityEstimate(
+        metric=diversity.metric,
+        within=_decode_estimate(diversity.within),
+        interval=_decode_interval(diversity.interval),
+        left_out=diversity.left_out,
+        across=diversity.across if diversity.HasField("across") else None,
+    )
 
 
 def _encode_ngrams(order: int, ngrams: tuple[Ngram, ...]) -> report_pb2.NgramTable:

@@ -7,34 +7,36 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Report(_message.Message):
-    __slots__ = ("version", "counts", "reward", "kl", "prior_perplexity", "entropy", "target", "diversity", "top_ngrams", "per_completion", "warnings", "unavailable", "trainer_kl")
+    __slots__ = ("version", "counts", "reward", "kl", "trainer_kl", "prior_perplexity", "entropy", "target", "diversity", "target_diversity", "top_ngrams", "per_completion", "warnings", "unavailable")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     COUNTS_FIELD_NUMBER: _ClassVar[int]
     REWARD_FIELD_NUMBER: _ClassVar[int]
     KL_FIELD_NUMBER: _ClassVar[int]
+    TRAINER_KL_FIELD_NUMBER: _ClassVar[int]
     PRIOR_PERPLEXITY_FIELD_NUMBER: _ClassVar[int]
     ENTROPY_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     DIVERSITY_FIELD_NUMBER: _ClassVar[int]
+    TARGET_DIVERSITY_FIELD_NUMBER: _ClassVar[int]
     TOP_NGRAMS_FIELD_NUMBER: _ClassVar[int]
     PER_COMPLETION_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     UNAVAILABLE_FIELD_NUMBER: _ClassVar[int]
-    TRAINER_KL_FIELD_NUMBER: _ClassVar[int]
     version: str
     counts: Counts
     reward: Estimate
     kl: _containers.RepeatedCompositeFieldContainer[KlEstimate]
+    trainer_kl: _containers.RepeatedCompositeFieldContainer[KlEstimate]
     prior_perplexity: float
     entropy: float
     target: TargetReport
     diversity: _containers.RepeatedCompositeFieldContainer[Diversity]
+    target_diversity: _containers.RepeatedCompositeFieldContainer[Diversity]
     top_ngrams: _containers.RepeatedCompositeFieldContainer[NgramTable]
     per_completion: PerCompletion
     warnings: _containers.RepeatedScalarFieldContainer[str]
     unavailable: _containers.RepeatedCompositeFieldContainer[Unavailable]
-    trainer_kl: _containers.RepeatedCompositeFieldContainer[KlEstimate]
-    def __init__(self, version: _Optional[str] = ..., counts: _Optional[_Union[Counts, _Mapping]] = ..., reward: _Optional[_Union[Estimate, _Mapping]] = ..., kl: _Optional[_Iterable[_Union[KlEstimate, _Mapping]]] = ..., prior_perplexity: _Optional[float] = ..., entropy: _Optional[float] = ..., target: _Optional[_Union[TargetReport, _Mapping]] = ..., diversity: _Optional[_Iterable[_Union[Diversity, _Mapping]]] = ..., top_ngrams: _Optional[_Iterable[_Union[NgramTable, _Mapping]]] = ..., per_completion: _Optional[_Union[PerCompletion, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., unavailable: _Optional[_Iterable[_Union[Unavailable, _Mapping]]] = ..., trainer_kl: _Optional[_Iterable[_Union[KlEstimate, _Mapping]]] = ...) -> None: ...
+    def __init__(self, version: _Optional[str] = ..., counts: _Optional[_Union[Counts, _Mapping]] = ..., reward: _Optional[_Union[Estimate, _Mapping]] = ..., kl: _Optional[_Iterable[_Union[KlEstimate, _Mapping]]] = ..., trainer_kl: _Optional[_Iterable[_Union[KlEstimate, _Mapping]]] = ..., prior_perplexity: _Optional[float] = ..., entropy: _Optional[float] = ..., target: _Optional[_Union[TargetReport, _Mapping]] = ..., diversity: _Optional[_Iterable[_Union[Diversity, _Mapping]]] = ..., target_diversity: _Optional[_Iterable[_Union[Diversity, _Mapping]]] = ..., top_ngrams: _Optional[_Iterable[_Union[NgramTable, _Mapping]]] = ..., per_completion: _Optional[_Union[PerCompletion, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., unavailable: _Optional[_Iterable[_Union[Unavailable, _Mapping]]] = ...) -> None: ...
 
 class Counts(_message.Message):
     __slots__ = ("prompts", "completions", "tokens", "terminated")
@@ -93,14 +95,18 @@ class KlEstimate(_message.Message):
     def __init__(self, estimator: _Optional[str] = ..., value: _Optional[float] = ..., stderr: _Optional[float] = ..., per_sequence: _Optional[_Iterable[float]] = ..., signature: _Optional[str] = ..., interval: _Optional[_Union[Interval, _Mapping]] = ..., raw: _Optional[float] = ..., clamped: _Optional[float] = ..., ess: _Optional[float] = ..., pareto_k: _Optional[float] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Diversity(_message.Message):
-    __slots__ = ("metric", "within", "across")
+    __slots__ = ("metric", "within", "interval", "left_out", "across")
     METRIC_FIELD_NUMBER: _ClassVar[int]
     WITHIN_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
     ACROSS_FIELD_NUMBER: _ClassVar[int]
     metric: str
     within: Estimate
+    interval: Interval
+    left_out: int
     across: float
-    def __init__(self, metric: _Optional[str] = ..., within: _Optional[_Union[Estimate, _Mapping]] = ..., across: _Optional[float] = ...) -> None: ...
+    def __init__(self, metric: _Optional[str] = ..., within: _Optional[_Union[Estimate, _Mapping]] = ..., interval: _Optional[_Union[Interval, _Mapping]] = ..., left_out: _Optional[int] = ..., across: _Optional[float] = ...) -> None: ...
 
 class NgramTable(_message.Message):
     __slots__ = ("order", "ngrams")

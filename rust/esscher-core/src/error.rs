@@ -87,6 +87,16 @@ pub enum Error {
         /// The value there.
         value: f64,
     },
+    /// A weight must be finite and at least 0.
+    #[error("{name}[{index}] is {value}: a weight is finite and at least 0 (which means: left out)")]
+    Weight {
+        /// The argument.
+        name: &'static str,
+        /// Where.
+        index: usize,
+        /// The value there.
+        value: f64,
+    },
     /// A sample must be possible under the distribution it came from.
     #[error("log_proposal[{index}] is {value}: a sample has a finite log-prob under the distribution it came from")]
     Proposal {

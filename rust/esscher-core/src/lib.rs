@@ -8,7 +8,8 @@
 //! - [`token_scores`]: log-prob, entropy and exact KL of each token, from logits over the vocabulary;
 //! - [`weights`]: importance weights by log-sum-exp, with log Z and effective sample size; [`pareto`]: their tail;
 //! - [`resample`]: draws from weighted samples;
-//! - [`distinct`], [`self_bleu`], [`top_ngrams`]: diversity of token sequences, in time linear in the tokens.
+//! - [`distinct`], [`ngram_statistics`], [`self_bleu`], [`top_ngrams`]: diversity of token sequences, in time linear in
+//!   the tokens.
 //!
 //! Rows of unequal length are [`Ragged`], or [`Padded`] with a mask; every broken rule is an [`Error`] that names the
 //! argument and the index. Sums over sequences are taken in f64 in a fixed order, so results do not depend on the number
@@ -33,7 +34,10 @@ pub mod token_scores;
 pub mod weights;
 
 pub use error::{Error, Result};
-pub use ngrams::{TopNgrams, distinct, top_ngrams};
+pub use ngrams::{
+    NgramStatistics, TopNgrams, TopWeightedNgrams, distinct, distinct_without_each, ngram_statistics, top_ngrams,
+    top_weighted_ngrams,
+};
 pub use padded::Padded;
 pub use ragged::{Offsets, Ragged, Rows};
 pub use real::{Bf16, Real};

@@ -4,6 +4,7 @@
 //! completion. Over all completions only two numbers an n-gram are needed for that: the largest count, with its holder,
 //! and the largest count of anyone else.
 
+use std::f64::consts::LN_2;
 use std::str::FromStr;
 
 use crate::{
@@ -23,6 +24,9 @@ pub enum Smoothing {
     None,
     /// A count of 0 becomes 0.1 (NLTK's method1; Chen and Cherry, WMT 2014).
     Method1,
+    /// The first count of 0 becomes 1/2, the next 1/4, and so on; orders that a row is too short for are left out
+    /// (mteval-v13a's, with sacreBLEU's effective order).
+    Exp,
 }
 
 impl FromStr for Smoothing {
@@ -32,18 +36,39 @@ impl FromStr for Smoothing {
         match value {
             "none" => Ok(Self::None),
             "method1" => Ok(Self::Method1),
-            _ => Err(Error::Choice { name: "smoothing", value: value.into(), choices: "none, method1" }),
+            "exp" => Ok(Self::Exp),
+            _ => Err(Error::Choice { name: "smoothing", value: value.into(), choices: "none, method1, exp" }),
         }
     }
 }
 
 impl Smoothing {
-    fn log_precision(self, matches: usize, total: usize) -> f64 {
+    /// The logarithm of a precision; `zeros` shorter orders have had no matches.
+    fn log_precision(self, matches: usize, total: usize, zeros: i32) -> f64 {
         let total = total.max(1) as f64;
         match (matches, self) {
             (0, Self::None) => f64::MIN_POSITIVE.ln(),
             (0, Self::Method1) => (0.1 / total).ln(),
+            (0, Self::Exp) => -f64::from(zeros + 1) * LN_2 - total.ln(),
             _ => (matches as f64 / total).ln(),
+        }
+    }
+
+    /// The mean of the logarithms of a row's precisions of orders 1 to `n`.
+    fn mean_log_precision(self, len: usize, matches: impl Fn(usize) -> usize, n: usize) -> f64 {
+        let mut zeros = 0;
+        let mut log_precision = |i: usize| {
+            let (matches, total) = (matches(i + 1), len - i);
+            let log_precision = self.log_precision(matches, total, zeros);
+            zeros += i32::from(matches == 0);
+            log_precision
+        };
+        // Orders that the row is too short for are all the same.
+        let (within, beyond) = (n.min(len), n.saturating_sub(len));
+        let sum = (0..within).map(&mut log_precision).sum::<f64>();
+        match self {
+            Self::Exp => sum / within as f64,
+            _ => (sum + beyond as f64 * self.log_precision(0, 0, 0)) / n as f64,
         }
     }
 }
@@ -84,11 +109,7 @@ fn score(len: usize, matches: impl Fn(usize) -> usize, n: usize, smoothing: Smoo
     if matches(1) == 0 {
         return 0.0;
     }
-    let log_precision = |i: usize| smoothing.log_precision(matches(i + 1), len - i);
-    // Orders that the row is too short for are all the same.
-    let (within, beyond) = (n.min(len), n.saturating_sub(len));
-    let log_precisions = sum(within, log_precision) + beyond as f64 * smoothing.log_precision(0, 0);
-    brevity_penalty(len, closest_other(lens, len)) * (log_precisions / n as f64).exp()
+    brevity_penalty(len, closest_other(lens, len)) * smoothing.mean_log_precision(len, matches, n).exp()
 }
 
 /// exp(1 - r / c) for a row of length c whose closest other length is r > c, else 1.
@@ -115,7 +136,7 @@ impl Largest {
 }
 
 impl Tally for Largest {
-    fn note(&mut self, window: Window) {
+    fn note(&mut self, window: Window, _: &Group<'_>) {
         let row = window.row();
         self.count = if self.row == row { self.count + 1 } else { 1 };
         self.row = row;
@@ -223,7 +244,7 @@ mod tests {
         let largest = |rows: &[usize]| {
             let mut largest = Largest::default();
             for &row in rows {
-                largest.note(Window::new(0, 0, row));
+                largest.note(Window::new(0, 0, row), &Group::default());
             }
             largest
         };

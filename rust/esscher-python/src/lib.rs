@@ -28,7 +28,7 @@ mod _core {
 
     #[pymodule_export]
     use super::{
-        diversity::{distinct, self_bleu, top_ngrams},
+        diversity::{distinct, distinct_without_each, ngram_statistics, self_bleu, top_ngrams, top_weighted_ngrams},
         logprobs::{aggregate_logprobs, kl},
         panic,
         token_scores::token_scores,

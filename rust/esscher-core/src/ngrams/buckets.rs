@@ -54,7 +54,7 @@ fn tally_unigrams<T: Tally>(group: &Group<'_>, vocabulary: usize) -> Vec<T> {
     let chunks = group.chunks(group.tokens().len().div_ceil(parts));
     let tally_chunk = |rows: Range<usize>| {
         let mut tallies = vec![T::default(); vocabulary];
-        rows.for_each(|row| windows(group, row).for_each(|window| tallies[window.key as usize].note(window)));
+        rows.for_each(|row| windows(group, row).for_each(|window| tallies[window.key as usize].note(window, group)));
         tallies
     };
     let mut tallies = vec![T::default(); vocabulary];

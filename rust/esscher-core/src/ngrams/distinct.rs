@@ -27,7 +27,7 @@ pub fn distinct(token_ids: &Ragged<'_, u32>, groups: &Offsets<'_>, orders: &[usi
 struct Count(u32);
 
 impl Tally for Count {
-    fn note(&mut self, _: Window) {
+    fn note(&mut self, _: Window, _: &Group<'_>) {
         self.0 += 1;
     }
 

@@ -10,12 +10,19 @@ pub(crate) struct Group<'a> {
     tokens: &'a [u32],
     /// Where each row ends.
     ends: Vec<u32>,
+    /// The weight of each row over the largest of the group; none where rows are not weighted.
+    weights: Vec<f64>,
 }
 
 impl<'a> Group<'a> {
     /// Become the given rows; the memory is kept.
-    pub(super) fn set(&mut self, token_ids: &Ragged<'a, u32>, rows: Range<usize>) {
+    pub(super) fn set(&mut self, token_ids: &Ragged<'a, u32>, rows: Range<usize>, weights: Option<&[f64]>) {
         let span = span(token_ids, &rows);
+        self.weights.clear();
+        if let Some(weights) = weights.map(|weights| &weights[rows.clone()]) {
+            let most = weights.iter().copied().fold(0.0, f64::max);
+            self.weights.extend(weights.iter().map(|weight| if most > 0.0 { weight / most } else { 0.0 }));
+        }
         self.ends.clear();
         self.ends.extend(rows.map(|row| (token_ids.start(row) + token_ids.row(row).len() - span.start) as u32));
         self.tokens = &token_ids.values()[span];
@@ -23,7 +30,7 @@ impl<'a> Group<'a> {
 
     /// The same rows of other tokens.
     pub(super) fn with_tokens<'b>(&self, tokens: &'b [u32]) -> Group<'b> {
-        Group { tokens, ends: self.ends.clone() }
+        Group { tokens, ends: self.ends.clone(), weights: self.weights.clone() }
     }
 
     pub(super) fn tokens(&self) -> &'a [u32] {
@@ -48,9 +55,19 @@ impl<'a> Group<'a> {
         &self.tokens[self.start(row) as usize..self.end(row) as usize]
     }
 
+    /// The weight of each row over the largest of the group; none where rows are not weighted.
+    pub(super) fn weights(&self) -> &[f64] {
+        &self.weights
+    }
+
+    /// How many n-grams of `order` a row has, repetitions counted.
+    pub(super) fn total_of(&self, row: usize, order: usize) -> usize {
+        (self.row(row).len() + 1).saturating_sub(order)
+    }
+
     /// How many n-grams of `order` there are, repetitions counted.
     pub(crate) fn total(&self, order: usize) -> usize {
-        (0..self.len()).map(|row| (self.row(row).len() + 1).saturating_sub(order)).sum()
+        (0..self.len()).map(|row| self.total_of(row, order)).sum()
     }
 
     /// The length of the longest row.
@@ -109,10 +126,11 @@ mod tests {
     fn places_count_from_the_first_token() {
         let rows = Ragged::new("offsets", &[1, 2, 3, 4, 5, 6], &[0, 2, 2, 5, 6]).unwrap();
         let mut group = Group::default();
-        group.set(&rows, 1..4);
+        group.set(&rows, 1..4, Some(&[9.0, 2.0, 0.0, 4.0]));
         assert_eq!((group.len(), group.longest(), group.total(2)), (3, 3, 2));
         assert_eq!([group.row(0), group.row(1), group.row(2)], [&[][..], &[3, 4, 5], &[6]]);
-        group.set(&rows, 4..4);
+        assert_eq!(group.weights(), [0.5, 0.0, 1.0]);
+        group.set(&rows, 4..4, None);
         assert_eq!((group.len(), group.longest(), group.tokens()), (0, 0, &[][..]));
     }
 

@@ -5,16 +5,25 @@
 
 mod buckets;
 mod distinct;
+mod exact_sum;
 mod group;
+mod histogram;
 mod numbers;
+mod plain;
+mod statistics;
+mod subsets;
 mod top;
 mod walk;
+mod weighted;
+mod without;
 
-use crate::{Error, Offsets, Ragged, Result, parallel};
+use crate::{Error, Offsets, Ragged, Result, parallel, ragged::check_length};
 
 pub use distinct::distinct;
 pub(crate) use group::Group;
-pub use top::{TopNgrams, top_ngrams};
+pub use statistics::{NgramStatistics, ngram_statistics};
+pub use top::{TopNgrams, TopWeightedNgrams, top_ngrams, top_weighted_ngrams};
+pub use without::distinct_without_each;
 
 /// Groups of at least so many tokens are worth the scattering.
 const LARGE: usize = 1 << 14;
@@ -46,7 +55,7 @@ impl Window {
 /// What is kept of one n-gram.
 pub(crate) trait Tally: Clone + Default + PartialEq + Send {
     /// Take note of one more occurrence; they come in order.
-    fn note(&mut self, window: Window);
+    fn note(&mut self, window: Window, group: &Group<'_>);
 
     /// Take note of the occurrences in later rows.
     fn merge(&mut self, later: &Self);
@@ -79,13 +88,25 @@ pub(crate) fn count_groups<C: Census, R: Send>(
     census: impl Fn(&Group<'_>) -> C + Sync + Send,
     finish: impl Fn(&Group<'_>, C) -> R + Sync + Send,
 ) -> Result<Vec<R>> {
+    count_weighted_groups(token_ids, groups, None, last, census, finish)
+}
+
+/// As [`count_groups`], where rows may have weights.
+fn count_weighted_groups<C: Census, R: Send>(
+    token_ids: &Ragged<'_, u32>,
+    groups: &Offsets<'_>,
+    weights: Option<&[f64]>,
+    last: usize,
+    census: impl Fn(&Group<'_>) -> C + Sync + Send,
+    finish: impl Fn(&Group<'_>, C) -> R + Sync + Send,
+) -> Result<Vec<R>> {
     groups.check_items("groups", token_ids.len())?;
     group::check_sizes(token_ids, groups)?;
     let runs = group::runs(groups.len(), RUN, |group| group::span(token_ids, &groups.range(group)).len());
     let counted = parallel::map_each(runs, |run| {
         let (mut group, mut walk) = (Group::default(), walk::Walk::default());
         let count = |i| {
-            group.set(token_ids, groups.range(i));
+            group.set(token_ids, groups.range(i), weights);
             let mut total = census(&group);
             let last = last.min(group.longest());
             if group.tokens().len() < LARGE {
@@ -110,6 +131,18 @@ pub(crate) fn check_order(n: usize) -> Result<()> {
     if n == 0 { Err(Error::Range { name: "n", value: 0.0, rule: "at least 1" }) } else { Ok(()) }
 }
 
+/// Check that there is a weight for each row, finite and at least 0.
+///
+/// # Errors
+/// If there is not.
+fn check_weights(weights: &[f64], rows: usize) -> Result<()> {
+    check_length("weights", weights.len(), "token_ids", rows)?;
+    match weights.iter().position(|weight| !(weight.is_finite() && *weight >= 0.0)) {
+        Some(index) => Err(Error::Weight { name: "weights", index, value: weights[index] }),
+        None => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,7 +156,7 @@ mod tests {
     struct Count(u32, u32);
 
     impl Tally for Count {
-        fn note(&mut self, window: Window) {
+        fn note(&mut self, window: Window, _: &Group<'_>) {
             self.merge(&Self(1, window.start));
         }
 
@@ -176,7 +209,7 @@ mod tests {
     fn check_both_ways(tokens: &[u32], offsets: &[i64], last: usize) {
         let rows = Ragged::new("offsets", tokens, offsets).unwrap();
         let (mut group, mut small, mut large) = (Group::default(), Counts::default(), Counts::default());
-        group.set(&rows, 0..rows.len());
+        group.set(&rows, 0..rows.len(), None);
         walk::Walk::default().group(&group, last, &mut small);
         for part in buckets::count(&group, last, Counts::default) {
             large.merge(part);

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use hashbrown::HashSet;
 
-use super::{Census, Group, Tally, Window, check_order, count_groups};
+use super::{Census, Group, Tally, Window, check_order, check_weights, count_groups, count_weighted_groups};
 use crate::{Offsets, Ragged, Result};
 
 /// The most frequent n-grams, most frequent first, ties in order of appearance.
@@ -32,6 +32,45 @@ pub fn top_ngrams(token_ids: &Ragged<'_, u32>, n: usize, k: usize) -> Result<Top
     })
 }
 
+/// The n-grams of the largest weight, ties in order of appearance.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TopWeightedNgrams {
+    /// Where each starts for the first time, as an index into the token ids.
+    pub starts: Vec<i64>,
+    /// How often each occurs.
+    pub counts: Vec<i64>,
+    /// What the weights of its occurrences add up to.
+    pub weights: Vec<f64>,
+}
+
+/// The `k` n-grams of all rows whose occurrences weigh most, each as much as its row; those of no weight are left out.
+///
+/// # Errors
+/// If `n` is 0, a weight is negative or not finite, there is not one for each row, or there are 2^32 tokens or more.
+pub fn top_weighted_ngrams(
+    token_ids: &Ragged<'_, u32>,
+    weights: &[f64],
+    n: usize,
+    k: usize,
+) -> Result<TopWeightedNgrams> {
+    check_order(n)?;
+    check_weights(weights, token_ids.len())?;
+    let all = [0, token_ids.len() as i64];
+    let all = Offsets::new("rows", &all, token_ids.len())?;
+    let census = |_: &Group<'_>| Heavy { n, k, ngrams: Vec::new() };
+    let finish = |_: &Group<'_>, mut heavy: Heavy| {
+        heavy.shorten();
+        heavy.ngrams
+    };
+    let top = count_weighted_groups(token_ids, &all, Some(weights), n, census, finish)?.concat();
+    let most = weights.iter().copied().fold(0.0, f64::max);
+    Ok(TopWeightedNgrams {
+        starts: top.iter().map(|ngram| i64::from(ngram.seen.first)).collect(),
+        counts: top.iter().map(|ngram| i64::from(ngram.seen.count)).collect(),
+        weights: top.iter().map(|ngram| ngram.weight * most).collect(),
+    })
+}
+
 /// How often an n-gram occurs, and where first.
 #[derive(Clone, Default, PartialEq)]
 struct Seen {
@@ -40,7 +79,7 @@ struct Seen {
 }
 
 impl Tally for Seen {
-    fn note(&mut self, window: Window) {
+    fn note(&mut self, window: Window, _: &Group<'_>) {
         self.merge(&Self { count: 1, first: window.start });
     }
 
@@ -99,9 +138,72 @@ impl Census for Frequent {
     }
 }
 
+/// As [`Seen`], with the weight of all occurrences.
+#[derive(Clone, Default, PartialEq)]
+struct Weighed {
+    seen: Seen,
+    weight: f64,
+}
+
+impl Tally for Weighed {
+    fn note(&mut self, window: Window, group: &Group<'_>) {
+        self.seen.note(window, group);
+        self.weight += group.weights()[window.row() as usize];
+    }
+
+    fn merge(&mut self, later: &Self) {
+        self.seen.merge(&later.seen);
+        self.weight += later.weight;
+    }
+
+    fn recurs(&self) -> bool {
+        true
+    }
+}
+
+/// The `k` n-grams that weigh most, and perhaps some more.
+struct Heavy {
+    n: usize,
+    k: usize,
+    ngrams: Vec<Weighed>,
+}
+
+impl Heavy {
+    fn shorten(&mut self) {
+        let by_weight = |a: &Weighed, b: &Weighed| b.weight.total_cmp(&a.weight).then(a.seen.first.cmp(&b.seen.first));
+        self.ngrams.sort_unstable_by(by_weight);
+        self.ngrams.truncate(self.k);
+    }
+}
+
+impl Census for Heavy {
+    type Tally = Weighed;
+
+    fn count(&mut self, order: usize, _: impl Iterator<Item = Window>, tallies: &[Weighed]) {
+        if order == self.n {
+            self.ngrams.extend(tallies.iter().filter(|ngram| ngram.weight > 0.0).cloned());
+            if self.ngrams.len() / 4 > self.k {
+                self.shorten();
+            }
+        }
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.ngrams.extend(other.ngrams);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn heaviest_first_and_none_without_weight() {
+        let rows = Ragged::new("offsets", &[7, 7, 7, 5, 8, 8, 9, 7, 7], &[0, 4, 6, 9]).unwrap();
+        let top = top_weighted_ngrams(&rows, &[1.0, 4.0, 0.0], 2, 9).unwrap();
+        let expected = TopWeightedNgrams { starts: vec![4, 0, 2], counts: vec![1, 3, 1], weights: vec![4.0, 2.0, 1.0] };
+        assert_eq!(top, expected);
+    }
 
     #[test]
     fn most_frequent_first_then_in_order_of_appearance() {

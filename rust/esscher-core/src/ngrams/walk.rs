@@ -26,7 +26,7 @@ impl<T: Tally> Walk<T> {
             if self.windows.is_empty() {
                 return;
             }
-            self.count(order, census);
+            self.count(order, group, census);
         }
     }
 
@@ -50,7 +50,7 @@ impl<T: Tally> Walk<T> {
             if self.windows.is_empty() {
                 return;
             }
-            self.count(order, census);
+            self.count(order, group, census);
         }
     }
 
@@ -62,13 +62,13 @@ impl<T: Tally> Walk<T> {
     }
 
     /// Number the n-grams of `order`, tally them, and show them to the census.
-    fn count(&mut self, order: usize, census: &mut impl Census<Tally = T>) {
+    fn count(&mut self, order: usize, group: &Group<'_>, census: &mut impl Census<Tally = T>) {
         self.table.clear(self.windows.len());
         self.table.replace(&mut self.numbers, &self.nexts);
         self.tallies.clear();
         self.tallies.resize(self.table.len(), T::default());
         for (window, &number) in self.windows.iter().zip(&self.numbers) {
-            self.tallies[number as usize].note(*window);
+            self.tallies[number as usize].note(*window, group);
         }
         census.count(order, self.windows.iter().copied(), &self.tallies);
     }

@@ -227,6 +227,26 @@ pub fn tokens() -> impl Strategy<Value = Tokens> {
     })
 }
 
+/// Weights of completions: of like size, of many sizes, small integers, many of them 0, and a few that are illegal.
+pub fn weights() -> impl Strategy<Value = Numbers> {
+    let spread = prop_oneof![
+        4 => Just(Spread::Even(1.0)),
+        2 => Just(Spread::Magnitudes(-3.0, 0.0)),
+        1 => Just(Spread::Magnitudes(-9.0, 9.0)),
+        3 => (1..5u32).prop_map(Spread::Integers),
+    ];
+    let other = prop::sample::select(&[0.0, -0.0, 0.0, 1e-30, f64::NAN, f64::INFINITY][..]);
+    let others = prop_oneof![4 => Just(Vec::new()), 1 => prop::collection::vec((any::<Index>(), other), 0..3)];
+    (any::<u64>(), spread, others).prop_map(|(seed, spread, others)| Numbers { seed, spread, others })
+}
+
+impl Numbers {
+    /// At least 0, but for the others.
+    pub fn positive(&self, len: usize) -> Vec<f64> {
+        self.map(len, f64::abs)
+    }
+}
+
 /// Room for what the weights of each group say.
 #[derive(Debug, Clone)]
 pub struct Said {

@@ -7,15 +7,15 @@ use proptest::sample::Index;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use esscher_core::{
-    Offsets, Padded, Ragged, Real, Result, Rows, Smoothing, distinct,
+    NgramStatistics, Offsets, Padded, Ragged, Real, Result, Rows, Smoothing, distinct, distinct_without_each,
     kl::{self, Level, Precision},
-    logprobs,
+    logprobs, ngram_statistics,
     padded::Mask,
     pareto::{self, TailRule},
     resample::resample,
     self_bleu,
     token_scores::{Logits, token_scores},
-    top_ngrams, weights,
+    top_ngrams, top_weighted_ngrams, weights,
 };
 
 use crate::{
@@ -205,14 +205,24 @@ fn of_weights(values: &[f64], groups: &Offsets<'_>, batch: &Batch) -> Vec<Bits> 
     ]
 }
 
-fn of_tokens(ids: &[u32], lens: &[usize], cuts: &[i64]) -> Vec<Bits> {
+fn statistics(said: NgramStatistics) -> Vec<Vec<f64>> {
+    vec![said.distinct, said.entropy, said.rarefied.unwrap_or_default()]
+}
+
+fn of_tokens(ids: &[u32], weights: &[f64], lens: &[usize], cuts: &[i64]) -> Vec<Bits> {
     let borders = offsets(lens);
     let rows = Ragged::new("offsets", ids, &borders).unwrap();
     let groups = Offsets::new("groups", cuts, rows.len()).unwrap();
     vec![
         bits(distinct(&rows, &groups, &[1, 2, 5]), |shares| vec![shares]),
+        bits(distinct_without_each(&rows, &groups, &[1, 3]), |shares| vec![shares]),
         bits(self_bleu(&rows, &groups, 4, Smoothing::Method1), |scores| vec![scores]),
         bits(top_ngrams(&rows, 2, 20), |top| vec![integers(&top.starts), integers(&top.counts)]),
+        bits(ngram_statistics(&rows, &groups, &[3, 1], None, Some(2)), statistics),
+        bits(ngram_statistics(&rows, &groups, &[3, 1], Some(weights), Some(2)), statistics),
+        bits(top_weighted_ngrams(&rows, weights, 2, 20), |top| {
+            vec![integers(&top.starts), integers(&top.counts), top.weights]
+        }),
     ]
 }
 
@@ -234,10 +244,11 @@ fn check_threads(batch: &Batch) -> std::result::Result<(), TestCaseError> {
     let (values, ids, borders) = (batch.values.take(n), batch.tokens.take(n), offsets(&batch.lens));
     let (logits, cuts) = (narrow::<f32>(&values), groups(&batch.cuts, batch.lens.len()));
     let grouped = Offsets::new("groups", &borders, n).unwrap();
+    let row_weights: Vec<f64> = uniforms(batch.seed).take(batch.lens.len()).collect();
     let run = || {
         [
             of_weights(&values, &grouped, batch),
-            of_tokens(&ids, &batch.lens, &cuts),
+            of_tokens(&ids, &row_weights, &batch.lens, &cuts),
             of_logits(&logits, batch.vocabulary),
         ]
     };

@@ -1,0 +1,44 @@
+"""What the functions of this package check alike."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+
+def check_order(n: int) -> None:
+    """Raise `ValueError` if there are no n-grams of length `n`."""
+    if n < 1:
+        raise ValueError(f"n is {n}: an n-gram has at least 1 token")
+
+
+def as_orders(n: ArrayLike) -> NDArray[np.int64]:
+    """Return one length of n-grams, or several, as an array, or raise `ValueError` if one is below 1."""
+    orders = np.asarray(n)
+    for order in orders.flat:
+        check_order(order)
+    return orders
+
+
+def as_weights(weights: ArrayLike | None, n: int) -> NDArray[np.float64] | None:
+    """Return weights as float64 [n]; the kernels check their values."""
+    if weights is None:
+        return None
+    array = np.asarray(weights)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"weights has dtype {array.dtype}: weights are numbers")
+    if array.shape != (n,):
+        raise ValueError(f"weights has shape {array.shape}: give one weight for each of the {n} completions")
+    return np.ascontiguousarray(array, dtype=np.float64)
+
+
+def check_weights(weights: NDArray[np.float64]) -> None:
+    """Raise `ValueError` if a weight is negative or not finite."""
+    broken = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if len(broken):
+        i = int(broken[0])
+        raise ValueError(f"weights[{i}] is {weights[i]}: a weight is finite and at least 0 (which means: left out)")

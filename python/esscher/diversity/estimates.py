@@ -1,0 +1,240 @@
+"""All diversity metrics of a corpus: within a prompt's completions, with their uncertainty, and across all of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from esscher.diversity.arguments import as_weights, check_order, check_weights
+from esscher.diversity.bleu import self_bleu
+from esscher.diversity.copies import compression_ratio, unique_share
+from esscher.diversity.ngrams import (
+    NgramStatistics,
+    distinct,
+    distinct_without_each,
+    ngram_statistics,
+    repetition,
+)
+from esscher.diversity.vendi import scores_of_groups
+from esscher.estimate import Estimate, Interval, with_interval
+from esscher.ragged import as_groups, as_token_ids
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from esscher.ragged import Offsets, Ragged
+
+DISTINCT_ORDERS = (1, 2, 3)
+# The length of n-grams for the metrics that are given for one length only; TRL's default for repetition.
+ORDER, REPETITION_ORDER, BLEU_ORDER = 2, 3, 4
+
+
+class DiversityEstimate(NamedTuple):
+    """A diversity metric of prompts and their completions.
+
+    `within` is the mean over prompts of the metric among each prompt's completions, with its standard error, and
+    `interval` its 95 % confidence interval: prompts are the independent draws. `left_out` prompts have no value, as
+    they have too few completions or tokens, and are not in the mean. `across` is the metric of all completions as one
+    group, `None` where that is not computed.
+    """
+
+    metric: str
+    within: Estimate
+    interval: Interval
+    left_out: int
+    across: float | None
+
+
+class _Metric(NamedTuple):
+    """Values of each prompt [P], and of all completions."""
+
+    name: str
+    within: NDArray[np.float64]
+    across: float | None
+
+
+def estimate_diversity(
+    completions: Ragged,
+    groups: ArrayLike,
+    weights: ArrayLike | None = None,
+    *,
+    subsample: int = 2,
+    vendi: bool = True,
+) -> tuple[DiversityEstimate, ...]:
+    """Return the diversity of completions by all metrics, within a prompt's completions and across all.
+
+    In order: "distinct-1", "-2", "-3"; "distinct-2 of m" (rarefied to m completions); "2-gram entropy" in nats;
+    "repetition-3"; "unique share"; "vendi-2"; and, without weights only, "compression ratio" and
+    "self-bleu-4 (method1)", which have no weighted form.
+
+    A distinct-n within is of few completions and a distinct-n across of many, so they do not compare; those of m
+    completions do: where they are alike, completions of a prompt differ as much as those of different prompts.
+
+    The cost is linear in the tokens, but for the Vendi score, cubic in the completions of a prompt.
+
+    Parameters
+    ----------
+    completions
+        Completions as integers, those of one prompt side by side.
+    groups
+        Offsets [P + 1] of each prompt's completions.
+    weights
+        One a completion [N], finite and at least 0, for the diversity of the distribution that they lead to. They are
+        relative to a prompt's: across, all prompts keep the shares that they have without weights.
+    subsample
+        The m of "distinct-2 of m", at least 1; at most 8 with weights. Prompts of fewer completions have no value.
+    vendi
+        Whether to compute the Vendi score; prompts of more than 4096 completions have none.
+
+    Raises
+    ------
+    ValueError
+        If `groups` are no offsets, `subsample` is out of its range, or a weight is negative or not finite.
+    TypeError
+        If `completions` are not integers, or `weights` no numbers.
+
+    Examples
+    --------
+    >>> from esscher import Ragged
+    >>> completions = Ragged.from_rows([[1, 2, 3], [1, 2, 3], [4, 5, 6], [4, 5, 7]])
+    >>> estimates = {estimate.metric: estimate for estimate in estimate_diversity(completions, groups=[0, 2, 4])}
+    >>> estimates["distinct-2"].within
+    Estimate(value=0.625, stderr=0.125)
+    >>> estimates["unique share"].across
+    0.75
+    """
+    rows = as_token_ids("completions", completions)
+    borders = as_groups(groups, len(rows))
+    relative = as_weights(weights, len(rows))
+    if relative is not None:
+        check_weights(relative)
+    metrics = [*_of_ngrams(rows, borders, relative, subsample), _repetition(rows, borders, relative)]
+    metrics += _of_completions(rows, borders, relative, vendi)
+    return tuple(map(_estimate, metrics))
+
+
+def estimate_distinct(completions: Ragged, n: int, groups: ArrayLike) -> Estimate:
+    """Return distinct-n of all completions together, with its standard error by the jackknife over prompts.
+
+    ``stderr^2 = (P - 1) / P * sum_p (distinct without p - their mean)^2``, exact replicates, all in one pass. It says
+    how much distinct-n would vary over other prompts, for as many of them.
+
+    Parameters
+    ----------
+    completions
+        Completions as integers, those of one prompt side by side.
+    n
+        Length of the n-grams, at least 1.
+    groups
+        Offsets [P + 1] of each prompt's completions.
+
+    Returns
+    -------
+    The estimate; its standard error is NaN with a single prompt, or if only one prompt has n-grams.
+
+    Raises
+    ------
+    ValueError
+        If `n` is below 1, or `groups` are no offsets.
+    TypeError
+        If `completions` are not integers.
+
+    References
+    ----------
+    Efron, Stein, "The Jackknife Estimate of Variance", Annals of Statistics 1981.
+
+    Examples
+    --------
+    >>> from esscher import Ragged
+    >>> estimate_distinct(Ragged.from_rows([[1, 2], [1, 2], [3, 3, 3, 3]]), 1, groups=[0, 2, 3])
+    Estimate(value=0.375, stderr=0.125)
+    """
+    check_order(n)
+    value = float(distinct(completions, n)[0])
+    without = distinct_without_each(completions, n, groups)
+    prompts = len(without)
+    if prompts < 2:
+        return Estimate(value, float("nan"))
+    spread = without - without.mean()
+    return Estimate(value, float(np.sqrt((prompts - 1) / prompts * (spread @ spread))))
+
+
+def _estimate(metric: _Metric) -> DiversityEstimate:
+    known = metric.within[~np.isnan(metric.within)]
+    within, interval = with_interval(known, np.arange(len(known) + 1))
+    return DiversityEstimate(metric.name, within, interval, len(metric.within) - len(known), metric.across)
+
+
+def _of_ngrams(rows: Ragged, groups: Offsets, weights: NDArray[np.float64] | None, subsample: int) -> Iterator[_Metric]:
+    within = ngram_statistics(rows, DISTINCT_ORDERS, groups, weights, subsample)
+    across = ngram_statistics(rows, DISTINCT_ORDERS, None, _of_all(weights, groups), subsample)
+    for i, n in enumerate(DISTINCT_ORDERS):
+        yield _Metric(f"distinct-{n}", within.distinct[i], float(across.distinct[i, 0]))
+    at = DISTINCT_ORDERS.index(ORDER)
+    yield _Metric(f"distinct-{ORDER} of {subsample}", _rarefied(within)[at], float(_rarefied(across)[at, 0]))
+    yield _Metric(f"{ORDER}-gram entropy", within.entropy[at], float(across.entropy[at, 0]))
+
+
+def _rarefied(said: NgramStatistics) -> NDArray[np.float64]:
+    assert said.rarefied is not None
+    return said.rarefied
+
+
+def _repetition(rows: Ragged, groups: Offsets, weights: NDArray[np.float64] | None) -> _Metric:
+    """Means over completions; those without n-grams have no repetition."""
+    values = repetition(rows, REPETITION_ORDER)
+    known = ~np.isnan(values)
+    name = f"repetition-{REPETITION_ORDER}"
+    weights = np.ones(len(rows)) if weights is None else weights
+    within = _weighted_means(values, weights * known, groups)
+    overall = _of_all(weights, groups)
+    assert overall is not None
+    return _Metric(name, within, float(_weighted_means(values, overall * known, as_groups(None, len(rows)))[0]))
+
+
+def _weighted_means(values: NDArray[np.float64], weights: NDArray[np.float64], groups: Offsets) -> NDArray[np.float64]:
+    """Mean of each group, NaN where nothing has weight."""
+    weighted = np.where(weights > 0, weights * np.nan_to_num(values), 0.0)
+    sums, totals = _sums(weighted, groups), _sums(weights, groups)
+    means = np.full(len(groups) - 1, np.nan)
+    np.divide(sums, totals, out=means, where=totals > 0)
+    return means
+
+
+def _of_completions(
+    rows: Ragged, groups: Offsets, weights: NDArray[np.float64] | None, vendi: bool
+) -> Iterator[_Metric]:
+    unique = unique_share(rows, groups, weights)
+    yield _Metric("unique share", unique, float(unique_share(rows, None, _of_all(weights, groups))[0]))
+    if vendi:
+        equal = np.ones(len(rows)) if weights is None else weights
+        yield _Metric(f"vendi-{ORDER}", scores_of_groups(rows, ORDER, groups, equal), None)
+    if weights is None:
+        ratios = compression_ratio(rows, groups)
+        yield _Metric("compression ratio", ratios, float(compression_ratio(rows)[0]))
+        bleu = self_bleu(rows, BLEU_ORDER, groups, "method1")
+        across = float(self_bleu(rows, BLEU_ORDER, None, "method1")[0])
+        yield _Metric(f"self-bleu-{BLEU_ORDER} (method1)", bleu, across)
+
+
+def _of_all(weights: NDArray[np.float64] | None, groups: Offsets) -> NDArray[np.float64] | None:
+    """Weights among all completions: those of a prompt add up to the number of its completions."""
+    if weights is None:
+        return None
+    most = weights.max(initial=0.0)
+    relative = weights / most if most > 0 else weights
+    sizes = np.diff(groups)
+    totals = _sums(relative, groups)
+    factors = np.divide(sizes, totals, out=np.zeros(len(sizes)), where=totals > 0)
+    scaled: NDArray[np.float64] = relative * np.repeat(factors, sizes)
+    return scaled
+
+
+def _sums(values: NDArray[np.float64], groups: Offsets) -> NDArray[np.float64]:
+    """Sum of each group."""
+    sizes = np.diff(groups)
+    sums = np.bincount(np.repeat(np.arange(len(sizes)), sizes), values, len(sizes))
+    return sums.astype(np.float64, copy=False)

@@ -1,0 +1,7 @@
+"""Two engines compared: the log-probs of the engine that sampled, and of the engine that trains."""
+
+from esscher.mismatch.compare import mismatch
+from esscher.mismatch.metrics import Metrics
+from esscher.mismatch.record import Cause, Counts, MismatchReport
+
+__all__ = ["Cause", "Counts", "Metrics", "MismatchReport", "mismatch"]

@@ -1,0 +1,255 @@
+"""Which token of one column belongs to which of the other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from esscher.ragged import counts_within
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from esscher.ragged import Ragged
+
+    Floats = NDArray[np.float64]
+    Integers = NDArray[np.int64]
+
+# One difference counts for at most so many nats, so that one bad token does not decide where a row belongs.
+CLIP = 2.0
+# Beside a 0 that was filled in any difference is to be had; beside one that truncation made it is about this.
+FILLED_CLIP = 0.1
+# Neighbouring tokens of a text have log-probs about 1 nat apart, so a row that is shifted by one differs by far more
+# than this on average, and one that is not by far less, whatever engine made it.
+SHIFTED_DIFFERENCE = 0.25
+# By how much moving a row must lessen its differences: chance seldom halves them in a row of a few tokens.
+SHIFTED_GAIN = 0.5
+# So little, summed over a row, is noise that one place in it happens to fit.
+SMALLEST_GAIN = 0.005
+# Rows that were chosen for fitting well when moved fit a little even by chance: their ranks must really agree.
+SHIFTED_CORRELATION = 0.8
+# Fewer tokens than this agree by chance.
+FEWEST_TOKENS = 3
+# So many rows, and at least two, must be shifted for it to be more than chance; of a single row, it is that one.
+SHIFTED_SHARE = 0.02
+# If this many are, the others are taken to be, unless they clearly are not.
+MOST = 0.5
+
+
+class Pairs(NamedTuple):
+    """Two log-probs of each token [T], the completion that it is in, and its place there."""
+
+    train: Floats
+    rollout: Floats
+    row: Integers
+    place: Integers
+    last: NDArray[np.bool_]
+
+    def where(self, keep: NDArray[np.bool_]) -> Pairs:
+        """Return the pairs for which `keep` is true."""
+        return Pairs(self.train[keep], self.rollout[keep], self.row[keep], self.place[keep], self.last[keep])
+
+    @property
+    def difference(self) -> Floats:
+        """l_rollout - l_train [T], in nats."""
+        return self.rollout - self.train
+
+
+class Shift(NamedTuple):
+    """Rows of the rollout's column that lie so many tokens behind the trainer's; sizes before and after moving."""
+
+    by: int
+    rows: int
+    tokens: int
+    before: float
+    after: float
+
+
+class Lengths(NamedTuple):
+    """Completions whose rows differ in length, by what became of the tokens of the longer one.
+
+    Attributes
+    ----------
+    first, last, within, more
+        Rows that lack one token: their first, their last, or one after which the rest is shifted by one; and rows
+        that lack more.
+    shorter_rollout, shorter_train
+        Whose rows are the shorter ones.
+    absent_rollout, absent_train
+        Rows with no log-prob at all where the other column has some; not counted above.
+    """
+
+    first: int = 0
+    last: int = 0
+    within: int = 0
+    more: int = 0
+    shorter_rollout: int = 0
+    shorter_train: int = 0
+    absent_rollout: int = 0
+    absent_train: int = 0
+
+    @property
+    def differing(self) -> int:
+        """How many rows differ in length, but for those that are absent."""
+        return self.shorter_rollout + self.shorter_train
+
+
+class Alignment(NamedTuple):
+    """Tokens side by side, and what had to be moved for that."""
+
+    pairs: Pairs
+    lengths: Lengths
+    shifts: tuple[Shift, ...]
+
+
+class _Stretches(NamedTuple):
+    """Runs of tokens that lie side by side: completion, where each column has them, how many."""
+
+    row: Integers
+    train: Integers
+    rollout: Integers
+    n: Integers
+
+
+def align(train: Ragged, rollout: Ragged) -> Alignment:
+    """Lay two columns side by side; values that cannot be used are NaN, and stay.
+
+    Rows of equal length are laid token by token, or shifted by one where that fits far better. Where lengths differ by
+    one, the token is found whose absence fits best; where they differ by more, the common prefix or suffix.
+    """
+    equal = train.lengths == rollout.lengths
+    rows, shifts = np.flatnonzero(equal), []
+    straight = _equal_stretches(train, rollout, rows, 0)
+    parts = [straight]
+    shifted = _shifted_rows(train, rollout, rows)
+    for by, moved in shifted.items():
+        parts.append(_equal_stretches(train, rollout, moved, by))
+        before = _mean_difference(train, rollout, _equal_stretches(train, rollout, moved, 0))
+        after = _mean_difference(train, rollout, parts[-1])
+        shifts.append(Shift(by, len(moved), int(train.lengths[moved].sum()), before, after))
+    if shifted:
+        stay = ~np.isin(straight.row, np.concatenate(list(shifted.values())))
+        parts[0] = _Stretches(*(column[stay] for column in straight))
+    unequal, lengths = _unequal_stretches(train, rollout, np.flatnonzero(~equal))
+    return Alignment(_pairs(train, rollout, _joined([*parts, unequal])), lengths, tuple(shifts))
+
+
+def _equal_stretches(train: Ragged, rollout: Ragged, rows: Integers, by: int) -> _Stretches:
+    """Pair token t of the trainer's rows with token t + `by` of the rollout's."""
+    n = np.maximum(train.lengths[rows] - abs(by), 0)
+    return _Stretches(rows, train.offsets[rows] + max(0, -by), rollout.offsets[rows] + max(0, by), n)
+
+
+def _shifted_rows(train: Ragged, rollout: Ragged, rows: Integers) -> dict[int, Integers]:
+    """Return the rows that fit far better when shifted by one, by direction."""
+    here = _row_differences(train, rollout, _equal_stretches(train, rollout, rows, 0))
+    found: dict[int, Integers] = {}
+    for by in (1, -1):
+        there = _row_differences(train, rollout, _equal_stretches(train, rollout, rows, by))
+        moved = (here >= SHIFTED_DIFFERENCE) & (there <= SHIFTED_GAIN * here)
+        if moved.sum() > MOST * len(rows):
+            moved = ~(here <= SHIFTED_GAIN * there)
+        chosen = rows[moved & ~np.isin(rows, found.get(1, []))]
+        if len(chosen) and len(chosen) >= min(len(rows), max(2, SHIFTED_SHARE * len(rows))):
+            pairs = _pairs(train, rollout, _equal_stretches(train, rollout, chosen, by))
+            if _rank_correlation(pairs) >= SHIFTED_CORRELATION:
+                found[by] = chosen
+    return found
+
+
+def _unequal_stretches(train: Ragged, rollout: Ragged, rows: Integers) -> tuple[_Stretches, Lengths]:
+    counts = dict.fromkeys(Lengths._fields, 0)
+    found: list[tuple[int, int, int, int]] = []
+    for row in rows.tolist():
+        found += _unequal_row(train, rollout, row, counts)
+    columns = np.array(found, np.int64).reshape(-1, 4).T
+    return _Stretches(*columns), Lengths(**counts)
+
+
+def _unequal_row(
+    train: Ragged, rollout: Ragged, row: int, counts: dict[str, int]
+) -> Iterator[tuple[int, int, int, int]]:
+    a, b = train[row], rollout[row]
+    shorter = "train" if len(a) < len(b) else "rollout"
+    if not (len(a) and len(b)):
+        counts[f"absent_{shorter}"] += 1
+        return
+    counts[f"shorter_{shorter}"] += 1
+    lacking = abs(len(a) - len(b))
+    long, short = (b, a) if shorter == "train" else (a, b)
+    split = _split(long, short)
+    if lacking > 1:
+        counts["more"] += 1
+    else:
+        counts["last" if split == len(short) else "first" if split == 0 else "within"] += 1
+    starts = np.array([train.offsets[row], rollout.offsets[row]])
+    skip = np.array([0, lacking] if shorter == "train" else [lacking, 0])
+    yield (row, *starts.tolist(), split)
+    yield (row, *(starts + split + skip).tolist(), len(short) - split)
+
+
+def _split(long: Floats, short: Floats) -> int:
+    """Return how many tokens of the shorter row lie beside the longer one's first; the rest lie beside its last.
+
+    Where lengths differ by more than one, it is all or none. All of them unless something else fits far better.
+    """
+    m, lacking = len(short), len(long) - len(short)
+    before, after = (_cost(long[i : i + m], short) for i in (0, lacking))
+    costs = np.concatenate([[0.0], np.cumsum(before)]) + np.concatenate([np.cumsum(after[::-1])[::-1], [0.0]])
+    if lacking > 1:
+        costs[1:-1] = np.inf
+    best = int(costs.argmin())
+    gained = costs[m] - costs[best]
+    return best if gained > SMALLEST_GAIN and costs[best] <= SHIFTED_GAIN * costs[m] else m
+
+
+def _cost(train: Floats, rollout: Floats) -> Floats:
+    """Return how badly tokens fit, bounded: 0 where nothing is known, little beside a 0 that was perhaps filled in."""
+    highest = np.where((train == 0) != (rollout == 0), FILLED_CLIP, CLIP)
+    return np.nan_to_num(np.minimum(np.abs(rollout - train), highest))
+
+
+def _row_differences(train: Ragged, rollout: Ragged, stretches: _Stretches) -> Floats:
+    """Mean bounded difference of each stretch, NaN where too few tokens can be compared."""
+    pairs = _pairs(train, rollout, stretches)
+    which = np.repeat(np.arange(len(stretches.row)), stretches.n)
+    known = ~np.isnan(pairs.difference) & ~_beside_zero(pairs)
+    counts = np.bincount(which[known], minlength=len(stretches.row)).astype(np.float64)
+    counts[counts < FEWEST_TOKENS] = np.nan
+    return np.bincount(which, weights=_cost(pairs.train, pairs.rollout) * known, minlength=len(stretches.row)) / counts
+
+
+def _beside_zero(pairs: Pairs) -> NDArray[np.bool_]:
+    """Return where only one column is 0 [T]: it may have been filled in, and says little of where its row belongs."""
+    beside: NDArray[np.bool_] = (pairs.train == 0) != (pairs.rollout == 0)
+    return beside
+
+
+def _mean_difference(train: Ragged, rollout: Ragged, stretches: _Stretches) -> float:
+    return float(np.nanmean(np.abs(_pairs(train, rollout, stretches).difference)))
+
+
+def _rank_correlation(pairs: Pairs) -> float:
+    known = ~np.isnan(pairs.difference) & ~_beside_zero(pairs)
+    if known.sum() < FEWEST_TOKENS:
+        return 0.0
+    ranks = [np.argsort(np.argsort(column[known])) for column in (pairs.train, pairs.rollout)]
+    return float(np.asarray(np.corrcoef(np.array(ranks, np.float64)))[0, 1])
+
+
+def _joined(parts: list[_Stretches]) -> _Stretches:
+    joined = _Stretches(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    order = np.argsort(joined.train, kind="stable")
+    return _Stretches(*(column[order] for column in joined))
+
+
+def _pairs(train: Ragged, rollout: Ragged, stretches: _Stretches) -> Pairs:
+    within = counts_within(stretches.n)
+    row = np.repeat(stretches.row, stretches.n)
+    ours = np.repeat(stretches.train, stretches.n) + within
+    theirs = np.repeat(stretches.rollout, stretches.n) + within
+    last = (ours + 1 == train.offsets[row + 1]) & (theirs + 1 == rollout.offsets[row + 1])
+    return Pairs(train.values[ours], rollout.values[theirs], row, ours - train.offsets[row], last)

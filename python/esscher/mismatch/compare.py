@@ -1,0 +1,212 @@
+"""`mismatch`: two columns in, a report out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from esscher.mismatch import causes, structure
+from esscher.mismatch.alignment import Alignment, Pairs, align
+from esscher.mismatch.metrics import metrics_of
+from esscher.mismatch.record import Cause, Counts, MismatchReport
+from esscher.mismatch.values import as_raw, find_grid, find_missing, find_padding, find_sentinels, rounding_of
+from esscher.ragged import Ragged, as_groups
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from esscher.mismatch.record import Column
+    from esscher.mismatch.values import Grid
+    from esscher.ragged import Offsets
+
+    Floats = NDArray[np.float64]
+    Mask = NDArray[np.bool_]
+
+
+class _Grids(NamedTuple):
+    train: Grid | None
+    rollout: Grid | None
+
+
+def mismatch(
+    train_logprobs: Ragged,
+    rollout_logprobs: Ragged,
+    groups: ArrayLike | None = None,
+    terminated: ArrayLike | None = None,
+) -> MismatchReport:
+    """Compare the log-probs of the engine that sampled with those of the engine that trains, and name what differs.
+
+    Columns are taken as they were recorded: a positive value, NaN, -inf or a constant that was filled in is a cause
+    with a name, and its tokens are left out of the metrics. So are rows of unequal length, which are laid side by side
+    as far as they go. With r = l_train - l_rollout of a token, ``kl = -mean r``; the other metrics are those of verl,
+    with unclamped ones beside them: see `Metrics`.
+
+    Parameters
+    ----------
+    train_logprobs
+        Log-prob of every completion token under the engine that trains, in nats, a row for each of N completions.
+    rollout_logprobs
+        The same under the engine that sampled, as it reported it.
+    groups
+        Offsets of the completions that share a prompt [P + 1]. Give them if you can: tokens that were sampled in one
+        context tell a temperature exactly, and standard errors are clustered by prompt.
+    terminated
+        Whether each completion ended by itself [N].
+
+    Raises
+    ------
+    ValueError
+        If there are no completions, the columns have different numbers of them, or `groups` or `terminated` do not
+        fit them.
+    TypeError
+        If a column is not `Ragged` or holds no numbers, or `terminated` no booleans.
+
+    References
+    ----------
+    Metrics: verl 0.7, ``verl/trainer/ppo/rollout_corr_helper.py``. Pareto k: Vehtari, Simpson, Gelman, Yao, Gabry,
+    "Pareto smoothed importance sampling", JMLR 2024.
+
+    Examples
+    --------
+    A rollout that sampled with top_p = 0.9 and reported log-probs renormalised after it:
+
+    >>> import numpy as np
+    >>> from esscher import Ragged
+    >>> train = Ragged.from_rows(-np.random.default_rng(0).exponential(1.5, size=(8, 10)))
+    >>> rollout = Ragged(train.values - np.log(0.9), train.offsets)
+    >>> report = mismatch(train, rollout)
+    >>> report.names, round(report.causes[0].estimate, 3), round(report.metrics.kl.value, 3)
+    (('kept-mass',), 0.9, 0.105)
+    """
+    train, rollout = as_raw("train_logprobs", train_logprobs), as_raw("rollout_logprobs", rollout_logprobs)
+    _check_rows(train, rollout)
+    known_groups = as_groups(groups, len(train))
+    ended = _terminated(terminated, len(train))
+    found: list[Cause] = []
+    train, rollout = _without_sentinels(train, rollout, found)
+    alignment = align(train, rollout)
+    _tell_alignment(train, rollout, alignment, found)
+    pairs = _without_missing(alignment.pairs, found)
+    grids = _tell_grids(train, rollout, found)
+    if len(pairs.row):
+        found += _structure(pairs, grids, known_groups, groups is not None, ended)
+    counts = Counts(
+        completions=len(train),
+        tokens=int(np.maximum(train.lengths, rollout.lengths).sum()),
+        compared_completions=len(np.unique(pairs.row)),
+        compared_tokens=len(pairs.row),
+    )
+    return MismatchReport(tuple(found), metrics_of(pairs, known_groups) if len(pairs.row) else None, counts)
+
+
+def _check_rows(train: Ragged, rollout: Ragged) -> None:
+    if len(train) != len(rollout):
+        raise ValueError(
+            f"train_logprobs has {len(train)} rows, rollout_logprobs {len(rollout)}: each has one for every "
+            "completion. Join the two on the completion first, a row that one lacks can be empty"
+        )
+    if len(train) == 0:
+        raise ValueError("train_logprobs and rollout_logprobs have no rows: there is no completion to compare")
+
+
+def _terminated(terminated: Any, n: int) -> Mask | None:
+    if terminated is None:
+        return None
+    array = np.asarray(terminated)
+    if array.dtype.kind != "b":
+        raise TypeError(f"terminated has dtype {array.dtype}: it must be booleans")
+    if array.shape != (n,):
+        raise ValueError(
+            f"terminated has shape {array.shape}, but there are {n} completions: it has one entry for each"
+        )
+    return array
+
+
+def _without_sentinels(train: Ragged, rollout: Ragged, found: list[Cause]) -> tuple[Ragged, Ragged]:
+    """Put NaN in place of values that are no log-probs, and tell of them."""
+    bad_train, in_train = find_sentinels(train, rollout)
+    bad_rollout, in_rollout = find_sentinels(rollout, train)
+    if in_rollout:
+        found.append(causes.sentinels("rollout", in_rollout, len(rollout.values)))
+    if in_train:
+        found.append(causes.sentinels("train", in_train, len(train.values)))
+    return _with_nan(train, bad_train), _with_nan(rollout, bad_rollout)
+
+
+def _with_nan(column: Ragged, where: Mask) -> Ragged:
+    return Ragged(np.where(where, np.nan, column.values), column.offsets)
+
+
+def _tell_alignment(train: Ragged, rollout: Ragged, alignment: Alignment, found: list[Cause]) -> None:
+    tokens = int(np.maximum(train.lengths, rollout.lengths).sum())
+    gaps = np.abs(train.lengths - rollout.lengths)
+    empty: dict[Column, Mask] = {"rollout": rollout.lengths == 0, "train": train.lengths == 0}
+    for column, rows in empty.items():
+        absent = rows & (gaps > 0)
+        if absent.any():
+            found.append(causes.absent(column, int(absent.sum()), int(gaps[absent].sum()), tokens, len(train)))
+            gaps[absent] = 0
+    if gaps.any():
+        found.append(causes.lengths(alignment.lengths, tokens, int(gaps.sum()), len(train)))
+    found += (causes.shift(shift, tokens) for shift in alignment.shifts)
+
+
+def _without_missing(pairs: Pairs, found: list[Cause]) -> Pairs:
+    """Leave out tokens that have no two log-probs, and tell of zeros that were filled in."""
+    pairs = pairs.where(~np.isnan(pairs.difference))
+    gone = find_padding(pairs)
+    if gone.any():
+        found.append(causes.padding(gone, pairs))
+    zeros: dict[Column, Mask] = {
+        "rollout": find_missing(pairs, pairs.rollout, pairs.train),
+        "train": find_missing(pairs, pairs.train, pairs.rollout),
+    }
+    for column, where in zeros.items():
+        if where.any():
+            found.append(causes.missing(column, where, pairs))
+            gone |= where
+    return pairs.where(~gone)
+
+
+def _tell_grids(train: Ragged, rollout: Ragged, found: list[Cause]) -> _Grids:
+    columns: dict[Column, Floats] = {"rollout": _recorded(rollout), "train": _recorded(train)}
+    grids = {column: find_grid(values) for column, values in columns.items()}
+    for column, grid in grids.items():
+        if grid is not None:
+            values = columns[column]
+            length = len(values) / len(train)
+            found.append(causes.rounding(column, grid, values, length, len(values)))
+    return _Grids(grids["train"], grids["rollout"])
+
+
+def _recorded(column: Ragged) -> Floats:
+    values: Floats = column.values[~np.isnan(column.values)]
+    return values
+
+
+def _structure(
+    pairs: Pairs, grids: _Grids, groups: Offsets, contexts_known: bool, terminated: Mask | None
+) -> list[Cause]:
+    """Name the pattern of the differences, ends of rows first: what they show is not in the others."""
+    found: list[Cause] = []
+    ends = structure.last_tokens(pairs, terminated)
+    if ends is not None:
+        found.append(causes.last_tokens(ends, pairs))
+        pairs = pairs.where(~pairs.last)
+    # Twice what rounding to nearest does, for engines that cut digits off.
+    rounding = rounding_of(pairs.train, grids.train) + rounding_of(pairs.rollout, grids.rollout)
+    tolerance = structure.FLOAT32 + 2 * rounding
+    if structure.is_rounding(pairs.difference, tolerance):
+        return found
+    contexts = structure.within_contexts(pairs, groups if contexts_known else np.arange(groups[-1] + 1), tolerance)
+    tempered = structure.temperature(pairs, groups, contexts, tolerance)
+    if tempered is not None:
+        found.append(causes.temperature(tempered, pairs))
+    kept = structure.kept_mass(pairs, groups, tolerance, tempered is not None)
+    if kept is not None:
+        found.append(causes.kept_mass(kept, pairs))
+    left = structure.noise(pairs, contexts, tolerance, tempered, kept)
+    if left is not None:
+        found.append(causes.noise(left, pairs))
+    return found

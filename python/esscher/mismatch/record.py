@@ -1,0 +1,111 @@
+"""What a comparison of two engines says: numbers, and named causes with their evidence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from esscher.mismatch.metrics import Metrics
+
+CauseName = Literal[
+    "sentinel",
+    "length",
+    "shift",
+    "missing",
+    "bf16-rounding",
+    "last-token",
+    "sampling-temperature",
+    "kept-mass",
+    "noise",
+]
+Column = Literal["train", "rollout", "both"]
+
+
+@dataclass(frozen=True)
+class Cause:
+    """One reason why two engines differ.
+
+    Attributes
+    ----------
+    name
+        Which cause.
+    column
+        Whose column shows it; "both" where it cannot be told, or is in both.
+    evidence
+        What was seen, with its numbers.
+    advice
+        What to do.
+    tokens
+        How many tokens it touches.
+    share
+        The same as a share of the tokens that the cause was looked for in.
+    size
+        Median of |l_rollout - l_train| over the tokens that it touches, in nats; NaN where there is no difference to
+        take, as beside a sentinel.
+    estimate
+        What the cause has one number for, else `None`: the mean kept mass, the sampling temperature, the most
+        frequent sentinel (NaN included), how many tokens a row is shifted by, the bits of a rounded value's
+        significand, the standard deviation of noise in nats.
+    """
+
+    name: CauseName
+    column: Column
+    evidence: str
+    advice: str
+    tokens: int
+    share: float
+    size: float
+    estimate: float | None = None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How much there was, and how much of it could be compared.
+
+    Attributes
+    ----------
+    completions, tokens
+        What was given; of a completion whose two rows differ in length, the longer.
+    compared_completions, compared_tokens
+        What the metrics rest on.
+    """
+
+    completions: int
+    tokens: int
+    compared_completions: int
+    compared_tokens: int
+
+    @property
+    def left_out_tokens(self) -> int:
+        """How many tokens have no two log-probs to compare."""
+        return self.tokens - self.compared_tokens
+
+
+@dataclass(frozen=True)
+class MismatchReport:
+    """How the engine that sampled differs from the engine that trains, and why.
+
+    Attributes
+    ----------
+    causes
+        What was found, in the order in which to see to it; none if the columns agree.
+    metrics
+        Numbers over the tokens that could be compared; `None` if there were none.
+    counts
+        How many completions and tokens there were, and how many were compared.
+    """
+
+    causes: tuple[Cause, ...]
+    metrics: Metrics | None
+    counts: Counts
+
+    @property
+    def clean(self) -> bool:
+        """Whether the columns agree as far as float32 goes."""
+        return not self.causes and self.metrics is not None
+
+    @property
+    def names(self) -> tuple[CauseName, ...]:
+        """Names of the causes, each once."""
+        return tuple(dict.fromkeys(cause.name for cause in self.causes))

@@ -1,0 +1,151 @@
+"""A comparison of two engines shown: as text that a person reads from the top, and as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from esscher._core import __version__
+from esscher.estimate import Estimate
+from esscher.report.digits import estimate, number, share
+from esscher.report.summary import pareto_k_meaning
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import RenderableType
+
+    from esscher.mismatch import Counts, Metrics, MismatchReport
+
+Row = tuple[str, str, str]
+
+NAME_WIDTH, VALUE_WIDTH = 27, 20
+# Of the metrics, those that a person needs first; the rest are details.
+FIRST = ("kl", "ess", "pareto_k", "rollout_is_eff_sample_size")
+SHARES = ("ess", "rollout_is_eff_sample_size")
+# What a metric is, where its name does not say it.
+NOTES = {
+    "kl": "nats per token, KL(rollout‖train)",
+    "ess": "of completions: sequence weights, unclamped",
+    "rollout_is_eff_sample_size": "of tokens: weights clamped to [0.5, 2], never below 64%",
+    "k3_kl": "nats per token",
+    "log_ppl_diff": "nats per token, mean over completions",
+    "chi2_token": "log-ratio clamped to ±20",
+    "chi2_seq": "its sum clamped to ±20",
+}
+
+
+def print_mismatch(report: MismatchReport, console: Console | None = None) -> None:
+    """Print a comparison: the verdict and what to do, then the numbers that matter, then the others.
+
+    Parameters
+    ----------
+    report
+        The comparison.
+    console
+        Where to print; standard output if not given.
+    """
+    console = console or Console()
+    console.print(_verdict(report))
+    for i, cause in enumerate(report.causes, start=1):
+        console.print()
+        console.print(Text(f"{i}. {cause.name}", "bold yellow"))
+        _indented(console, Group(Text(cause.evidence + "."), Text(f"→ {cause.advice}.", "green")))
+    console.print(Text(f"\n{_counts(report.counts)}", "bold"))
+    if report.metrics is not None:
+        names = [field.name for field in fields(report.metrics)]
+        _indented(console, _table(_rows(report.metrics, FIRST)))
+        console.print(Text("\nDetails", "bold"))
+        _indented(console, _table(_rows(report.metrics, [name for name in names if name not in FIRST])))
+        console.print(Text("\n± is one standard error, clustered by prompt.", "dim"))
+
+
+def mismatch_to_dict(report: MismatchReport) -> dict[str, Any]:
+    """Return a comparison as what JSON can say; the keys are those of `MismatchReport` and its parts.
+
+    ===========  ======================================================================================
+    key          value
+    ===========  ======================================================================================
+    ``version``  the version of Esscher
+    ``clean``    whether the columns agree as far as float32 goes
+    ``causes``   list of ``{name, column, evidence, advice, tokens, share, size, estimate}``, in the
+                 order in which to see to them
+    ``metrics``  null, or by name a number; ``kl`` is ``{value, stderr}``
+    ``counts``   ``{completions, tokens, compared_completions, compared_tokens, left_out_tokens}``
+    ===========  ======================================================================================
+
+    A number that is NaN becomes null, and an infinite one "inf" or "-inf", since JSON has neither.
+    """
+    counts = asdict(report.counts) | {"left_out_tokens": report.counts.left_out_tokens}
+    return {
+        "version": __version__,
+        "clean": report.clean,
+        "causes": [{name: _sayable(value) for name, value in asdict(cause).items()} for cause in report.causes],
+        "metrics": None if report.metrics is None else _metrics(report.metrics),
+        "counts": counts,
+    }
+
+
+def mismatch_to_json(report: MismatchReport) -> str:
+    """Return a comparison as indented JSON, with the keys and rules of `mismatch_to_dict`."""
+    return json.dumps(mismatch_to_dict(report), indent=2, allow_nan=False, ensure_ascii=False)
+
+
+def _verdict(report: MismatchReport) -> Text:
+    if report.clean:
+        return Text("Clean: the two engines agree as far as float32 goes.", "bold green")
+    if not report.causes:
+        return Text("Nothing to compare: no completion has a token with two log-probs.", "bold yellow")
+    what = "Nothing can be compared" if report.metrics is None else "The engines differ"
+    return Text(f"{what}: {', '.join(report.names)}.", "bold yellow")
+
+
+def _counts(counts: Counts) -> str:
+    left_out = counts.left_out_tokens
+    of = f"{counts.compared_tokens:,} of {counts.tokens:,} tokens in {counts.compared_completions:,} of "
+    text = f"Compared: {of}{counts.completions:,} completions"
+    return text + (f"; {share(left_out, counts.tokens)} of tokens left out" if left_out else "")
+
+
+def _rows(metrics: Metrics, names: Sequence[str]) -> list[Row]:
+    return [_row(name, getattr(metrics, name)) for name in names]
+
+
+def _row(name: str, value: Estimate | float) -> Row:
+    if isinstance(value, Estimate):
+        return name, estimate(value), NOTES.get(name, "")
+    shown = share(value, 1.0) if name in SHARES else number(value)
+    return name, shown, pareto_k_meaning(value) if name == "pareto_k" else NOTES.get(name, "")
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for width in (NAME_WIDTH, VALUE_WIDTH, None):
+        table.add_column(width=width, overflow="fold")
+    for name, value, note in rows:
+        table.add_row(Text(name), Text(value, "cyan"), Text(note, "dim"))
+    return table
+
+
+def _indented(console: Console, body: RenderableType) -> None:
+    console.print(Padding(body, (0, 0, 0, 2), expand=False))
+
+
+def _metrics(metrics: Metrics) -> dict[str, Any]:
+    kl = {name: _sayable(value) for name, value in metrics.kl._asdict().items()}
+    return {
+        field.name: kl if field.name == "kl" else _sayable(getattr(metrics, field.name)) for field in fields(metrics)
+    }
+
+
+def _sayable(value: Any) -> Any:
+    if not isinstance(value, float) or math.isfinite(value):
+        return value
+    return None if math.isnan(value) else str(value)
