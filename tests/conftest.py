@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pydoc_data.topics import topics
 
 import numpy as np
@@ -24,3 +25,20 @@ def real_text():
     words = [paragraph.split() for text in list(topics.values())[:12] for paragraph in text.split("\n\n")[1:7]]
     numbers = {word: i for i, word in enumerate(sorted({word for row in words for word in row}))}
     return Ragged.from_rows([[numbers[word] for word in row[:60]] for row in words if row], np.uint32)
+
+
+@pytest.fixture
+def esscher(monkeypatch, capsys):
+    """Run the command line in this process; gives its exit code, output and errors."""
+
+    # Imported here, since most tests need no command line.
+    from esscher import cli
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["esscher", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.run()
+        captured = capsys.readouterr()
+        return exit_.value.code or 0, captured.out, " ".join(captured.err.split())
+
+    return call

@@ -15,20 +15,6 @@ from esscher import Samples, Tilt, cli, evaluate, files
 from models import alice, alice_folder
 
 
-@pytest.fixture
-def esscher(monkeypatch, capsys):
-    """Run the command line in this process; gives its exit code, output and errors."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["esscher", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.run()
-        captured = capsys.readouterr()
-        return exit_.value.code or 0, captured.out, " ".join(captured.err.split())
-
-    return call
-
-
 @pytest.fixture(scope="module")
 def samples():
     """Completions of alice with rewards, and policy log-probs of a hotter sampler."""

@@ -6,7 +6,6 @@ import io
 import itertools
 import json
 import math
-import sys
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import mismatch_table
-from esscher import Ragged, cli, files
+from esscher import Ragged, files
 from esscher.inference.importance import importance
 from esscher.lm.transformers import TransformersLM
 from esscher.mismatch import mismatch
@@ -491,20 +490,6 @@ def test_every_json_key_is_documented():
         assert key in mismatch_to_dict.__doc__, key
     assert record_["causes"][0]["estimate"] is None
     assert set(record_["metrics"]["kl"]) == {"value", "stderr"}
-
-
-@pytest.fixture
-def esscher(monkeypatch, capsys):
-    """Run the command line in this process; gives its exit code, output and errors."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["esscher", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.run()
-        captured = capsys.readouterr()
-        return exit_.value.code or 0, captured.out, " ".join(captured.err.split())
-
-    return call
 
 
 @pytest.fixture
