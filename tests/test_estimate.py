@@ -113,6 +113,15 @@ def test_where_most_prompts_are_alike_the_interval_is_students():
     assert assumes == "20 prompts are independent and their means normal (Student t)"
 
 
+@pytest.mark.parametrize("common", [1.0, 0.7, 1 / 3, -1e6])
+def test_what_rounding_leaves_of_equal_prompts_is_no_error(common):
+    values = np.full(12, common)
+    values[[3, 8]] -= 0.014 * abs(common)
+    low, high, assumes = confidence_interval(values, np.arange(13))
+    assert assumes.endswith("(Student t)")
+    assert high - low < 0.02 * abs(common)
+
+
 def test_an_interval_holds_at_any_scale():
     values, denominators, groups = clustered(np.random.default_rng(3), 12)
     low, high, _ = confidence_interval(values, groups, denominators)

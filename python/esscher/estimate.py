@@ -249,7 +249,9 @@ def _resampled_t(sums: _Sums, rounds: int, rng: np.random.Generator | None) -> t
     drawn = drawn[drawn[:, 1] > 0]  # a round without weight says nothing
     shift = drawn[:, 0] / drawn[:, 1]
     squares = drawn[:, 2] - 2 * shift * drawn[:, 3] + shift**2 * drawn[:, 4]
-    stderr = np.sqrt(len(u) / (len(u) - 1) * np.maximum(squares, 0.0)) / drawn[:, 1]
+    # What rounding leaves of the squares of equal clusters is no error.
+    squares[squares <= ROUNDING * (drawn[:, 2] + shift**2 * drawn[:, 4])] = 0.0
+    stderr = np.sqrt(len(u) / (len(u) - 1) * squares) / drawn[:, 1]
     # A round of equal clusters has no error: it is infinitely far off, unless it did not move.
     t = np.divide(shift, stderr, out=np.copysign(np.inf, shift), where=stderr > 0)
     t[shift == 0] = 0.0

@@ -191,7 +191,11 @@ def _dots(rows: Sequence[dict[str, Any]]) -> str:
         x=alt.X("low:Q", title="nats per completion", scale=scale, axis=alt.Axis(tickCount=5)), x2="high:Q"
     )
     values = base.mark_point(color=INK, fill=INK, size=45, opacity=1).encode(x=alt.X("value:Q", scale=scale))
-    return _svg((intervals + values).properties(width=WIDTH - 110, height=HEIGHT))
+    return _svg(
+        (intervals + values).properties(
+            width=WIDTH - 130, height=HEIGHT, padding={"left": 20, "right": 5, "top": 5, "bottom": 5}
+        )
+    )
 
 
 def _chart(rows: Sequence[dict[str, Any]]) -> Any:
