@@ -264,14 +264,25 @@ def test_completions_end_at_their_end_token():
     assert len(set(samples.completions.lengths)) > 3
 
 
-def test_an_architecture_without_a_cache_scores_but_does_not_sample():
+def test_an_architecture_that_takes_padding_for_text_scores_but_does_not_sample():
     config = transformers.MambaConfig(vocab_size=40, hidden_size=32, num_hidden_layers=1, state_size=4)
     lm = TransformersLM(transformers.AutoModelForCausalLM.from_config(config), "mamba")
     prompts, completions = Ragged.from_rows([[1, 2]]), Ragged.from_rows([[3], [4, 5, 6]])
     expected = each_on_its_own(lm._network.model, prompts, completions, [0, 2])
     assert worst(lm.logprobs(prompts, completions, [0, 2]), expected) < 1e-4
-    with pytest.raises(ValueError, match="keeps no key-value cache"):
+    with pytest.raises(ValueError, match=r"mamba can score, not sample: a MambaForCausalLM does not read .* padding"):
         lm.sample(prompts, 1, 1, np.random.default_rng(0))
+
+
+def test_a_state_space_model_that_masks_its_padding_samples_what_it_scores():
+    config = transformers.Mamba2Config(
+        vocab_size=40, hidden_size=32, num_hidden_layers=2, state_size=4, num_heads=4, head_dim=16, n_groups=1
+    )
+    torch.manual_seed(0)
+    lm = TransformersLM(transformers.AutoModelForCausalLM.from_config(config), "mamba2")
+    drawn = lm.sample(Ragged.from_rows([[5], [6, 8, 9, 10, 11, 1]]), 10, 8, np.random.default_rng(0))
+    again = lm.logprobs(drawn.prompts, drawn.completions, drawn.groups)
+    assert worst(again, drawn.policy_logprobs) < 1e-4
 
 
 # Texts.

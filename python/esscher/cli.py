@@ -25,6 +25,7 @@ from esscher.mismatch import mismatch as compare_engines
 from esscher.ragged import Ragged
 from esscher.report import print_report, to_json, write_page
 from esscher.report.mismatch import mismatch_to_json, print_mismatch
+from esscher.report.mismatch_page import write_mismatch_page
 from esscher.target import Condition, Tilt
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ def evaluate(
         )
         progress.update(task, description=f"evaluating {dump.samples}", total=None)
         report = evaluate_samples(dump.samples, target, proposal=proposal.value)
-    _show(report, json=json, html=html, decode=decode, title=", ".join(path.name for path in paths))
+    _show(report, json=json, html=html, decode=decode, title=_title(paths))
 
 
 @app.command()
@@ -198,11 +199,14 @@ def mismatch(
     train: Annotated[str | None, typer.Option(help="Column of the trainer's log-probs.  [policy_logprobs]")] = None,
     rollout: Annotated[str | None, typer.Option(help="Column of the sampler's.  [rollout_logprobs]")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON and nothing else.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Also write the comparison as a page.")] = None,
 ) -> None:
     """Compare the log-probs of the engine that trains with those of the engine that sampled, and say why they differ.
 
     Without options the columns are also found under the names that NeMo-RL and prime-rl give them.
     """
+    if html is not None:
+        check_place(html)
     with _progress(counted=False) as progress:
         task = progress.add_task("reading", total=None)
         columns = files.read_logprobs(paths, train, rollout)
@@ -212,6 +216,9 @@ def mismatch(
         print(mismatch_to_json(report))
     else:
         print_mismatch(report, console)
+    if html is not None:
+        write_mismatch_page(report, html, title=_title(paths))
+        _say_where(html, json=json)
 
 
 def run() -> None:
@@ -304,5 +311,13 @@ def _show(
         print_report(report, console=console, decode=decode)
     if html is not None:
         write_page(report, html, decode=decode, title=title)
-        if not json:
-            console.print(f"\nPage: {html.resolve()}", soft_wrap=True)
+        _say_where(html, json=json)
+
+
+def _say_where(page: Path, *, json: bool) -> None:
+    if not json:
+        console.print(f"\nPage: {page.resolve()}", soft_wrap=True)
+
+
+def _title(paths: list[Path]) -> str:
+    return ", ".join(path.name for path in paths)

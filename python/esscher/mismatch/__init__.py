@@ -2,6 +2,6 @@
 
 from esscher.mismatch.compare import mismatch
 from esscher.mismatch.metrics import Metrics
-from esscher.mismatch.record import Cause, Counts, MismatchReport
+from esscher.mismatch.record import Cause, Counts, MismatchReport, PerToken
 
-__all__ = ["Cause", "Counts", "Metrics", "MismatchReport", "mismatch"]
+__all__ = ["Cause", "Counts", "Metrics", "MismatchReport", "PerToken", "mismatch"]

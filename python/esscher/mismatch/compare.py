@@ -9,7 +9,7 @@ import numpy as np
 from esscher.mismatch import causes, structure
 from esscher.mismatch.alignment import Alignment, Pairs, align
 from esscher.mismatch.metrics import metrics_of
-from esscher.mismatch.record import Cause, Counts, MismatchReport
+from esscher.mismatch.record import Cause, Counts, MismatchReport, PerToken
 from esscher.mismatch.values import as_raw, find_grid, find_missing, find_padding, find_sentinels, rounding_of
 from esscher.ragged import Ragged, as_groups
 
@@ -97,7 +97,8 @@ def mismatch(
         compared_completions=len(np.unique(pairs.row)),
         compared_tokens=len(pairs.row),
     )
-    return MismatchReport(tuple(found), metrics_of(pairs, known_groups) if len(pairs.row) else None, counts)
+    metrics = metrics_of(pairs, known_groups) if len(pairs.row) else None
+    return MismatchReport(tuple(found), metrics, counts, PerToken(pairs.train, pairs.rollout, pairs.place))
 
 
 def _check_rows(train: Ragged, rollout: Ragged) -> None:

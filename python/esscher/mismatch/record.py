@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from esscher.mismatch.metrics import Metrics
 
 CauseName = Literal[
@@ -82,6 +85,14 @@ class Counts:
         return self.tokens - self.compared_tokens
 
 
+class PerToken(NamedTuple):
+    """The tokens that were compared [T]: both log-probs in nats, and the place in the completion, from 0."""
+
+    train: NDArray[np.float64]
+    rollout: NDArray[np.float64]
+    place: NDArray[np.int64]
+
+
 @dataclass(frozen=True)
 class MismatchReport:
     """How the engine that sampled differs from the engine that trains, and why.
@@ -94,11 +105,14 @@ class MismatchReport:
         Numbers over the tokens that could be compared; `None` if there were none.
     counts
         How many completions and tokens there were, and how many were compared.
+    per_token
+        The columns behind the plots.
     """
 
     causes: tuple[Cause, ...]
     metrics: Metrics | None
     counts: Counts
+    per_token: PerToken = field(repr=False, compare=False)
 
     @property
     def clean(self) -> bool:

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MOST_BINS = 40
+# Of values with tails, this share at either end is not drawn.
+OUTERMOST = 0.005
 CURVE_POINTS = 200
 
 
@@ -28,6 +30,14 @@ class Curve(NamedTuple):
     completions: NDArray[np.float64]
     weight: NDArray[np.float64]
     half: float
+
+
+class Plane(NamedTuple):
+    """Counts [n, n] of points in the cells of a square, y by x, between `edges` [n + 1]; `left_out` lie outside."""
+
+    edges: NDArray[np.float64]
+    counts: NDArray[np.float64]
+    left_out: int
 
 
 def histogram(values: NDArray[np.float64], weights: NDArray[np.float64] | None = None) -> Histogram | None:
@@ -51,6 +61,36 @@ def histogram(values: NDArray[np.float64], weights: NDArray[np.float64] | None =
     if weights is not None and weights.sum() > 0:
         weighted = np.histogram(kept, edges, weights=weights[finite])[0] / weights.sum()
     return Histogram(edges, shares, weighted, len(values) - len(kept))
+
+
+def central(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the values without the outermost at either end, so that a few do not hide how the others lie.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> central(np.array([0.0] + 500 * [1.0, 2.0] + [1e6])).max()
+    np.float64(2.0)
+    """
+    low, high = np.quantile(values, [OUTERMOST, 1 - OUTERMOST], method="nearest")
+    kept: NDArray[np.float64] = values[(low <= values) & (values <= high)]
+    return kept
+
+
+def plane(x: NDArray[np.float64], y: NDArray[np.float64]) -> Plane:
+    """Count finite points in square cells, one range for both axes: that of nearly all points.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> plane(np.array([-1.0, -1.0, 0.0]), np.array([-1.0, -1.0, 0.0])).counts.max()
+    np.float64(2.0)
+    """
+    low = min(float(np.quantile(values, OUTERMOST, method="nearest")) for values in (x, y))
+    high = max(float(values.max()) for values in (x, y))
+    edges = np.linspace(low, max(high, low + 1e-6), MOST_BINS + 1)
+    counts = np.histogram2d(y, x, bins=(edges, edges))[0]
+    return Plane(edges, counts, len(x) - int(counts.sum()))
 
 
 def concentration(weights: NDArray[np.float64]) -> Curve | None:

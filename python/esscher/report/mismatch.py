@@ -1,4 +1,4 @@
-"""A comparison of two engines shown: as text that a person reads from the top, and as JSON."""
+"""A comparison of two engines shown: in words and figures, as text that a person reads from the top, and as JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.text import Text
 from esscher._core import __version__
 from esscher.estimate import Estimate
 from esscher.report.digits import estimate, number, share
-from esscher.report.summary import pareto_k_meaning
+from esscher.report.summary import Row, Section, pareto_k_meaning
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,12 +24,11 @@ if TYPE_CHECKING:
 
     from esscher.mismatch import Counts, Metrics, MismatchReport
 
-Row = tuple[str, str, str]
-
 NAME_WIDTH, VALUE_WIDTH = 27, 20
 # Of the metrics, those that a person needs first; the rest are details.
 FIRST = ("kl", "ess", "pareto_k", "rollout_is_eff_sample_size")
 SHARES = ("ess", "rollout_is_eff_sample_size")
+FOOTNOTE = "± is one standard error, clustered by prompt."
 # What a metric is, where its name does not say it.
 NOTES = {
     "kl": "nats per token, KL(rollout‖train)",
@@ -53,18 +52,17 @@ def print_mismatch(report: MismatchReport, console: Console | None = None) -> No
         Where to print; standard output if not given.
     """
     console = console or Console()
-    console.print(_verdict(report))
+    console.print(Text(f"{verdict(report)}.", f"bold {'green' if report.clean else 'yellow'}"))
     for i, cause in enumerate(report.causes, start=1):
         console.print()
         console.print(Text(f"{i}. {cause.name}", "bold yellow"))
         _indented(console, Group(Text(cause.evidence + "."), Text(f"→ {cause.advice}.", "green")))
-    console.print(Text(f"\n{_counts(report.counts)}", "bold"))
+    for section in sections(report):
+        console.print(Text(f"\n{section.title}", "bold"))
+        if section.rows:
+            _indented(console, _table(section.rows))
     if report.metrics is not None:
-        names = [field.name for field in fields(report.metrics)]
-        _indented(console, _table(_rows(report.metrics, FIRST)))
-        console.print(Text("\nDetails", "bold"))
-        _indented(console, _table(_rows(report.metrics, [name for name in names if name not in FIRST])))
-        console.print(Text("\n± is one standard error, clustered by prompt.", "dim"))
+        console.print(Text(f"\n{FOOTNOTE}", "dim"))
 
 
 def mismatch_to_dict(report: MismatchReport) -> dict[str, Any]:
@@ -98,13 +96,23 @@ def mismatch_to_json(report: MismatchReport) -> str:
     return json.dumps(mismatch_to_dict(report), indent=2, allow_nan=False, ensure_ascii=False)
 
 
-def _verdict(report: MismatchReport) -> Text:
+def verdict(report: MismatchReport) -> str:
+    """Return what the comparison comes to, in a sentence without its full stop."""
     if report.clean:
-        return Text("Clean: the two engines agree as far as float32 goes.", "bold green")
+        return "Clean: the two engines agree as far as float32 goes"
     if not report.causes:
-        return Text("Nothing to compare: no completion has a token with two log-probs.", "bold yellow")
+        return "Nothing to compare: no completion has a token with two log-probs"
     what = "Nothing can be compared" if report.metrics is None else "The engines differ"
-    return Text(f"{what}: {', '.join(report.names)}.", "bold yellow")
+    return f"{what}: {', '.join(report.names)}"
+
+
+def sections(report: MismatchReport) -> tuple[Section, ...]:
+    """Return the numbers, those that matter first; without metrics, how much there was to compare."""
+    title = _counts(report.counts)
+    if report.metrics is None:
+        return (Section(title, ()),)
+    details = [field.name for field in fields(report.metrics) if field.name not in FIRST]
+    return Section(title, _rows(report.metrics, FIRST)), Section("Details", _rows(report.metrics, details))
 
 
 def _counts(counts: Counts) -> str:
@@ -114,15 +122,15 @@ def _counts(counts: Counts) -> str:
     return text + (f"; {share(left_out, counts.tokens)} of tokens left out" if left_out else "")
 
 
-def _rows(metrics: Metrics, names: Sequence[str]) -> list[Row]:
-    return [_row(name, getattr(metrics, name)) for name in names]
+def _rows(metrics: Metrics, names: Sequence[str]) -> tuple[Row, ...]:
+    return tuple(_row(name, getattr(metrics, name)) for name in names)
 
 
 def _row(name: str, value: Estimate | float) -> Row:
     if isinstance(value, Estimate):
-        return name, estimate(value), NOTES.get(name, "")
+        return Row(name, estimate(value), NOTES.get(name, ""))
     shown = share(value, 1.0) if name in SHARES else number(value)
-    return name, shown, pareto_k_meaning(value) if name == "pareto_k" else NOTES.get(name, "")
+    return Row(name, shown, pareto_k_meaning(value) if name == "pareto_k" else NOTES.get(name, ""))
 
 
 def _table(rows: Sequence[Row]) -> Table:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from esscher.atomic import replacing
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     import os
 
     from esscher.evaluate import Report
-    from esscher.report.plots import Figure
     from esscher.report.summary import Decode
 
 
@@ -61,9 +59,8 @@ def render(report: Report, decode: Decode | None = None, title: str = "Esscher r
     # Importing altair takes most of a second, which only those who want a page should wait.
     from esscher.report import plots
 
-    template = resources.files("esscher.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(template).render(
+    return fill(
+        "report",
         title=title,
         report=report,
         counts=summary.counts(report),
@@ -73,11 +70,26 @@ def render(report: Report, decode: Decode | None = None, title: str = "Esscher r
         trainer_kl=summary.trainer_rows(report),
         diversity=summary.diversity_rows(report),
         footnote=summary.footnote(report),
-        figures=[_inline(figure) for figure in plots.figures(report)],
-        ngrams=[_inline(figure) for figure in plots.ngram_figures(report, decode)],
+        figures=plots.figures(report),
+        ngrams=plots.ngram_figures(report, decode),
         decoded=decode is not None,
-        colours=_colours(plots),
     )
+
+
+def fill(template: str, **context: Any) -> str:
+    """Fill in one of the templates."""
+    from esscher.report.charts import COLOURS
+
+    environment = Environment(
+        loader=PackageLoader("esscher.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # vl-convert has escaped the text in its SVG.
+    environment.filters["drawing"] = Markup
+    return environment.get_template(f"{template}.html.jinja").render(colours=COLOURS, **context)
 
 
 def _cards(report: Report) -> list[Card]:
@@ -104,12 +116,3 @@ def _cards(report: Report) -> list[Card]:
 def _card(name: str, estimate: Estimate, note: str) -> Card:
     value, _, stderr = digits.estimate(estimate).partition(" ± ")
     return Card(name, value, f"± {stderr}" if stderr else "", note)
-
-
-def _inline(figure: Figure) -> dict[str, object]:
-    """Mark the SVG as safe: vl-convert has escaped its text."""
-    return figure._asdict() | {"svg": None if figure.svg is None else Markup(figure.svg)}
-
-
-def _colours(plots: Any) -> dict[str, str]:
-    return {name.lower(): getattr(plots, name) for name in ("INK", "MUTED", "GRID", "SAMPLES", "TARGET")}

@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import altair as alt
 import numpy as np
-import vl_convert
 
-from esscher.report import bins, digits, summary
+from esscher.report import bins, charts, digits, summary
+from esscher.report.charts import HEIGHT, INK, MUTED, SAMPLES, TARGET, WIDTH, Figure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
-
     from esscher.evaluate import Ngram, Report
     from esscher.report.summary import Decode
 
-# The page maps these to its own colours, one set for light and one for dark.
-INK, MUTED, GRID, SAMPLES, TARGET = "#1f2933", "#6b7785", "#e3e7eb", "#6f9fd0", "#c2571a"
-FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
-WIDTH, HEIGHT = 400, 220
 NGRAM_WIDTH, NGRAM_STEP, NGRAMS_SHOWN = 270, 23, 10
-
-
-class Figure(NamedTuple):
-    """A plot and what it says; `svg` is `None` where there is nothing to plot, and the caption says why."""
-
-    title: str
-    caption: str
-    svg: str | None
 
 
 def figures(report: Report) -> tuple[Figure, ...]:
@@ -57,7 +43,7 @@ def _rewards(report: Report) -> Figure:
             ", and the same completions weighted to stand for the target (outlined). Where the outline rests on few "
             "completions it is rough"
         )
-    return Figure(title, f"{caption}.{_left_out(shape)}", _histogram(shape, "reward"))
+    return Figure(title, f"{caption}.{charts.left_out(shape)}", charts.histogram(shape, "reward"))
 
 
 def _kl(report: Report) -> Figure:
@@ -72,7 +58,7 @@ def _kl(report: Report) -> Figure:
         "estimates the KL, which is not below 0. A far right tail is completions that the prior would hardly write."
     )
     mean = report.kl["k1"].value if "k1" in report.kl else float(values.mean())
-    return Figure(title, caption + _left_out(shape), _histogram(shape, "nats", mean))
+    return Figure(title, caption + charts.left_out(shape), charts.histogram(shape, "nats", mean))
 
 
 def _estimators(report: Report) -> Figure:
@@ -116,7 +102,7 @@ def _lengths(report: Report) -> Figure:
         "Tokens of each completion, its end included; the line is the mean. A spike at the right end is completions "
         "that were cut off. The KL is a sum over tokens, so that longer completions tend to have more of it."
     )
-    return Figure(title, caption, _histogram(shape, "tokens", float(lengths.mean())))
+    return Figure(title, caption, charts.histogram(shape, "tokens", float(lengths.mean())))
 
 
 def _ngrams(n: int, ngrams: Sequence[Ngram], decode: Decode | None) -> Figure:
@@ -127,7 +113,7 @@ def _ngrams(n: int, ngrams: Sequence[Ngram], decode: Decode | None) -> Figure:
         {"rank": i, "text": summary.ngram_text(ngram, decode), "count": ngram.count, "shown": f"{ngram.count:,}"}
         for i, ngram in enumerate(ngrams[:NGRAMS_SHOWN])
     ]
-    base = _chart(rows).encode(y=alt.Y("rank:O", axis=None))
+    base = charts.chart(rows).encode(y=alt.Y("rank:O", axis=None))
     # The end of the axis leaves room for the count behind the longest bar.
     scale = alt.Scale(domain=[0, 1.2 * ngrams[0].count])
     bars = base.mark_bar(color=SAMPLES, opacity=0.45).encode(x=alt.X("count:Q", axis=None, scale=scale))
@@ -135,35 +121,8 @@ def _ngrams(n: int, ngrams: Sequence[Ngram], decode: Decode | None) -> Figure:
         x=alt.XDatum(0, scale=scale), text="text:N"
     )
     counts = base.mark_text(align="right", color=MUTED).encode(x=alt.value(NGRAM_WIDTH), text="shown:N")
-    svg = _svg((bars + text + counts).properties(width=NGRAM_WIDTH, height=alt.Step(NGRAM_STEP)))
+    svg = charts.svg((bars + text + counts).properties(width=NGRAM_WIDTH, height=alt.Step(NGRAM_STEP)))
     return Figure(title, "", svg)
-
-
-def _histogram(shape: bins.Histogram, unit: str, mean: float = np.nan) -> str:
-    rows = _bars(shape.edges, shape.shares)
-    x = alt.X("left:Q", title=unit, scale=alt.Scale(zero=False, nice=False), axis=alt.Axis(tickCount=6))
-    y = alt.Y("share:Q", title="share of completions", axis=alt.Axis(format="%", tickCount=4))
-    bars = _chart(rows).mark_bar(color=SAMPLES, binSpacing=0)
-    layers: list[Any] = [bars.encode(x=x, x2="right:Q", y=y, y2=alt.Y2Datum(0))]
-    if shape.weighted is not None:
-        layers.append(_outline(shape.edges, shape.weighted))
-        layers += [_label("samples", SAMPLES, "left"), _label("weighted to the target", TARGET, "right")]
-    if np.isfinite(mean):
-        layers += [_rule("left", mean, INK), _label(f"mean {digits.number(mean)}", INK, "right")]
-    return _svg(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT))
-
-
-def _bars(edges: NDArray[np.float64], shares: NDArray[np.float64]) -> list[dict[str, float]]:
-    columns = zip(edges[:-1].tolist(), edges[1:].tolist(), shares.tolist(), strict=True)
-    return [{"left": left, "right": right, "share": share} for left, right, share in columns]
-
-
-def _outline(edges: NDArray[np.float64], shares: NDArray[np.float64]) -> Any:
-    # A step up at the left end, down to the axis at the right one.
-    heights = [0.0, *shares.tolist(), 0.0]
-    rows = [{"left": x, "share": y} for x, y in zip([edges[0], *edges.tolist()], heights, strict=True)]
-    line = _chart(rows).mark_line(color=TARGET, strokeWidth=1.75, interpolate="step-after")
-    return line.encode(x="left:Q", y="share:Q", order=alt.OrderValue(0))
 
 
 def _concentration(curve: bins.Curve, ess: float, n: int) -> str:
@@ -172,18 +131,18 @@ def _concentration(curve: bins.Curve, ess: float, n: int) -> str:
     axis = alt.Axis(format="%", tickCount=5)
     x = alt.X("completions:Q", title="share of completions, heaviest first", axis=axis)
     y = alt.Y("weight:Q", title="share of the weight", axis=axis)
-    equal = _chart([{"completions": 0, "weight": 0}, {"completions": 1, "weight": 1}])
+    equal = charts.chart([{"completions": 0, "weight": 0}, {"completions": 1, "weight": 1}])
     layers = [
         equal.mark_line(color=MUTED, strokeDash=[4, 4], strokeWidth=1).encode(x=x, y=y),
-        _chart(rows).mark_line(color=SAMPLES, strokeWidth=2.5).encode(x=x, y=y),
-        _rule("completions", ess / n, TARGET),
-        _label(f"ESS {digits.number(ess)} of {n:,} ({digits.share(ess, n)})", TARGET, "right"),
+        charts.chart(rows).mark_line(color=SAMPLES, strokeWidth=2.5).encode(x=x, y=y),
+        charts.rule("completions", ess / n, TARGET),
+        charts.label(f"ESS {digits.number(ess)} of {n:,} ({digits.share(ess, n)})", TARGET, "right"),
     ]
-    return _svg(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT))
+    return charts.svg(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT))
 
 
 def _dots(rows: Sequence[dict[str, Any]]) -> str:
-    base = _chart(rows).encode(
+    base = charts.chart(rows).encode(
         y=alt.Y("name:N", title=None, sort=None, axis=alt.Axis(labelFontSize=12, labelLimit=130))
     )
     scale = alt.Scale(zero=False)
@@ -191,44 +150,12 @@ def _dots(rows: Sequence[dict[str, Any]]) -> str:
         x=alt.X("low:Q", title="nats per completion", scale=scale, axis=alt.Axis(tickCount=5)), x2="high:Q"
     )
     values = base.mark_point(color=INK, fill=INK, size=45, opacity=1).encode(x=alt.X("value:Q", scale=scale))
-    return _svg(
+    return charts.svg(
         (intervals + values).properties(
             width=WIDTH - 130, height=HEIGHT, padding={"left": 20, "right": 5, "top": 5, "bottom": 5}
         )
     )
 
 
-def _chart(rows: Sequence[dict[str, Any]]) -> Any:
-    return alt.Chart(alt.InlineData(list(rows)))
-
-
-def _rule(field: str, value: float, color: str) -> Any:
-    return _chart([{field: value}]).mark_rule(color=color, strokeWidth=1.5).encode(x=f"{field}:Q")
-
-
-def _label(text: str, color: str, side: Literal["left", "right"]) -> Any:
-    """Write above the plot, where text covers nothing."""
-    where = {"x": alt.value(0 if side == "left" else WIDTH), "y": alt.value(-12)}
-    return _chart([{}]).mark_text(text=text, color=color, align=side, fontWeight=600).encode(**where)
-
-
-def _svg(chart: Any) -> str:
-    axis = {"gridColor": GRID, "domain": False, "tickColor": GRID, "labelColor": MUTED, "titleColor": MUTED}
-    config = {
-        "font": FONT,
-        "background": "transparent",
-        "view": {"stroke": None},
-        "axis": axis | {"titleFontWeight": "normal", "labelFontSize": 11, "titleFontSize": 11},
-        "axisX": {"grid": False},
-        "text": {"fontSize": 12},
-    }
-    version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-    return vl_convert.vegalite_to_svg(chart.to_dict(), vl_version=version, config=config, allowed_base_urls=[])
-
-
 def _missing(report: Report, key: str, what: str) -> str:
     return f"No {what}: {report.unavailable.get(key, 'the report has none')}."
-
-
-def _left_out(shape: bins.Histogram) -> str:
-    return f" {shape.left_out:,} infinite values are not drawn." if shape.left_out else ""

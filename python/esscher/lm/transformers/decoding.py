@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from esscher.ragged import Ragged
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import Cache
 
     from esscher.lm.transformers.network import Network
-    from esscher.ragged import Ragged
 
 
 class Texts(NamedTuple):
@@ -33,12 +34,33 @@ def read(network: Network, prompts: Ragged, which: NDArray[np.int64]) -> Texts:
     padded[present] = prompts.take(distinct).values
     mask = network.tensor(present.astype(np.int64))
     out = network.run(network.tensor(padded), _positions(mask), attention_mask=mask, use_cache=True)
-    cache = getattr(out, "past_key_values", None)
-    if cache is None:
-        raise ValueError(f"a {type(network.model).__name__} keeps no key-value cache: it can score, not sample")
     index = network.tensor(copies)
-    cache.batch_select_indices(index)
-    return Texts(out.last_hidden_state[:, -1][index], cache, mask[index])
+    out.cache.reorder_cache(index)
+    return Texts(out.last_hidden_state[:, -1][index], out.cache, mask[index])
+
+
+def reads_in_batches(network: Network) -> bool:
+    """Whether texts that are padded, cached, copied and dropped read as they do whole and alone.
+
+    Architectures without a cache do not, nor do those that take padding for text.
+    """
+    ids = np.arange(1, 9) % network.vocabulary_size
+    prompts = Ragged.from_rows([ids[:1], ids[1:5]])
+    token = network.tensor(ids[5:])
+    try:
+        texts = _advance(network, read(network, prompts, np.array([1, 0, 1])), token, np.array([1, 2]))
+        texts = _advance(network, texts, token[:2], np.array([0, 1]))
+    except AttributeError:  # no cache, or layers of it that cannot be rearranged
+        return False
+    alone = [_last_hidden(network, ids[whole]) for whole in ([0, 6, 5], [1, 2, 3, 4, 7, 6])]
+    tolerance = (1e-4 if texts.hidden.dtype == torch.float32 else 3e-2) * max(float(row.abs().max()) for row in alone)
+    return torch.allclose(texts.hidden, torch.stack(alone), rtol=0, atol=tolerance)
+
+
+def _last_hidden(network: Network, ids: NDArray[np.int64]) -> torch.Tensor:
+    row = network.tensor(ids[None])
+    hidden: torch.Tensor = network.run(row, network.tensor(np.arange(len(ids))[None])).last_hidden_state[0, -1]
+    return hidden
 
 
 def write(
@@ -66,12 +88,13 @@ def _advance(network: Network, texts: Texts, token: torch.Tensor, rows: NDArray[
     _, cache, mask = texts
     if len(rows) < len(token):
         index = network.tensor(rows)
-        cache.batch_select_indices(index)
+        # Typed as a LongTensor, which torch's own functions do not return.
+        cache.reorder_cache(index)  # type: ignore[arg-type]
         token, mask = token[index], mask[index]
     mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
     position = _positions(mask)[:, -1:]
-    out = network.run(token[:, None], position, attention_mask=mask, past_key_values=cache, use_cache=True)
-    return Texts(out.last_hidden_state[:, -1], out.past_key_values, mask)
+    out = network.run(token[:, None], position, attention_mask=mask, cache=cache, use_cache=True)
+    return Texts(out.last_hidden_state[:, -1], out.cache, mask)
 
 
 def _positions(mask: torch.Tensor) -> torch.Tensor:

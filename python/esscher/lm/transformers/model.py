@@ -10,7 +10,7 @@ import torch
 
 from esscher.lm.base import check_sampling, check_scoring
 from esscher.lm.batching import join_rows, micro_batches
-from esscher.lm.transformers.decoding import read, write
+from esscher.lm.transformers.decoding import read, reads_in_batches, write
 from esscher.lm.transformers.loading import Source, load_model, load_tokenizer, locate
 from esscher.lm.transformers.network import Network
 from esscher.ragged import Ragged
@@ -115,11 +115,17 @@ class TransformersLM:
         Raises
         ------
         ValueError
-            As `LanguageModel.sample`, before anything is computed; and if the architecture keeps no key-value cache.
+            As `LanguageModel.sample`, before anything is computed; and if the architecture does not read a text with
+            padding and a cache as it does without.
         FloatingPointError
             If the model gives NaN.
         """
         check_sampling(self, prompts, n, max_new_tokens, sampling_temperature)
+        if not self._can_sample:
+            raise ValueError(
+                f"{self.name} can score, not sample: a {type(self._network.model).__name__} does not read a text with "
+                "padding and a cache as it does without"
+            )
         uniforms = rng.random((len(prompts) * n, max_new_tokens))
         tokens, values = np.zeros(uniforms.shape, np.int64), np.zeros(uniforms.shape, np.float32)
         lengths = np.zeros(len(uniforms), np.int64)
@@ -175,6 +181,11 @@ class TransformersLM:
         if self._source is None:
             raise ValueError(f"{self.name} was given without a source for its tokenizer: give token ids")
         return load_tokenizer(self._source)
+
+    @cached_property
+    def _can_sample(self) -> bool:
+        with torch.inference_mode():
+            return reads_in_batches(self._network)
 
     def _without_nan(self, logprobs: Ragged) -> Ragged:
         broken = np.flatnonzero(np.isnan(logprobs.values))
