@@ -19,9 +19,12 @@ from esscher import Ragged, files
 from esscher.inference.importance import importance
 from esscher.lm.transformers import TransformersLM
 from esscher.mismatch import mismatch
-from esscher.report.mismatch import mismatch_to_dict, print_mismatch
+from esscher.report import bins
+from esscher.report.mismatch import mismatch_to_dict, print_mismatch, sections, verdict
+from esscher.report.mismatch_page import write_mismatch_page
 from mismatch_table import CHANGED, NAMES, PAGE, SINGLE, Fault, report_of, wrong_end
 from models import alice, alice_folder, smollm2
+from pages import Page, check_page, plain
 from rollouts import PROMPTS, SAMPLERS, SEEDS, Sampler, golden, record
 
 EXACT = {"rel": 1e-5, "abs": 1e-6}  # torch computes in float32, and verl adds 1e-8 to each count
@@ -452,7 +455,12 @@ def test_no_value_and_no_length_crashes(rows, grouped):
     report = mismatch(train, rollout, groups)
     json.dumps(mismatch_to_dict(report), allow_nan=False)
     assert set(report.names) <= set(NAMES)
-    assert 0 <= report.counts.compared_tokens <= report.counts.tokens
+    assert (
+        0
+        <= report.counts.compared_tokens
+        <= report.counts.tokens
+        == len(report.per_token.place) + (report.counts.left_out_tokens)
+    )
     assert shown(report)
 
 
@@ -482,6 +490,47 @@ def test_the_verdict_comes_first_then_the_numbers_then_the_rest():
     ]
     assert places == sorted(places)
     assert shown(report_of([SINGLE["nothing (float32, both engines)"]], SEEDS[0], 0)).startswith("Clean: ")
+
+
+PAGES = {
+    "clean": lambda: report_of([SINGLE["nothing (float32, both engines)"]], SEEDS[0], 0),
+    "two causes": lambda: report_of([SINGLE["temperature 0.7"], SINGLE["NaN, 3% of tokens"]], SEEDS[0], 0),
+    "one token": lambda: mismatch(Ragged.from_rows([[-1.0]]), Ragged.from_rows([[-2.0]])),
+    "equal": lambda: mismatch(Ragged.from_rows([[-1.0, -1.0]]), Ragged.from_rows([[-1.0, -1.0]])),
+    "zeros": lambda: mismatch(Ragged.from_rows([[0.0, 0.0]]), Ragged.from_rows([[0.0, 0.0]])),
+    "far apart": lambda: mismatch(Ragged.from_rows([[-1e30, -1.0]]), Ragged.from_rows([[-1.0, -2e30]])),
+    "nothing to compare": lambda: mismatch(Ragged.from_rows([[-1.0]]), Ragged.from_rows([[]])),
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_page_says_what_the_terminal_says(name, tmp_path):
+    report = PAGES[name]()
+    path = tmp_path / "page.html"
+    write_mismatch_page(report, path, title="<rollouts> & friends")
+    html = path.read_text()
+    check_page(html)
+    page = Page(html)
+    text = plain(page.text)
+    assert text.startswith("<rollouts> & friends")
+    assert f"{verdict(report)}." in text
+    for cause in report.causes:
+        assert plain(f"{cause.name}: {cause.evidence}.→ {cause.advice}.") in text
+    for section in sections(report):
+        for row in section.rows:
+            assert plain(f"{row.name}{row.value}{row.note}") in text
+    assert page.tags.count("svg") == (0 if report.metrics is None else 3)
+
+
+def test_the_plots_hold_every_token_once():
+    report = PAGES["two causes"]()
+    rollout, train = report.per_token.rollout, report.per_token.train
+    plane = bins.plane(rollout, train)
+    assert plane.counts.sum() + plane.left_out == report.counts.compared_tokens
+    assert plane.left_out < 0.02 * len(rollout)
+    # By rows the trainer's log-probs, by columns the sampler's.
+    inside = (rollout >= plane.edges[0]) & (train >= plane.edges[0])
+    np.testing.assert_array_equal(plane.counts.sum(1), np.histogram(train[inside], plane.edges)[0])
 
 
 def test_every_json_key_is_documented():
@@ -518,7 +567,9 @@ def test_the_command_says_what_the_function_says(rows, tmp_path, esscher):
     expected = mismatch(drawn.train, drawn.rollout, drawn.groups, drawn.terminated)
     mixed = [made[i] for i in np.random.default_rng(0).permutation(len(made))]
     half = [write_lines(tmp_path / f"{i}.jsonl", mixed[i::2]) for i in range(2)]
-    code, out, err = esscher("mismatch", *half, "--json")
+    page = tmp_path / "page.html"
+    code, out, err = esscher("mismatch", *half, "--json", "--html", page)
+    assert "The engines differ" in page.read_text()
     assert code == 0, err
     got = json.loads(out)
     assert [cause["name"] for cause in got["causes"]] == ["sampling-temperature", "kept-mass"]

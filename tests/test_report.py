@@ -7,9 +7,7 @@ import json
 import re
 from dataclasses import replace
 from functools import cache
-from html.parser import HTMLParser
 from importlib import resources
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -20,9 +18,9 @@ from esscher import Condition, Estimate, Ragged, Samples, Tilt
 from esscher.evaluate import Ngram, PerCompletion, evaluate
 from esscher.report import bins, digits, print_report, summary, to_dict, to_json, write_page
 from esscher.report.page import render
+from pages import Page, check_page, plain
 
 SCHEMA = Draft202012Validator(json.loads(resources.files("esscher.report").joinpath("schema.json").read_text()))
-VOID = {"meta", "link", "br", "hr", "img", "input"}
 
 
 def make_samples(prompts=6, each=8, seed=0, **changes):
@@ -76,39 +74,6 @@ def printed(report, width=80, decode=None):
     out = io.StringIO()
     print_report(report, Console(file=out, width=width, color_system=None), decode)
     return out.getvalue()
-
-
-def plain(text):
-    """One line, single spaces: what a reader reads, wherever lines break."""
-    return " ".join(text.split())
-
-
-class Page(HTMLParser):
-    """Checks that what opens is closed, in order, and keeps the attributes and the text."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.open, self.attributes, self.tags, self.text = [], [], [], ""
-        self.feed(html)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.attributes += attributes
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append(tag)
-        self.attributes += attributes
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if "style" not in self.open:
-            self.text += data
 
 
 # Digits.
@@ -282,18 +247,8 @@ def test_n_grams_are_decoded_and_neither_markup_nor_control_characters_act():
 @every_report
 def test_a_page_is_well_formed_small_and_loads_nothing(name):
     html = page_of(name)
-    page = Page(html)
-    assert "script" not in page.tags
-    for attribute, value in page.attributes:
-        if not attribute.startswith("xmlns"):
-            assert "//" not in (value or ""), f"{attribute}={value}"
-    assert "url(" not in html
-    assert "@import" not in html
-    assert not {"link", "img", "iframe", "image"} & set(page.tags)
-    assert "nan" not in html.lower().replace("monospace", "")
-    assert len(html) < 200_000
-    for svg in re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL):
-        ElementTree.fromstring(svg)
+    check_page(html)
+    assert "nan" not in Page(html).text.lower()
 
 
 @every_report
