@@ -25,6 +25,7 @@ from esscher.diversity import (
 from esscher.estimate import confidence_interval
 from strategies import groups_over, tokens
 
+UNBOUNDED = ("2-gram entropy", "vendi-2", "compression ratio")
 NAMES = [
     "distinct-1", "distinct-2", "distinct-3", "distinct-2 of 2", "2-gram entropy", "repetition-3", "unique share",
     "vendi-2", "compression ratio", "self-bleu-4 (method1)",
@@ -137,7 +138,19 @@ def test_intervals_are_those_of_prompts():
         assert estimate.interval.low <= estimate.within.value <= estimate.interval.high
         if name in METRICS:
             values = METRICS[name](rows, groups, None)
-            assert estimate.interval == confidence_interval(values, np.arange(len(values) + 1))
+            low, high, assumes = confidence_interval(values, np.arange(len(values) + 1))
+            most = math.inf if name in UNBOUNDED else 1.0
+            assert estimate.interval == (max(low, 0.0), min(high, most), assumes)
+
+
+def test_intervals_end_where_the_metric_does():
+    rows = Ragged.from_rows([*[[3 * i, 3 * i + 1, 3 * i + 2] for i in range(14)], [1, 1, 1], [2, 2, 2]])
+    estimates = by_name(estimate_diversity(rows, np.arange(0, 17, 2)))
+    values = distinct(rows, 1, np.arange(0, 17, 2))
+    assert confidence_interval(values, np.arange(9)).high > 1
+    assert estimates["distinct-1"].interval.high == 1
+    assert estimates["repetition-3"].interval.low == 0
+    assert estimates["2-gram entropy"].interval.high > 1
 
 
 @pytest.mark.parametrize("groups", [[0, 1, 2, 3], [0, 3]])

@@ -185,7 +185,7 @@ def evaluate(samples: Samples, target: Target | None = None, *, proposal: Propos
         prior_perplexity=None if samples.prior_logprobs is None else float(np.exp(_surprise(samples.prior_logprobs))),
         entropy=_surprise(samples.policy_logprobs) if kl and samples.policy_logprobs is not None else None,
         target=posterior,
-        diversity=_diversity(samples),
+        diversity=estimate_diversity(samples.completions, samples.groups, vendi=_is_small(samples)),
         target_diversity=() if weights is None else _target_diversity(samples, weights),
         top_ngrams={n: _top_ngrams(samples.completions, n) for n in TOP_ORDERS},
         per_completion=PerCompletion(
@@ -231,14 +231,14 @@ def _surprise(logprobs: Ragged) -> float:
     return -float(sequence_logprobs(logprobs).sum()) / len(logprobs.values)
 
 
-def _diversity(samples: Samples, weights: NDArray[np.float64] | None = None) -> tuple[DiversityEstimate, ...]:
-    small = int(np.diff(samples.groups).max()) <= MOST_VENDI
-    return estimate_diversity(samples.completions, samples.groups, weights, vendi=small)
+def _is_small(samples: Samples) -> bool:
+    return int(np.diff(samples.groups).max()) <= MOST_VENDI
 
 
 def _target_diversity(samples: Samples, weights: Importance) -> tuple[DiversityEstimate, ...]:
     """Weighted completions are worth fewer than there are: what moves with their number would not compare."""
-    every = _diversity(samples, np.exp(weights.log_weights))
+    relative = np.exp(weights.log_weights)
+    every = estimate_diversity(samples.completions, samples.groups, relative, vendi=False)
     return tuple(diversity for diversity in every if diversity.metric in SIZE_FREE)
 
 

@@ -36,9 +36,9 @@ class DiversityEstimate(NamedTuple):
     """A diversity metric of prompts and their completions.
 
     `within` is the mean over prompts of the metric among each prompt's completions, with its standard error, and
-    `interval` its 95 % confidence interval: prompts are the independent draws. `left_out` prompts have no value, as
-    they have too few completions or tokens, and are not in the mean. `across` is the metric of all completions as one
-    group, `None` where that is not computed.
+    `interval` its 95 % confidence interval, cut to values that the metric can have: prompts are the independent draws.
+    `left_out` prompts have no value, as they have too few completions or tokens, and are not in the mean. `across` is
+    the metric of all completions as one group, `None` where that is not computed.
     """
 
     metric: str
@@ -49,11 +49,12 @@ class DiversityEstimate(NamedTuple):
 
 
 class _Metric(NamedTuple):
-    """Values of each prompt [P], and of all completions."""
+    """Values of each prompt [P], and of all completions; `most` is the largest value that there can be."""
 
     name: str
     within: NDArray[np.float64]
     across: float | None
+    most: float = 1.0
 
 
 def estimate_diversity(
@@ -164,7 +165,8 @@ def estimate_distinct(completions: Ragged, n: int, groups: ArrayLike) -> Estimat
 
 def _estimate(metric: _Metric) -> DiversityEstimate:
     known = metric.within[~np.isnan(metric.within)]
-    within, interval = with_interval(known, np.arange(len(known) + 1))
+    within, (low, high, assumes) = with_interval(known, np.arange(len(known) + 1))
+    interval = Interval(max(low, 0.0), min(high, metric.most), assumes)
     return DiversityEstimate(metric.name, within, interval, len(metric.within) - len(known), metric.across)
 
 
@@ -175,7 +177,7 @@ def _of_ngrams(rows: Ragged, groups: Offsets, weights: NDArray[np.float64] | Non
         yield _Metric(f"distinct-{n}", within.distinct[i], float(across.distinct[i, 0]))
     at = DISTINCT_ORDERS.index(ORDER)
     yield _Metric(f"distinct-{ORDER} of {subsample}", _rarefied(within)[at], float(_rarefied(across)[at, 0]))
-    yield _Metric(f"{ORDER}-gram entropy", within.entropy[at], float(across.entropy[at, 0]))
+    yield _Metric(f"{ORDER}-gram entropy", within.entropy[at], float(across.entropy[at, 0]), np.inf)
 
 
 def _rarefied(said: NgramStatistics) -> NDArray[np.float64]:
@@ -211,10 +213,10 @@ def _of_completions(
     yield _Metric("unique share", unique, float(unique_share(rows, None, _of_all(weights, groups))[0]))
     if vendi:
         equal = np.ones(len(rows)) if weights is None else weights
-        yield _Metric(f"vendi-{ORDER}", scores_of_groups(rows, ORDER, groups, equal), None)
+        yield _Metric(f"vendi-{ORDER}", scores_of_groups(rows, ORDER, groups, equal), None, np.inf)
     if weights is None:
         ratios = compression_ratio(rows, groups)
-        yield _Metric("compression ratio", ratios, float(compression_ratio(rows)[0]))
+        yield _Metric("compression ratio", ratios, float(compression_ratio(rows)[0]), np.inf)
         bleu = self_bleu(rows, BLEU_ORDER, groups, "method1")
         across = float(self_bleu(rows, BLEU_ORDER, None, "method1")[0])
         yield _Metric(f"self-bleu-{BLEU_ORDER} (method1)", bleu, across)

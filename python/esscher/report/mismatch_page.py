@@ -78,9 +78,9 @@ def _both(tokens: PerToken) -> Figure:
     """Draw how many tokens lie where, by the logarithm of their number."""
     plane = bins.plane(tokens.rollout, tokens.train)
     caption = (
-        "Each token by its two log-probs; darker is more tokens. Where the engines agree, it lies on the dashed line. "
-        "A band beside the line is a kept mass, a tilt a temperature, a cloud on both sides of it tokens "
-        "that are not the same."
+        "Each token by its two log-probs, deeper where there are more. Where the engines agree, it is on the dashed "
+        "line. A band beside the line is a kept mass, a tilt a temperature, a cloud on both sides of it tokens that "
+        "are not the same."
     )
     if plane.left_out:
         caption += f" {plane.left_out:,} tokens lie outside."
