@@ -73,9 +73,10 @@ def of_value(name: str, estimate: Estimate) -> tuple[str, ...]:
 
 
 def _zeros(name: str, logprobs: Ragged) -> str:
-    """Rows of zeros are found by their first token, so that not every token is read."""
+    """Rows of zeros are told by three of their tokens first, so that not every token is read."""
     starts, lengths = logprobs.offsets[:-1], logprobs.lengths
-    suspects = np.flatnonzero((logprobs.values[starts] == 0) & (lengths > 1))
+    looked_at = [starts, starts + lengths // 2, starts + lengths - 1]
+    suspects = np.flatnonzero((logprobs.values[np.stack(looked_at)] == 0).all(axis=0) & (lengths > 1))
     rows = sum(not logprobs[row].any() for row in suspects.tolist())
     if not rows:
         return ""

@@ -28,6 +28,8 @@ class Weights(NamedTuple):
 
     def times(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Weigh values [N]; what has no weight counts nothing, be it infinite."""
+        if self.ess is None:
+            return values
         weighted: NDArray[np.float64] = np.where(self.relative > 0, values, 0.0) * self.relative
         return weighted
 
