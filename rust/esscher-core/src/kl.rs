@@ -5,7 +5,7 @@ use std::str::FromStr;
 use crate::{
     Error, Real, Result, Rows, logprobs, parallel,
     simd::{self, Kernel, Machine},
-    sum::{Sum, filled_rest},
+    sum::Sum,
 };
 
 /// Functions of the log-ratio `d = log policy - log prior` whose mean under the policy is near KL(policy || prior); one
@@ -202,10 +202,7 @@ impl<M: Machine> State<M> {
 impl<T: Real> RowEstimates<'_, T> {
     /// Add the estimators of a vector of tokens; returns the larger of their log-probs and of `highest`.
     #[inline(always)]
-    fn step<M: Machine>(m: M, state: &mut State<M>, highest: M::f64s, policy: &[T], prior: &[T]) -> M::f64s {
-        simd::prefetch(policy, AHEAD);
-        simd::prefetch(prior, AHEAD);
-        let (l, l0) = (T::load(m, policy), T::load(m, prior));
+    fn step<M: Machine>(m: M, state: &mut State<M>, highest: M::f64s, l: [M::f64s; 2], l0: [M::f64s; 2]) -> M::f64s {
         let d = [m.sub_f64s(l[0], l0[0]), m.sub_f64s(l[1], l0[1])];
         state.add(m, d, [simd::k3(m, d[0]), simd::k3(m, d[1])]);
         let highest = m.max_f64s(l[0], m.max_f64s(l[1], highest));
@@ -220,12 +217,13 @@ impl<T: Real> Kernel for RowEstimates<'_, T> {
     fn run<M: Machine>(self, m: M) -> Self::Output {
         let (mut state, mut highest) = (State::zero(m), m.splat_f64s(0.0));
         for (policy, prior) in self.policy.chunks_exact(M::F32_LANES).zip(self.prior.chunks_exact(M::F32_LANES)) {
-            highest = Self::step(m, &mut state, highest, policy, prior);
+            simd::prefetch(policy, AHEAD);
+            simd::prefetch(prior, AHEAD);
+            highest = Self::step(m, &mut state, highest, T::load(m, policy), T::load(m, prior));
         }
-        if let (Some(policy), Some(prior)) =
-            (filled_rest::<M, T>(self.policy, T::default()), filled_rest::<M, T>(self.prior, T::default()))
-        {
-            highest = Self::step(m, &mut state, highest, &policy[..M::F32_LANES], &prior[..M::F32_LANES]);
+        let [policy, prior] = [self.policy, self.prior].map(|row| row.chunks_exact(M::F32_LANES).remainder());
+        if !policy.is_empty() {
+            highest = Self::step(m, &mut state, highest, T::load_part(m, policy), T::load_part(m, prior));
         }
         (m.reduce_max_f64s(highest) <= 0.0).then(|| state.totals(m))
     }
@@ -239,10 +237,7 @@ struct Extremes<M: Machine> {
 
 impl<T: Real> Mixed<'_, T> {
     #[inline(always)]
-    fn step<M: Machine>(m: M, state: &mut State<M>, seen: &mut Extremes<M>, policy: &[T], prior: &[T]) {
-        simd::prefetch(policy, AHEAD);
-        simd::prefetch(prior, AHEAD);
-        let (l, l0) = (T::load_f32(m, policy), T::load_f32(m, prior));
+    fn step<M: Machine>(m: M, state: &mut State<M>, seen: &mut Extremes<M>, l: M::f32s, l0: M::f32s) {
         let d = m.sub_f32s(l, l0);
         state.add(m, m.widen(d), m.widen(simd::k3_f32(m, d)));
         seen.highest = m.max_f32s(l0, m.max_f32s(l, seen.highest));
@@ -259,12 +254,13 @@ impl<T: Real> Kernel for Mixed<'_, T> {
         let mut state = State::zero(m);
         let mut seen = Extremes { highest: m.splat_f32s(0.0), widest: m.splat_f32s(0.0) };
         for (policy, prior) in policy.chunks_exact(M::F32_LANES).zip(prior.chunks_exact(M::F32_LANES)) {
-            Self::step(m, &mut state, &mut seen, policy, prior);
+            simd::prefetch(policy, AHEAD);
+            simd::prefetch(prior, AHEAD);
+            Self::step(m, &mut state, &mut seen, T::load_f32(m, policy), T::load_f32(m, prior));
         }
-        if let (Some(policy), Some(prior)) =
-            (filled_rest::<M, T>(policy, T::default()), filled_rest::<M, T>(prior, T::default()))
-        {
-            Self::step(m, &mut state, &mut seen, &policy[..M::F32_LANES], &prior[..M::F32_LANES]);
+        let [policy, prior] = [policy, prior].map(|row| row.chunks_exact(M::F32_LANES).remainder());
+        if !policy.is_empty() {
+            Self::step(m, &mut state, &mut seen, T::load_part_f32(m, policy), T::load_part_f32(m, prior));
         }
         let valid = m.reduce_max_f32s(seen.highest) <= 0.0 && m.reduce_max_f32s(seen.widest) < WIDEST;
         valid.then(|| state.totals(m))

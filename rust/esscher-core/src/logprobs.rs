@@ -3,7 +3,7 @@
 use crate::{
     Error, Real, Result, Rows, parallel,
     simd::{self, Kernel, Machine},
-    sum::{Sum, filled_rest},
+    sum::Sum,
 };
 
 /// What the tokens of each sequence add up to.
@@ -71,8 +71,9 @@ impl<T: Real> Kernel for RowSum<'_, T> {
             simd::prefetch(chunk, self.ahead);
             state.add(m, T::load(m, chunk));
         }
-        if let Some(rest) = filled_rest::<M, T>(self.row, T::default()) {
-            state.add(m, T::load(m, &rest[..M::F32_LANES]));
+        let rest = self.row.chunks_exact(M::F32_LANES).remainder();
+        if !rest.is_empty() {
+            state.add(m, T::load_part(m, rest));
         }
         let sum = state.sum.total(m);
         // NaN is lost in the maximum, but not in the sum.

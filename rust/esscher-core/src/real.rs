@@ -26,6 +26,12 @@ pub(crate) mod sealed {
 
         /// Read them as f32: exact if [`Load::FITS_F32`].
         fn load_f32<M: Machine>(m: M, values: &[Self]) -> M::f32s;
+
+        /// As [`Load::load`] for fewer values, with 0 for the others.
+        fn load_part<M: Machine>(m: M, values: &[Self]) -> [M::f64s; 2];
+
+        /// As [`Load::load_f32`] for fewer values, with 0 for the others.
+        fn load_part_f32<M: Machine>(m: M, values: &[Self]) -> M::f32s;
     }
 }
 
@@ -47,6 +53,16 @@ impl sealed::Load for f32 {
     #[inline(always)]
     fn load_f32<M: Machine>(_: M, values: &[Self]) -> M::f32s {
         pod_read_unaligned(cast_slice(values))
+    }
+
+    #[inline(always)]
+    fn load_part<M: Machine>(m: M, values: &[Self]) -> [M::f64s; 2] {
+        m.widen(Self::load_part_f32(m, values))
+    }
+
+    #[inline(always)]
+    fn load_part_f32<M: Machine>(m: M, values: &[Self]) -> M::f32s {
+        m.partial_load_f32s(values)
     }
 }
 
@@ -72,6 +88,17 @@ impl sealed::Load for f64 {
             *narrow = value as f32;
         }
         f32::load_f32(m, &narrow[..M::F32_LANES])
+    }
+
+    #[inline(always)]
+    fn load_part<M: Machine>(m: M, values: &[Self]) -> [M::f64s; 2] {
+        let (low, high) = values.split_at(values.len().min(M::F64_LANES));
+        [m.partial_load_f64s(low), m.partial_load_f64s(high)]
+    }
+
+    #[inline(always)]
+    fn load_part_f32<M: Machine>(m: M, values: &[Self]) -> M::f32s {
+        Self::load_f32(m, values)
     }
 }
 
@@ -109,6 +136,18 @@ impl sealed::Load for Bf16 {
     #[inline(always)]
     fn load_f32<M: Machine>(m: M, values: &[Self]) -> M::f32s {
         m.widen_bf16(Self::peel_slice(values))
+    }
+
+    #[inline(always)]
+    fn load_part<M: Machine>(m: M, values: &[Self]) -> [M::f64s; 2] {
+        m.widen(Self::load_part_f32(m, values))
+    }
+
+    #[inline(always)]
+    fn load_part_f32<M: Machine>(m: M, values: &[Self]) -> M::f32s {
+        let mut filled = [Self(0); MAX_LANES];
+        filled[..values.len()].copy_from_slice(values);
+        Self::load_f32(m, &filled[..M::F32_LANES])
     }
 }
 

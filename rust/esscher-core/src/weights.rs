@@ -9,7 +9,7 @@ use crate::{
     ragged::check_length,
     real::sealed::Load,
     simd::{self, Kernel, Machine, exp_nonpositive, ln_1p},
-    sum::{Sum, filled_rest},
+    sum::Sum,
 };
 
 /// Where it is written what the weights of each group say of the target.
@@ -430,7 +430,7 @@ impl<P: Iterator<Item = Range<usize>>> Kernel for GroupSums<'_, P> {
                 0.0,
                 f64::INFINITY,
                 #[inline(always)]
-                |exps| f64::load(m, exps),
+                |exps| exps,
             );
             let (others, squares) = if !sum.has_weight() {
                 (total, squares)
@@ -441,7 +441,7 @@ impl<P: Iterator<Item = Range<usize>>> Kernel for GroupSums<'_, P> {
                     0.0,
                     1.0,
                     #[inline(always)]
-                    |exps| f64::load(m, exps),
+                    |exps| exps,
                 )
             } else {
                 (total - 1.0, squares - 1.0)
@@ -451,6 +451,28 @@ impl<P: Iterator<Item = Range<usize>>> Kernel for GroupSums<'_, P> {
     }
 }
 
+/// What is left of `values` after whole vectors of f32 lanes, filled up; `None` if nothing is.
+#[inline(always)]
+fn filled_rest<M: Machine>(m: M, values: &[f64], fill: f64) -> Option<[M::f64s; 2]> {
+    let rest = values.chunks_exact(M::F32_LANES).remainder();
+    if rest.is_empty() {
+        return None;
+    }
+    let [low, high] = f64::load_part(m, rest);
+    let len = rest.len() as u64;
+    let there = |from: u64| m.mask_between_m64s(0, len.saturating_sub(from)).mask();
+    let fill = m.splat_f64s(fill);
+    Some([m.select_f64s(there(0), low, fill), m.select_f64s(there(M::F64_LANES as u64), high, fill)])
+}
+
+/// Store as many of the values as there is room for.
+#[inline(always)]
+fn store_part<M: Machine>(m: M, out: &mut [f64], values: [M::f64s; 2]) {
+    let (low, high) = out.split_at_mut(out.len().min(M::F64_LANES));
+    m.partial_store_f64s(low, values[0]);
+    m.partial_store_f64s(high, values[1]);
+}
+
 /// The sum of `exp` of all values, and of its squares, what reaches `limit` left out; NaN counts. `exp(fill)` is 0.
 #[inline(always)]
 fn total_and_squares<M: Machine>(
@@ -458,20 +480,20 @@ fn total_and_squares<M: Machine>(
     values: &[f64],
     fill: f64,
     limit: f64,
-    exp: impl Fn(&[f64]) -> [M::f64s; 2],
+    exp: impl Fn([M::f64s; 2]) -> [M::f64s; 2],
 ) -> (f64, f64) {
     let (mut sum, mut squares) = (Sum::zero(m), Sum::zero(m));
     for chunk in values.chunks_exact(M::F32_LANES) {
         simd::prefetch(chunk, BLOCK);
-        let exps = exp(chunk).map(
+        let exps = exp(f64::load(m, chunk)).map(
             #[inline(always)]
             |exp| below(m, exp, limit),
         );
         sum.add(m, exps);
         squares.add_product(m, exps, exps);
     }
-    if let Some(rest) = filled_rest::<M, f64>(values, fill) {
-        let exps = exp(&rest[..M::F32_LANES]).map(
+    if let Some(rest) = filled_rest(m, values, fill) {
+        let exps = exp(rest).map(
             #[inline(always)]
             |exp| below(m, exp, limit),
         );
@@ -525,23 +547,22 @@ fn max<M: Machine>(m: M, values: &[f64]) -> f64 {
         let x = f64::load(m, chunk);
         max = [m.max_f64s(x[0], max[0]), m.max_f64s(x[1], max[1])];
     }
-    if let Some(rest) = filled_rest::<M, f64>(values, f64::NEG_INFINITY) {
-        let x = f64::load(m, &rest[..M::F32_LANES]);
+    if let Some(x) = filled_rest(m, values, f64::NEG_INFINITY) {
         max = [m.max_f64s(x[0], max[0]), m.max_f64s(x[1], max[1])];
     }
     m.reduce_max_f64s(m.max_f64s(max[0], max[1]))
 }
 
 #[inline(always)]
-fn exps<M: Machine>(m: M, max: f64, beta: f64, chunk: &[f64]) -> [M::f64s; 2] {
-    let d = exponents(m, max, beta, chunk);
+fn exps<M: Machine>(m: M, max: f64, beta: f64, x: [M::f64s; 2]) -> [M::f64s; 2] {
+    let d = exponents(m, max, beta, x);
     [exp_nonpositive(m, d[0]), exp_nonpositive(m, d[1])]
 }
 
 /// `(value - max) / beta`, of which the common `beta = 1` is free.
 #[inline(always)]
-fn exponents<M: Machine>(m: M, max: f64, beta: f64, chunk: &[f64]) -> [M::f64s; 2] {
-    let (x, max) = (f64::load(m, chunk), m.splat_f64s(max));
+fn exponents<M: Machine>(m: M, max: f64, beta: f64, x: [M::f64s; 2]) -> [M::f64s; 2] {
+    let max = m.splat_f64s(max);
     let d = [m.sub_f64s(x[0], max), m.sub_f64s(x[1], max)];
     if beta == 1.0 {
         return d;
@@ -610,9 +631,9 @@ fn scale<M: Machine>(m: M, share: f64, values: &mut [f64]) {
         let x = f64::load(m, chunk);
         chunk.copy_from_slice(cast_slice(&[m.mul_f64s(shares, x[0]), m.mul_f64s(shares, x[1])]));
     }
-    for value in chunks.into_remainder() {
-        *value *= share;
-    }
+    let rest = chunks.into_remainder();
+    let x = f64::load_part(m, rest);
+    store_part(m, rest, [m.mul_f64s(shares, x[0]), m.mul_f64s(shares, x[1])]);
 }
 
 /// Write the exponentials relative to `max`; returns their sum and that of their squares.
@@ -623,16 +644,16 @@ fn write_exps<M: Machine>(m: M, tilt: Tilt<'_>, max: f64, out: &mut [f64]) -> (f
     for (chunk, out) in tilt.values.chunks_exact(M::F32_LANES).zip(&mut chunks) {
         simd::prefetch(chunk, BLOCK);
         simd::prefetch(out, BLOCK);
-        let exps = exps(m, max, tilt.beta, chunk);
+        let exps = exps(m, max, tilt.beta, f64::load(m, chunk));
         sum.add(m, exps);
         squares.add_product(m, exps, exps);
         out.copy_from_slice(cast_slice(&exps));
     }
-    if let Some(rest) = filled_rest::<M, f64>(tilt.values, f64::NEG_INFINITY) {
-        let (exps, last) = (exps(m, max, tilt.beta, &rest[..M::F32_LANES]), chunks.into_remainder());
+    if let Some(rest) = filled_rest(m, tilt.values, f64::NEG_INFINITY) {
+        let exps = exps(m, max, tilt.beta, rest);
         sum.add(m, exps);
         squares.add_product(m, exps, exps);
-        last.copy_from_slice(&cast_slice(&exps)[..last.len()]);
+        store_part(m, chunks.into_remainder(), exps);
     }
     (sum.total(m), squares.total(m))
 }
@@ -652,14 +673,12 @@ fn write_exponents<M: Machine>(m: M, tilt: Tilt<'_>, max: f64, less: f64, out: &
     let less = m.splat_f64s(less);
     let mut chunks = out.chunks_exact_mut(M::F32_LANES);
     for (chunk, out) in tilt.values.chunks_exact(M::F32_LANES).zip(&mut chunks) {
-        let d = exponents(m, max, tilt.beta, chunk);
+        let d = exponents(m, max, tilt.beta, f64::load(m, chunk));
         out.copy_from_slice(cast_slice(&[m.sub_f64s(d[0], less), m.sub_f64s(d[1], less)]));
     }
-    if let Some(rest) = filled_rest::<M, f64>(tilt.values, f64::NEG_INFINITY) {
-        let d = exponents(m, max, tilt.beta, &rest[..M::F32_LANES]);
-        let (last, exponents) = (chunks.into_remainder(), [m.sub_f64s(d[0], less), m.sub_f64s(d[1], less)]);
-        last.copy_from_slice(&cast_slice(&exponents)[..last.len()]);
-    }
+    let rest = chunks.into_remainder();
+    let d = exponents(m, max, tilt.beta, f64::load_part(m, &tilt.values[tilt.values.len() - rest.len()..]));
+    store_part(m, rest, [m.sub_f64s(d[0], less), m.sub_f64s(d[1], less)]);
 }
 
 /// The index of the first largest value.
