@@ -61,7 +61,7 @@ def openrlhf_kl(_, estimator, policy, prior, mask):
 
 
 def verl_kl(_, estimator, policy, prior, mask):
-    """kl_penalty_forward; agg_loss or, for k1, apply_kl_penalty, verl 0.7.0."""
+    """kl_penalty_forward; agg_loss or, for k1, apply_kl_penalty, verl 0.9.0."""
     if estimator == "k1":
         return mean_over(mask, policy - prior, -1).mean()
     if estimator == "k3":
@@ -70,8 +70,9 @@ def verl_kl(_, estimator, policy, prior, mask):
 
 
 def nemo_kl(_, estimator, policy, prior, mask):
-    """calculate_kl and masked_mean, NeMo-RL 0.7.0."""
-    tokens = schulman(estimator, (policy - prior).clamp(-20, 20)).clamp(-10, 10)
+    """calculate_kl, its kl_importance_weights, and masked_mean, NeMo-RL 0.7.0."""
+    weights = torch.nan_to_num(torch.exp(policy - policy.detach()), nan=0.0, posinf=0.0, neginf=0.0)
+    tokens = (weights * schulman(estimator, (policy - prior).clamp(-20, 20))).clamp(-10, 10)
     return (tokens * mask).sum() / (mask.sum() + 1e-8)
 
 
@@ -134,8 +135,13 @@ def by_definition(preset, estimator, samples):
     ratios = [[float(a) - float(b) for a, b in zip(*row, strict=True)] for row in rows]
     raw = [[one_token(estimator, d) for d in row] for row in ratios]
     limit, bound = recipe.ratio_clamp, recipe.value_clamp
+    skipped = -math.inf if recipe.skips_forbidden else None
     clamped = [
-        [max(-bound, min(bound, one_token(estimator, max(-limit, min(limit, d))))) for d in row] for row in ratios
+        [
+            0.0 if d == skipped else max(-bound, min(bound, one_token(estimator, max(-limit, min(limit, d)))))
+            for d in row
+        ]
+        for row in ratios
     ]
     changed = [a != b for row, other in zip(raw, clamped, strict=True) for a, b in zip(row, other, strict=True)]
     return average(recipe.aggregation, clamped), average(recipe.aggregation, raw), sum(changed) / len(changed)
@@ -214,11 +220,14 @@ def test_what_the_prior_forbids_is_infinite_without_a_clamp(preset, estimator):
 @pytest.mark.parametrize(("preset", "estimator"), REVERSE)
 def test_what_the_policy_forbids_is_as_the_tool_has_it_but_for_nan(preset, estimator):
     estimate, tool = (f(FORBIDDEN_BY_POLICY) for f in (ours(preset, estimator), theirs(preset, estimator)))
-    assert math.isnan(tool) == bool(estimate.warnings)
+    assert (math.isnan(tool) or preset == "nemo-rl") == bool(estimate.warnings)
+    for warning in estimate.warnings:
+        does = "logs NaN" if math.isnan(tool) else "counts 0 for each"
+        assert warning.startswith("1 token has a log-prob of -inf under the policy: ")
+        assert f"{PRESETS[preset].tool} itself {does}. " in warning
     if math.isnan(tool):
         assert estimator == "k3"
         assert estimate.raw == math.inf
-        assert "1 token has a log-prob of -inf under the policy" in estimate.warnings[0]
         limit = PRESETS[preset].recipes["k3"].value_clamp
         assert estimate.value == math.inf or estimate.per_sequence[0] == pytest.approx((0.1065307 + limit) / 2)
     else:

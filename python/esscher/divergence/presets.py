@@ -39,12 +39,15 @@ class Recipe(NamedTuple):
         What log policy - log prior of a token is clamped to, plus or minus, in nats; infinite for no clamp.
     value_clamp
         What the estimate of a token is clamped to, plus or minus, in nats; infinite for no clamp.
+    skips_forbidden
+        Whether a token that the policy forbids counts as 0.
     """
 
     logged_as: str
     aggregation: Aggregation
     ratio_clamp: float = np.inf
     value_clamp: float = np.inf
+    skips_forbidden: bool = False
 
     @property
     def clamp(self) -> str:
@@ -66,7 +69,7 @@ class Preset:
     estimator
         Which estimator the tool takes if it is not told.
     recipes
-        For each estimator that the tool offers, what becomes of it.
+        For each estimator that the tool offers, what becomes of it in the log that it is in by default.
     """
 
     tool: str
@@ -97,12 +100,12 @@ PRESETS: Final[Mapping[PresetName, Preset]] = MappingProxyType(
         ),
         "openrlhf": Preset(
             tool="OpenRLHF 0.11.0",
-            source="openrlhf/models/utils.py: compute_approx_kl, masked_mean",
+            source="openrlhf/models/utils.py: compute_approx_kl, masked_mean; trainer/ppo_utils/experience_maker.py",
             estimator="k1",
             recipes={name: Recipe("kl", "seq-mean", value_clamp=10.0) for name in ("k1", "k2", "k3")},
         ),
         "verl": Preset(
-            tool="verl 0.7.0",
+            tool="verl 0.9.0",
             source="verl/trainer/ppo/core_algos.py: kl_penalty_forward, agg_loss; ray_trainer.py: apply_kl_penalty",
             estimator="k3",
             recipes={
@@ -114,10 +117,10 @@ PRESETS: Final[Mapping[PresetName, Preset]] = MappingProxyType(
         ),
         "nemo-rl": Preset(
             tool="NeMo-RL 0.7.0",
-            source="nemo_rl/algorithms/utils.py: calculate_kl, masked_mean",
+            source="nemo_rl/algorithms/utils.py: calculate_kl, masked_mean; loss/loss_functions.py",
             estimator="k3",
             recipes={
-                name: Recipe("kl_penalty", "token-mean", ratio_clamp=20.0, value_clamp=10.0)
+                name: Recipe("kl_penalty", "token-mean", ratio_clamp=20.0, value_clamp=10.0, skips_forbidden=True)
                 for name in ("k1", "k2", "k3")
             },
         ),
@@ -177,10 +180,11 @@ def estimate_preset(
     -----
     The tools compute in float32, this in float64: the numbers agree to the rounding of float32, in which k3 below about
     1e-6 a token is noise. Where policy or prior forbids a token, d is infinite. With a clamp of d the tools' estimate
-    is finite and so is this one. Without one, of a token that the *policy* forbids, tools log NaN for k3 (inf - inf);
-    here it is the limit, which is infinite or the clamp of the value, and a warning says so. disco exponentiates
-    weights as they are, which overflows; here they are exponentiated relative to their sum. disco also averages Z and
-    the estimates over past steps, of which samples know nothing.
+    is finite and so is this one; of a token that the *policy* forbids, NeMo-RL counts 0, as it is weighted by a ratio
+    that is not defined there. Without a clamp of d, tools log NaN for its k3 (inf - inf); here it is the limit, which
+    is infinite or the clamp of the value. A warning tells of either. disco exponentiates weights as they are, which
+    overflows; here they are exponentiated relative to their sum. What a tool does with several batches before it logs
+    (disco takes Z over all past steps, and the mean over the last 256 completions), samples do not know.
 
     Examples
     --------
@@ -240,7 +244,7 @@ def _reverse(samples: Samples, preset: PresetName, estimator: str, recipe: Recip
         interval=interval,
         raw=clustered_ratio(*_aggregate(unclamped, policy, recipe.aggregation), samples.groups).value,
         clamped=float((tokens != unclamped).mean()),
-        warnings=_nan_elsewhere(ratios, PRESETS[preset].tool, estimator, recipe),
+        warnings=_forbidden_by_policy(ratios, PRESETS[preset].tool, estimator, recipe),
     )
 
 
@@ -261,7 +265,8 @@ def _logprobs(samples: Samples) -> tuple[Ragged, Ragged]:
 
 def _clamped(ratios: NDArray[np.float64], estimator: str, recipe: Recipe) -> NDArray[np.float64]:
     estimates = _estimates(ratios.clip(-recipe.ratio_clamp, recipe.ratio_clamp), estimator)
-    return estimates.clip(-recipe.value_clamp, recipe.value_clamp)
+    clamped: NDArray[np.float64] = estimates.clip(-recipe.value_clamp, recipe.value_clamp)
+    return np.where(np.isneginf(ratios), 0.0, clamped) if recipe.skips_forbidden else clamped
 
 
 def _estimates(ratios: NDArray[np.float64], estimator: str) -> NDArray[np.float64]:
@@ -290,13 +295,16 @@ def _aggregate(
     return sums / lengths if aggregation == "seq-mean" else sums, np.ones(len(sums))
 
 
-def _nan_elsewhere(ratios: NDArray[np.float64], tool: str, estimator: str, recipe: Recipe) -> tuple[str, ...]:
+def _forbidden_by_policy(ratios: NDArray[np.float64], tool: str, estimator: str, recipe: Recipe) -> tuple[str, ...]:
+    """Say what the tool logs of tokens that the policy forbids, where it is not what their log-ratio leads to."""
     forbidden = int(np.isneginf(ratios).sum())
-    if not forbidden or estimator != "k3" or recipe.ratio_clamp < np.inf:
+    counts_nan = estimator == "k3" and recipe.ratio_clamp == np.inf
+    if not forbidden or not (counts_nan or recipe.skips_forbidden):
         return ()
     return (
         f"{forbidden} token{'s have' if forbidden > 1 else ' has'} a log-prob of -inf under the policy: {tool} itself "
-        "logs NaN. The policy cannot have produced them: check that its log-probs are those of the model that sampled",
+        f"{'logs NaN' if counts_nan else 'counts 0 for each'}. The policy cannot have produced them: check that its "
+        "log-probs are those of the model that sampled",
     )
 
 

@@ -26,8 +26,8 @@ SAFETY_BOUND, IS_THRESHOLD, IS_EPSILON = 20.0, 2.0, 1e-8
 class Metrics:
     """How far apart two engines are, with r = l_train - l_rollout of a token; nats unless said otherwise.
 
-    All up to `rollout_is_eff_sample_size` bear verl's names and have its formulas, clamps included. A token mean is
-    over all tokens at once, a mean over completions weighs a short one like a long one.
+    All up to `rollout_is_eff_sample_size` bear verl's names and have its formulas (0.7), clamps included, of one batch.
+    A token mean is over all tokens at once, a mean over completions weighs a short one like a long one.
 
     Attributes
     ----------
@@ -48,8 +48,8 @@ class Metrics:
     chi2_seq
         Mean over completions of ``exp(2 sum r)``, less 1; the sum clamped to ±20.
     rollout_is_eff_sample_size
-        Effective sample size as a share of tokens, of token weights ``exp(r)`` clamped to [0.5, 2]: it can not fall
-        below 0.64, however far apart the engines are.
+        Effective sample size as a share of tokens, of token weights ``exp(r)`` clamped to [0.5, 2], as for
+        ``rollout_is: token`` with a threshold of 2: it can not fall below 0.64, however far apart the engines are.
     chi2_token_unclamped, chi2_seq_unclamped
         The same as `chi2_token` and `chi2_seq` without clamps; may be inf.
     ess
