@@ -14,6 +14,7 @@ import polars as pl
 import esscher
 from bench import data
 from bench.measure import Job, Peer, largest_error
+from bench.peers import polars_frame, polars_ngrams, windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -31,10 +32,10 @@ def over_all() -> Job:
         "distinct-1 to 5: 100 000 x 128 tokens",
         lambda: esscher.distinct(completions, ORDERS, threads=1),
         (
-            Peer("Python sets", partial(_over_all, rows, _windows), (70, 70)),
+            Peer("Python sets", partial(_over_all, rows, windows), (70, 70)),
             Peer("nltk.ngrams", partial(_over_all, rows, nltk.ngrams), (90, 90)),
             _diversity(completions),
-            Peer("polars", partial(_polars, _frame(completions), completions.lengths), (35, 35)),
+            Peer("polars", partial(_polars, polars_frame(completions), completions.lengths), (35, 35)),
         ),
     )
 
@@ -46,42 +47,28 @@ def per_completion() -> Job:
         "distinct-1 to 5 of each completion: 100 000 x 128 tokens",
         lambda: esscher.distinct(completions, ORDERS, np.arange(len(completions) + 1), threads=1),
         (
-            Peer("Python sets", partial(_per_completion, rows, _windows), (50, 50)),
+            Peer("Python sets", partial(_per_completion, rows, windows), (50, 50)),
             Peer("nltk.ngrams", partial(_per_completion, rows, nltk.ngrams), (90, 90)),
         ),
     )
 
 
-def _windows(row: list[int], n: int) -> Iterable[tuple[int, ...]]:
-    return zip(*(row[i:] for i in range(n)), strict=False)
-
-
-def _over_all(rows: Rows, windows: Callable[..., Iterable[Any]]) -> NDArray[np.float64]:
+def _over_all(rows: Rows, ngrams: Callable[..., Iterable[Any]]) -> NDArray[np.float64]:
     shares = []
     for n in ORDERS:
         seen: set[Any] = set()
         for row in rows:
-            seen.update(windows(row, n))
+            seen.update(ngrams(row, n))
         shares.append([len(seen) / sum(len(row) - n + 1 for row in rows)])
     return np.array(shares)
 
 
-def _per_completion(rows: Rows, windows: Callable[..., Iterable[Any]]) -> NDArray[np.float64]:
-    return np.array([[len(set(windows(row, n))) / (len(row) - n + 1) for row in rows] for n in ORDERS])
-
-
-def _frame(completions: esscher.Ragged) -> pl.DataFrame:
-    """One row per token, with how many tokens its completion has left."""
-    left = np.repeat(completions.offsets[1:], completions.lengths) - np.arange(len(completions.values))
-    return pl.DataFrame({"token": completions.values, "left": left.astype(np.uint32)})
+def _per_completion(rows: Rows, ngrams: Callable[..., Iterable[Any]]) -> NDArray[np.float64]:
+    return np.array([[len(set(ngrams(row, n))) / (len(row) - n + 1) for row in rows] for n in ORDERS])
 
 
 def _polars(frame: pl.DataFrame, lengths: NDArray[np.int64]) -> NDArray[np.float64]:
-    counts = []
-    for n in ORDERS:
-        windows = [pl.col("token").shift(-i).alias(str(i)) for i in range(n)]
-        whole = frame.lazy().select(*windows, "left").filter(pl.col("left") >= n).drop("left")
-        counts.append(whole.unique().select(pl.len()).collect().item())
+    counts = [polars_ngrams(frame, n).unique().select(pl.len()).collect().item() for n in ORDERS]
     return np.array([[count / (lengths - n + 1).sum()] for count, n in zip(counts, ORDERS, strict=True)])
 
 

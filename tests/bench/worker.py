@@ -20,6 +20,7 @@ from bench import (
     jobs_kl,
     jobs_logits,
     jobs_logprobs,
+    jobs_ngrams,
     jobs_pareto,
     jobs_weights,
 )
@@ -29,7 +30,17 @@ from bench.measure import measure, read_bandwidth
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-MODULES = (jobs_logprobs, jobs_kl, jobs_estimates, jobs_logits, jobs_weights, jobs_pareto, jobs_distinct, jobs_bleu)
+MODULES = (
+    jobs_logprobs,
+    jobs_kl,
+    jobs_estimates,
+    jobs_logits,
+    jobs_weights,
+    jobs_pareto,
+    jobs_distinct,
+    jobs_ngrams,
+    jobs_bleu,
+)
 JOBS = {name: build for module in MODULES for name, build in module.JOBS.items()}
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
+# Level 9 makes token ids 1 or 2 % smaller still, in three to five times the time.
+LEVEL = 6
 # The package writes the time into what it compresses again; any time of four different bytes costs about as much.
 INNER_TIME = 0x6A5B4C3D
 
@@ -69,7 +71,7 @@ def compression_ratio(
     """Return how many times smaller zlib makes each group's completions [P]: the larger, the more they repeat.
 
     The ids of a group, one completion after the other and nothing between them, are written as little-endian integers
-    of equal width and compressed once at level 9: raw bytes over compressed bytes.
+    of equal width and compressed once at level 6, zlib's own default: raw bytes over compressed bytes.
 
     Parameters
     ----------
@@ -126,7 +128,7 @@ def _width(ids: NDArray[np.uint32], asked: int | None) -> int:
 
 
 def _ratio(raw: memoryview) -> float:
-    return len(raw) / len(zlib.compress(raw, 9)) if len(raw) else np.nan
+    return len(raw) / len(zlib.compress(raw, LEVEL)) if len(raw) else np.nan
 
 
 def text_compression_ratio(texts: Sequence[str]) -> float:

@@ -346,7 +346,9 @@ def ead(token_ids: Ragged, n: int, vocabulary_size: int, groups: ArrayLike | Non
     return adjusted
 
 
-def top_ngrams(token_ids: Ragged, n: int, k: int, weights: ArrayLike | None = None) -> TopNgrams:
+def top_ngrams(
+    token_ids: Ragged, n: int, k: int, weights: ArrayLike | None = None, *, threads: int | None = None
+) -> TopNgrams:
     """Return the `k` most frequent n-grams of all completions, ties in order of appearance.
 
     Parameters
@@ -359,6 +361,8 @@ def top_ngrams(token_ids: Ragged, n: int, k: int, weights: ArrayLike | None = No
         How many, at least 1.
     weights
         One a completion [N]: an occurrence counts as much as its completion, and n-grams without weight are left out.
+    threads
+        How many threads to use; all cores if not given. The result does not depend on it.
 
     Raises
     ------
@@ -383,7 +387,7 @@ def top_ngrams(token_ids: Ragged, n: int, k: int, weights: ArrayLike | None = No
     rows = as_token_ids("token_ids", token_ids)
     relative, masses = as_weights(weights, len(rows)), None
     if relative is None:
-        starts, counts = _core.top_ngrams(rows.values, rows.offsets, n, k)
+        starts, counts = _core.top_ngrams(rows.values, rows.offsets, n, k, threads)
     else:
-        starts, counts, masses = _core.top_weighted_ngrams(rows.values, rows.offsets, relative, n, k)
+        starts, counts, masses = _core.top_weighted_ngrams(rows.values, rows.offsets, relative, n, k, threads)
     return TopNgrams(rows.values[starts[:, None] + np.arange(n)], counts, masses)

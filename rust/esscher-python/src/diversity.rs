@@ -93,6 +93,7 @@ pub fn ngram_statistics<'py>(
 
 /// The n-grams that weigh most: where they start, how often they occur, and what they weigh.
 #[pyfunction]
+#[pyo3(signature = (token_ids, offsets, weights, n, k, threads=None))]
 pub fn top_weighted_ngrams<'py>(
     py: Python<'py>,
     token_ids: PyReadonlyArray1<'py, u32>,
@@ -100,9 +101,10 @@ pub fn top_weighted_ngrams<'py>(
     weights: PyReadonlyArray1<'py, f64>,
     n: usize,
     k: usize,
+    threads: Option<usize>,
 ) -> PyResult<(Out<'py, i64>, Out<'py, i64>, Out<'py, f64>)> {
     let (token_ids, offsets, weights) = (token_ids.as_slice()?, offsets.as_slice()?, weights.as_slice()?);
-    let top = gate::run(py, None, token_ids.len(), || {
+    let top = gate::run(py, threads, token_ids.len(), || {
         let rows = Ragged::new("token_ids offsets", token_ids, offsets)?;
         esscher_core::top_weighted_ngrams(&rows, weights, n, k)
     })?;
@@ -110,15 +112,17 @@ pub fn top_weighted_ngrams<'py>(
 }
 
 #[pyfunction]
+#[pyo3(signature = (token_ids, offsets, n, k, threads=None))]
 pub fn top_ngrams<'py>(
     py: Python<'py>,
     token_ids: PyReadonlyArray1<'py, u32>,
     offsets: PyReadonlyArray1<'py, i64>,
     n: usize,
     k: usize,
+    threads: Option<usize>,
 ) -> PyResult<(Out<'py, i64>, Out<'py, i64>)> {
     let (token_ids, offsets) = (token_ids.as_slice()?, offsets.as_slice()?);
-    let top = gate::run(py, None, token_ids.len(), || {
+    let top = gate::run(py, threads, token_ids.len(), || {
         esscher_core::top_ngrams(&Ragged::new("token_ids offsets", token_ids, offsets)?, n, k)
     })?;
     Ok((top.starts.into_pyarray(py), top.counts.into_pyarray(py)))
