@@ -86,7 +86,7 @@ def test_the_quantiles_are_students():
 @pytest.mark.parametrize(
     ("prompts", "each", "says"),
     [
-        (1, 1, "1 completion of one prompt, which say nothing of others,: no interval"),
+        (1, 1, "1 completion of one prompt, which says nothing of others: no interval"),
         (1, 3, "3 completions of one prompt, which say nothing of others, are independent and their means normal"),
         (1, 30, "30 completions of one prompt, which say nothing of others, are independent (studentised bootstrap)"),
         (4, 2, "4 prompts are independent and their means normal (Student t)"),

@@ -199,7 +199,7 @@ class TestOffPolicy:
             estimate_kl(SAMPLES, proposal_logprobs=Ragged(values, SAMPLES.completions.offsets))
 
     def test_rows_must_be_those_of_the_completions(self):
-        with pytest.raises(ValueError, match="proposal_logprobs has other rows than completions"):
+        with pytest.raises(ValueError, match="proposal_logprobs has 1 rows, completions has 42: they must be equal"):
             estimate_kl(SAMPLES, proposal_logprobs=Ragged.from_rows([[-1.0]]))
 
     def test_a_policy_that_gives_nothing_weight_is_refused(self):
@@ -283,7 +283,37 @@ class TestWarnings:
         got = estimate_kl(replace(SAMPLES, prior_logprobs=Ragged(values, SAMPLES.completions.offsets)))
         assert got.value == np.inf
         assert np.isnan(got.stderr)
-        assert "the prior cannot produce some completions" in got.warnings[0]
+        assert got.warnings == ("KL is infinite: the prior cannot produce 1 of 42 completions (a log-prob is -inf).",)
+
+    @pytest.mark.parametrize("name", ["k1", "k3", "sequence_k2"])
+    def test_what_the_policy_cannot_have_produced_is_told_whatever_the_estimator(self, name):
+        values = SAMPLES.policy_logprobs.values.copy()
+        values[0] = -np.inf
+        forbidden = replace(SAMPLES, policy_logprobs=Ragged(values, SAMPLES.completions.offsets))
+        got = estimate_kls(forbidden)[name]
+        assert np.isinf(got.value)
+        assert got.warnings[0].startswith("The policy cannot have produced 1 of 42 completions")
+        # A proposal that could have produced it makes its weight 0, and all is well.
+        weighted = estimate_kls(forbidden, proposal_logprobs=SAMPLES.policy_logprobs)[name]
+        assert np.isfinite(weighted.value)
+        assert not any("cannot have produced" in warning for warning in weighted.warnings)
+
+    def test_a_huge_log_ratio_does_not_overflow_the_fit(self):
+        policy = np.full((20, 2), -1.0)
+        policy[0, 0] = -500.0
+        prior = np.linspace(-1.5, -0.5, 40).reshape(20, 2)
+        offsets = np.arange(21) * 2
+        samples = Samples(
+            prompts=Ragged.from_rows([[1]] * 20),
+            completions=Ragged(np.ones(40, np.uint32), offsets),
+            groups=np.arange(21),
+            policy_logprobs=Ragged(policy.ravel(), offsets),
+            prior_logprobs=Ragged(prior.ravel(), offsets),
+        )
+        every = estimate_kls(samples)
+        # The fit takes out what one completion alone brings: k1 without it, but for what is fitted to it.
+        assert every["k1_cv"].per_sequence[1:] == pytest.approx(every["k1"].per_sequence[1:])
+        assert abs(every["k1_cv"].value - every["k1"].per_sequence[1:].mean()) < 2
 
 
 def collapsed():
@@ -309,6 +339,24 @@ def test_disco_can_be_made_from_samples_of_another_policy():
     assert same.value == plain.value
     # From the prior's samples weights are equal where nothing is asked for: KL(prior‖policy) is the mean of -k1.
     assert other.value == pytest.approx(-estimate_kl(SAMPLES).value, rel=1e-12)
+
+
+@pytest.mark.parametrize("preset", [None, "disco"])
+def test_a_proposal_with_other_rows_is_refused_by_presets_too(preset):
+    other = Ragged(SAMPLES.policy_logprobs.values, np.sort(SAMPLES.completions.offsets)[[0, *range(2, 43), 42]])
+    potential = np.zeros(len(SAMPLES)) if preset else None
+    with pytest.raises(ValueError, match=r"proposal_logprobs row 0 has \d+ tokens, completions\[0\] has"):
+        estimate_kl(SAMPLES, preset=preset, log_potential=potential, proposal_logprobs=other)
+    with pytest.raises(TypeError, match="proposal_logprobs is list: it must be Ragged"):
+        estimate_kl(SAMPLES, preset=preset, log_potential=potential, proposal_logprobs=[[-1.0]])
+
+
+def test_disco_of_few_completions_says_that_it_is_off():
+    few = estimate_kl(SAMPLES, preset="disco", log_potential=SAMPLES.completions.lengths / 2)
+    assert any("In 5 of 6 prompts there are too few completions" in warning for warning in few.warnings)
+    many = draw(POLICY, PRIOR, 60, 0)
+    enough = estimate_kl(many, preset="disco", log_potential=many.completions.lengths / 2)
+    assert not any("too few completions" in warning for warning in enough.warnings)
 
 
 class TestBadInput:

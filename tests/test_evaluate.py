@@ -149,9 +149,8 @@ def test_prompts_where_nothing_passes_are_told_and_left_out_of_the_targets_rewar
     assert nothing.target.ess == 0
 
 
-def test_one_completion_is_enough_for_a_report():
-    one = SAMPLES.take_prompts([0])
-    one = replace(
+def _only_first(one):
+    return replace(
         one,
         completions=one.completions.take([0]),
         groups=np.array([0, 1]),
@@ -160,10 +159,24 @@ def test_one_completion_is_enough_for_a_report():
         rewards=one.rewards[:1],
         terminated=one.terminated[:1],
     )
+
+
+def test_one_completion_is_enough_for_a_report():
+    one = _only_first(SAMPLES.take_prompts([0]))
     report = evaluate(one, Tilt(0.5))
-    assert report.target.ess == 1
     assert np.isnan(report.reward.stderr)
-    assert report.target.inference_gap.value == pytest.approx(0.0, abs=1e-12)
+    assert report.kl["k1"].value == pytest.approx(report.kl["k1"].per_sequence[0])
+    assert (report.target, report.target_diversity) == (None, ())
+    assert "only completion says nothing of log Z" in report.unavailable["target"]
+
+
+def test_one_completion_a_prompt_has_no_gap_and_a_few_such_are_told():
+    per_prompt = [SAMPLES.take_prompts([p]) for p in range(len(SAMPLES.prompts))]
+    singles = [_only_first(samples) for samples in per_prompt]
+    assert evaluate(concatenate(singles), Tilt(0.5)).target is None
+    report = evaluate(concatenate([*singles[:2], *per_prompt[2:]]), Tilt(0.5))
+    assert any(w.startswith(f"2 of {len(per_prompt)} prompts have a single completion") for w in report.warnings)
+    assert report.target is not None
 
 
 def test_warnings_say_what_is_wrong_and_what_to_do():

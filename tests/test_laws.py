@@ -224,7 +224,7 @@ def test_the_expected_z_hat_is_z():
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("n", [1, 2, 8])
+@pytest.mark.parametrize("n", [2, 8])
 def test_j_never_exceeds_its_bound_on_the_same_samples(seed, n):
     report = evaluate(draw(LOG_POLICY, n, seed), Tilt(BETA)).target
     assert report.objective.value <= report.objective_bound.value + 1e-12

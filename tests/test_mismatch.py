@@ -105,7 +105,7 @@ def test_ours_are_not_clamped():
     assert metrics.ess == pytest.approx(weights.sum() ** 2 / (weights**2).sum() / 3)
     assert metrics.rollout_is_eff_sample_size > 0.64
     assert metrics.ess == pytest.approx(1 / 3)
-    assert math.isinf(mismatch(with_value(rollout, 0, -1.0), with_value(train, 0, -1e3 - 1)).metrics.chi2_seq_unclamped)
+    assert math.isinf(mismatch(with_value(rollout, 0, -1.0), with_value(train, 0, -480.0)).metrics.chi2_seq_unclamped)
 
 
 def with_value(column, i, value):
@@ -249,6 +249,62 @@ def test_a_few_outliers_do_not_hide_a_cause():
         values = drawn.rollout.values.copy()
         values[[5, 400, 900]] -= np.float32([9, 7, 20])
         assert expected in mismatch(drawn.train, Ragged(values, drawn.rollout.offsets), drawn.groups).names
+
+
+@pytest.mark.parametrize("share", [0.002, 0.02, 0.1])
+@pytest.mark.parametrize("completions", [2, 8, 64])
+def test_isolated_tokens_that_differ_are_no_kept_mass(share, completions):
+    """They are higher in one column, as after a truncation, which would have moved the likely ones too."""
+    drawn = golden("plain")
+    train, rollout = (column.take(np.arange(completions)) for column in (drawn.train, drawn.rollout))
+    rng = np.random.default_rng(0)
+    values = train.values.copy()
+    hit = rng.choice(len(values), max(2, int(share * len(values))), replace=False)
+    values[hit] -= rng.uniform(4, 8, len(hit)).astype(np.float32)
+    report = mismatch(Ragged(values, train.offsets), rollout)
+    assert report.names == ("noise",)
+    assert report.causes[0].tokens == len(hit)
+    assert "where the others agree" in report.causes[0].evidence
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+@pytest.mark.parametrize("temperature", [0.3, 0.2])
+def test_a_low_temperature_is_no_kept_mass(temperature, grouped):
+    prompts = alice().encode(["Alice was", "The Queen said", "“What is", "The Rabbit", "She looked", "The King"])
+    drawn = record(alice(), prompts, Sampler(temperature), np.random.default_rng(0), n=12, tokens=24)
+    report = mismatch(drawn.train, drawn.rollout, drawn.groups if grouped else None)
+    assert report.names == ("sampling-temperature",)
+
+
+@pytest.mark.parametrize("tokens", [3, 5])
+def test_a_model_that_is_certain_of_whole_rows_is_clean(tokens):
+    prompts = alice().encode(["Alice was", "The Queen said", "“What is", "The Rabbit", "She looked", "The King"])
+    drawn = record(alice(), prompts, Sampler(0.02), np.random.default_rng(0), n=12, tokens=tokens)
+    zeros = np.array([not row.any() for row in drawn.rollout])
+    assert 0.1 < zeros.mean() < 1
+    assert mismatch(drawn.rollout, drawn.rollout, drawn.groups).clean
+    # Where the other tokens are not certain, such rows are padding.
+    padded = Ragged.from_rows([np.zeros(tokens), *golden("plain").train])
+    assert mismatch(padded, padded).names == ("missing",)
+
+
+@pytest.mark.parametrize(("seed", "noise"), [(2, 0.3), (7, 2.0), (26, 1.0), (36, 2.0), (89, 0.3)])
+def test_a_repetition_that_rounding_makes_is_no_sentinel(seed, noise):
+    """Of noisy values rounded to bfloat16 these have one, up to eleven times, that outweighs its neighbours."""
+    drawn, rng = golden("plain", SEEDS[seed % 2]), np.random.default_rng(seed)
+    values = drawn.rollout.values
+    noisy = np.minimum(values + rng.normal(0, noise, len(values)), values / 2)
+    rounded = torch.tensor(noisy, dtype=torch.bfloat16).float().numpy()
+    report = mismatch(drawn.train, Ragged(rounded, drawn.rollout.offsets))
+    assert report.names == ("bf16-rounding", "noise")
+
+
+@pytest.mark.parametrize("value", [-1e3 - 1, -1e300])
+def test_what_no_softmax_gives_is_a_sentinel_even_once(value):
+    drawn = golden("plain")
+    report = mismatch(with_value(drawn.train, 7, value), drawn.rollout)
+    assert report.names == ("sentinel",)
+    assert report.causes[0].estimate == value
 
 
 def test_only_the_ends_of_ended_rows_need_be_wrong():
@@ -608,6 +664,52 @@ def test_the_columns_of_trainers_are_found_with_their_masks(rows, tmp_path, essc
     assert [cause["estimate"] for cause in got["causes"]] == [cause["estimate"] for cause in ours["causes"]]
 
 
+def test_a_mask_is_never_left_out_in_silence(rows, tmp_path, esscher):
+    _, made = rows
+    theirs = [
+        {
+            "mine": [0.0, *row["policy_logprobs"]],
+            "generation_logprobs": [0.0, *row["rollout_logprobs"]],
+            "token_loss_mask": [0, *[1] * len(row["policy_logprobs"])],
+        }
+        for row in made
+    ]
+    path, count = write_lines(tmp_path / "theirs.jsonl", theirs), sum(len(row["policy_logprobs"]) for row in made)
+
+    def tokens(*arguments):
+        code, out, err = esscher("mismatch", path, "--json", "--train", "mine", *arguments)
+        return json.loads(out)["counts"]["tokens"] if code == 0 else err
+
+    # Half of the names are NeMo-RL's.
+    assert tokens("--rollout", "generation_logprobs") == count
+    theirs = [{"other": row.pop("generation_logprobs"), **row} for row in theirs]
+    write_lines(path, theirs)
+    assert "has a mask, 'token_loss_mask': say --mask token_loss_mask" in tokens("--rollout", "other")
+    assert tokens("--rollout", "other", "--mask", "token_loss_mask") == count
+    assert tokens("--rollout", "other", "--mask", "") == count + len(made)
+    theirs[3]["token_loss_mask"][2] = 2
+    write_lines(path, theirs)
+    wrong = tokens("--rollout", "other", "--mask", "token_loss_mask")
+    assert "theirs.jsonl: column 'token_loss_mask', row 3, token 2 is 2: a mask is 0 or 1" in wrong
+
+
+def test_prompt_ids_of_nothing_but_nulls_are_not_there(rows, tmp_path, esscher):
+    _, made = rows
+    expected = json.loads(esscher("mismatch", write_lines(tmp_path / "with.jsonl", made), "--json")[1])
+    nulls = write_lines(tmp_path / "nulls.jsonl", [row | {"prompt_id": None} for row in made])
+    assert json.loads(esscher("mismatch", nulls, "--json")[1]) == expected
+
+
+def test_a_page_does_not_take_the_place_of_what_is_read(rows, tmp_path, esscher):
+    path = write_lines(tmp_path / "rows.jsonl", rows[1])
+    before, link = path.read_bytes(), tmp_path / "link.html"
+    link.symlink_to(path)
+    for page in (path, link):
+        code, _, err = esscher("mismatch", path, "--html", page)
+        assert (code, path.read_bytes()) == (2, before)
+        assert "is one of the files that are read: name another" in err
+
+
 def test_nulls_and_named_columns_are_read(tmp_path, esscher):
     path = write_lines(
         tmp_path / "x.jsonl", [{"a": [-1.0, None, -0.5], "b": [-1.0, -2.0, -0.5]}, {"a": None, "b": [-1]}]
@@ -640,6 +742,8 @@ def test_parquet_of_half_floats_is_read(rows, tmp_path, esscher):
     [
         ({"a": [-1.0]}, (), "has no column 'policy_logprobs'. It has: a. Say which holds these log-probs: --train"),
         ({"policy_logprobs": [-1.0]}, (), "has no column 'rollout_logprobs'"),
+        ({"a": [-1.0]}, ("--train", "a", "--rollout", "a"), "--train and --rollout are both 'a'"),
+        ({"policy_logprobs": [-1.0], "rollout_logprobs": -1.0}, (), "x.jsonl: column 'rollout_logprobs' has type"),
         ({"policy_logprobs": [-1.0], "rollout_logprobs": "x"}, (), "'rollout_logprobs' has type string"),
         ({"policy_logprobs": [-1.0], "rollout_logprobs": ["x"]}, (), "must be lists of numbers"),
         ({"policy_logprobs": [[-1.0], [-2.0]], "rollout_logprobs": [-1.0]}, (), "row 0 has 2 lists"),

@@ -178,8 +178,7 @@ def evaluate(
 ) -> None:
     """Report what files of samples say of a policy: reward, KL, diversity, and its distance from a target."""
     target = _target(beta, threshold)
-    if html is not None:
-        check_place(html)
+    _check_page(html, paths)
     decode = _decoder(tokenizer) if tokenizer else None
     with _progress() as progress:
         task = progress.add_task("reading", total=len(paths))
@@ -198,18 +197,19 @@ def mismatch(
     paths: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Completions, .parquet or .jsonl.")],
     train: Annotated[str | None, typer.Option(help="Column of the trainer's log-probs.  [policy_logprobs]")] = None,
     rollout: Annotated[str | None, typer.Option(help="Column of the sampler's.  [rollout_logprobs]")] = None,
+    mask: Annotated[str | None, typer.Option(help="Column of 0 and 1: which tokens count; '' if all do.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON and nothing else.")] = False,
     html: Annotated[Path | None, typer.Option(help="Also write the comparison as a page.")] = None,
 ) -> None:
     """Compare the log-probs of the engine that trains with those of the engine that sampled, and say why they differ.
 
-    Without options the columns are also found under the names that NeMo-RL and prime-rl give them.
+    Without options the columns are also found under the names that NeMo-RL (prev_logprobs, generation_logprobs,
+    token_loss_mask) and prime-rl (trainer_logprobs, inference_logprobs, loss_mask) give them.
     """
-    if html is not None:
-        check_place(html)
+    _check_page(html, paths)
     with _progress(counted=False) as progress:
         task = progress.add_task("reading", total=None)
-        columns = files.read_logprobs(paths, train, rollout)
+        columns = files.read_logprobs(paths, train, rollout, mask)
         progress.update(task, description=f"comparing {len(columns.train):,} completions")
         report = compare_engines(columns.train, columns.rollout, columns.groups, columns.terminated)
     if json:
@@ -276,6 +276,15 @@ def _score_in_parts(lm: TransformersLM, samples: Samples, progress: Callable[[in
         parts.append(lm.logprobs(part.prompts, part.completions, part.groups))
         progress(int(samples.groups[stop]))
     return Ragged(np.concatenate([part.values for part in parts]), samples.completions.offsets)
+
+
+def _check_page(page: Path | None, paths: list[Path]) -> None:
+    """Raise what would keep a page from being written, and do not let it take the place of what is read."""
+    if page is None:
+        return
+    check_place(page)
+    if page.resolve() in [path.resolve() for path in paths]:
+        raise ValueError(f"--html {page} is one of the files that are read: name another")
 
 
 def _renames(columns: list[str] | None) -> dict[str, str]:

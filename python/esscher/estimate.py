@@ -207,13 +207,13 @@ def _draws(n: int, groups: Offsets) -> str:
     prompts = len(groups) - 1
     if prompts > 1:
         return f"{prompts} prompts"
-    return f"{n} completion{'s' * (n != 1)} of one prompt, which say nothing of others,"
+    return f"{n} completion{'s' * (n != 1)} of one prompt, which sa{'y' if n != 1 else 'ys'} nothing of others,"
 
 
 def _interval(sums: _Sums) -> Interval:
     value, stderr, clusters = sums.value, sums.stderr, len(sums.residuals)
     if not (np.isfinite(value) and np.isfinite(stderr)):
-        return Interval(np.nan, np.nan, f"{sums.draws}: no interval")
+        return Interval(np.nan, np.nan, f"{sums.draws.removesuffix(',')}: no interval")
     if stderr <= ROUNDING * abs(value):
         return Interval(value, value, f"{sums.draws} are independent, and all alike")
     if clusters > MOST_RESAMPLED:

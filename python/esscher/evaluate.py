@@ -12,6 +12,7 @@ from esscher.divergence import KlEstimate, PresetName, estimate_kl, estimate_kls
 from esscher.diversity import DiversityEstimate, estimate_diversity, top_ngrams
 from esscher.estimate import Estimate, clustered_mean, trusted_pareto_k
 from esscher.posterior import Proposal, TargetReport, assess
+from esscher.target import Condition
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -195,7 +196,7 @@ def evaluate(samples: Samples, target: Target | None = None, *, proposal: Propos
             kl=kl["k1"].per_sequence if kl else None,
             log_weights=None if weights is None else weights.log_weights,
         ),
-        warnings=tuple(_kl_warnings(samples, kl) + _target_warnings(samples, posterior, weights)),
+        warnings=tuple(_kl_warnings(samples, kl) + _target_warnings(samples, target, posterior, weights)),
         unavailable=unavailable,
     )
 
@@ -218,7 +219,11 @@ def _unavailable(samples: Samples, target: Target | None, proposal: Proposal) ->
     }
     if proposal == "prior":
         reasons |= dict.fromkeys(("kl", "entropy"), "the completions came from the prior, not from the policy")
-    return reasons if target is not None else reasons | {"target": "no target was given"}
+    if target is None:
+        return reasons | {"target": "no target was given"}
+    if "target" not in reasons and len(samples) == len(samples.prompts):
+        reasons["target"] = "a prompt's only completion says nothing of log Z and the gap: draw several a prompt"
+    return reasons
 
 
 def _counts(samples: Samples) -> Counts:
@@ -249,42 +254,84 @@ def _top_ngrams(completions: Ragged, n: int) -> tuple[Ngram, ...]:
 
 def _kl_warnings(samples: Samples, kl: dict[str, KlEstimate]) -> list[str]:
     warnings = []
-    if 1 < len(samples.prompts) < FEW_CLUSTERS:
+    if len(samples.prompts) == 1 < len(samples):
+        warnings.append(
+            "There is one prompt: standard errors are over its completions, and say nothing of other prompts. Evaluate "
+            f"on {FEW_CLUSTERS} prompts or more."
+        )
+    elif len(samples.prompts) < FEW_CLUSTERS:
         warnings.append(
             f"Standard errors are clustered by prompt, and there are only {len(samples.prompts)} prompts: they are "
             f"rough. Evaluate on {FEW_CLUSTERS} prompts or more."
         )
-    # Several estimators may say the same.
-    shown = [estimate for name, estimate in kl.items() if name in KL_WARNED]
+    # Several estimators may say the same, and that with the control variate says of k1's value what k1 has said.
+    told = KL_WARNED if "k1" not in kl or not kl["k1"].warnings else tuple(n for n in KL_WARNED if n != "k1_cv")
+    shown = [estimate for name, estimate in kl.items() if name in told]
     return [*warnings, *dict.fromkeys(warning for estimate in shown for warning in estimate.warnings)]
 
 
-def _target_warnings(samples: Samples, posterior: TargetReport | None, weights: Importance | None) -> list[str]:
-    if posterior is None or weights is None:
+def _target_warnings(
+    samples: Samples, target: Target | None, posterior: TargetReport | None, weights: Importance | None
+) -> list[str]:
+    if target is None or posterior is None or weights is None:
         return []
+    sizes, weightless = np.diff(samples.groups), int((weights.ess == 0).sum())
+    if weightless == len(sizes):
+        return [_no_weight(samples, target)]
     warnings = []
-    n, weightless = len(samples), int((weights.ess == 0).sum())
     if weightless:
         warnings.append(
-            f"In {weightless} of {len(samples.prompts)} prompts no completion has weight under the target: log Z is "
-            "-inf there, and the target's reward leaves them out. Draw more completions of these prompts, or lower the "
-            "threshold."
+            f"In {weightless} of {len(sizes)} prompts no completion has weight under the target: log Z is -inf there, "
+            f"and the target's reward leaves them out. {_nearer(target)}, or draw more completions of these prompts."
         )
+    singles = int((sizes == 1).sum())
+    if singles:
+        warnings.append(
+            f"{singles} of {len(sizes)} prompts have a single completion: log Z is its own weight there, and the "
+            "inference gap 0 whatever the policy. Draw more of these prompts, or leave them out."
+        )
+    gap_known = posterior.inference_gap is not None
+    if posterior.inference_gap is not None and posterior.inference_gap.value == np.inf:
+        gap_known = False
+        warnings.append(
+            "The inference gap is infinite: the policy produced completions that the target excludes, and "
+            "KL(policy‖target) is infinite while it does."
+        )
+    return warnings + _weight_warnings(
+        samples, target, posterior, "log Z and the inference gap are" if gap_known else "log Z is"
+    )
+
+
+def _weight_warnings(samples: Samples, target: Target, posterior: TargetReport, what: str) -> list[str]:
+    """Say if weights are too few or too unequal for `what` is made of them."""
+    warnings = []
+    n, sizes = len(samples), np.diff(samples.groups)
     if posterior.ess < FEW_EFFECTIVE * n:
         warnings.append(
-            f"The effective sample size is {posterior.ess:.1f} of {n} completions: log Z is likely too low, and with "
-            "it the inference gap. Raise beta, draw more completions a prompt, or sample nearer to the target."
+            f"The effective sample size is {posterior.ess:.1f} of {n} completions: {what} likely too low. "
+            f"{_nearer(target)}, draw more completions a prompt, or sample nearer to the target."
         )
     if np.isnan(posterior.pareto_k) and posterior.ess < NEARLY_EQUAL * n:
-        what = "log Z is" if posterior.inference_gap is None else "log Z and the inference gap are"
         warnings.append(
-            f"With {int(np.diff(samples.groups).max())} completions a prompt, {what} on average too low, and there are "
-            "too few to tell by how much. Draw 25 a prompt or more to see Pareto k."
+            f"With {int(sizes.max())} completions a prompt, {what} on average too low, and there are too few to tell "
+            "by how much. Draw 25 a prompt or more to see Pareto k."
         )
-    threshold = trusted_pareto_k(int(np.diff(samples.groups).min()))
+    threshold = trusted_pareto_k(int(sizes.min()))
     if posterior.pareto_k > threshold:
         warnings.append(
             f"Pareto k is {posterior.pareto_k:.2f}, above {threshold:.2f}: a few weights decide the result, and its "
-            "standard error cannot be trusted. Raise beta, or draw more completions a prompt."
+            f"standard error cannot be trusted. {_nearer(target)}, or draw more completions a prompt."
         )
     return warnings
+
+
+def _no_weight(samples: Samples, target: Target) -> str:
+    highest = -np.inf if samples.rewards is None else float(samples.rewards.max())
+    if highest == -np.inf:
+        return "All rewards are -inf: the target excludes every completion, and nothing can be said of it."
+    return f"No completion meets {target}: the highest reward is {highest:g}. Lower the threshold, or draw more."
+
+
+def _nearer(target: Target) -> str:
+    """Say what brings a target nearer to where the samples are."""
+    return "Lower the threshold" if isinstance(target, Condition) else "Raise beta"

@@ -77,9 +77,9 @@ class Samples:
         self._set("groups", check_offsets("groups", self.groups, len(self.completions)))
         _check_groups(self.groups, self.prompts, self.completions)
         for name in ("policy_logprobs", "prior_logprobs"):
-            self._set(name, _token_column(name, getattr(self, name), self.completions, "log-prob", highest=0.0))
+            self._set(name, token_column(name, getattr(self, name), self.completions, "log-prob", highest=0.0))
         for name in ("token_kl", "policy_entropy"):
-            self._set(name, _token_column(name, getattr(self, name), self.completions, name, lowest=0.0))
+            self._set(name, token_column(name, getattr(self, name), self.completions, name, lowest=0.0))
         self._set("rewards", _rewards(self.rewards, len(self.completions)))
         self._set("terminated", _terminated(self.terminated, len(self.completions)))
 
@@ -184,7 +184,7 @@ def _first_empty(name: str, lengths: NDArray[np.int64], what: str) -> None:
         raise ValueError(f"{name}[{empty[0]}] {what}")
 
 
-def _token_column(
+def token_column(
     name: str,
     column: Ragged | None,
     completions: Ragged,
@@ -193,6 +193,15 @@ def _token_column(
     lowest: float = -np.inf,
     highest: float = np.inf,
 ) -> Ragged | None:
+    """Return a column of numbers with the rows of `completions`, checked; its name and `what` it holds go into errors.
+
+    Raises
+    ------
+    ValueError
+        If its rows differ, or a number is NaN or not between `lowest` and `highest`.
+    TypeError
+        If it is not `Ragged`, or not of floating point.
+    """
     if column is None:
         return None
     if not isinstance(column, Ragged):

@@ -45,8 +45,15 @@ class Tilt:
             raise ValueError(f"beta is {self.beta}: it must be a positive number (units of reward per nat)")
 
     def log_potential(self, rewards: ArrayLike) -> NDArray[np.float64]:
-        """``r / beta`` in nats [N]; raises `ValueError` if a reward is NaN or +inf."""
-        return _check_rewards(rewards) / self.beta
+        """``r / beta`` in nats [N]; raises `ValueError` if a reward is NaN or +inf, or the quotient overflows."""
+        array = _check_rewards(rewards)
+        with np.errstate(over="ignore"):  # the next line reports it
+            potential = array / self.beta
+        too_large = np.flatnonzero(np.isinf(potential) & np.isfinite(array))
+        if len(too_large):
+            reward = array[too_large[0]]
+            raise ValueError(f"rewards[{too_large[0]}] is {reward:g}: divided by beta = {self.beta:g}, it overflows")
+        return potential
 
     def __str__(self) -> str:
         return f"tilt|beta:{self.beta:g}"

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from esscher.divergence import warnings
-from esscher.divergence.estimators import KlEstimators, aggregate_logprobs, kl_estimators
+from esscher.divergence.estimators import KlEstimators, kl_estimators, of_log_ratios
 from esscher.divergence.presets import estimate_preset
 from esscher.divergence.record import KlEstimate, signature
-from esscher.divergence.weighting import weights_of
+from esscher.divergence.weighting import log_proposal_of, weights_of
 from esscher.estimate import with_interval
-from esscher.ragged import Ragged
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from esscher.divergence.estimators import Level
     from esscher.divergence.presets import PresetName
     from esscher.divergence.weighting import Weights
+    from esscher.ragged import Ragged
     from esscher.samples import Samples
 
 Column = Literal["k1", "k2", "k3", "abs", "k1_cv", "exact"]
@@ -68,7 +68,10 @@ def estimate_kl(
     ------
     ValueError
         If `samples` lack a column that is needed, `estimator`, `preset` or `level` is none of the above, rows differ,
-        or a completion is impossible under what it was drawn from.
+        a token is impossible under both policy and prior, or a completion under `proposal_logprobs`. What is impossible
+        under one of policy and prior makes the KL infinite, and a warning says so.
+    TypeError
+        If `proposal_logprobs` is not `Ragged`, or not of floating point.
 
     References
     ----------
@@ -96,7 +99,7 @@ def estimate_kl(
     if preset is not None:
         if level != "token":
             raise ValueError(f"preset {preset!r} says how the KL is made: leave level as it is")
-        log_proposal = None if proposal_logprobs is None else aggregate_logprobs(proposal_logprobs).log_prob
+        log_proposal = None if proposal_logprobs is None else log_proposal_of(samples, proposal_logprobs)
         return estimate_preset(samples, preset, estimator, log_potential=log_potential, log_proposal=log_proposal)
     if log_potential is not None:
         raise ValueError("log_potential is given without preset='disco', which alone needs it")
@@ -133,9 +136,10 @@ def estimate_kls(samples: Samples, *, proposal_logprobs: Ragged | None = None) -
         raise ValueError(f"samples have no {missing}: the KL needs those of policy and prior")
     weights = weights_of(samples, policy, proposal_logprobs)
     tokens = kl_estimators(policy, prior)
-    make = partial(_estimate, samples, weights, warnings.of_columns(samples, weights))
+    unfit = (*warnings.of_columns(samples, weights), *warnings.of_impossible(tokens.k1, weights))
+    make = partial(_estimate, samples, weights, unfit)
     estimates = _of_level(samples, tokens, "token", weights, make)
-    sequences = _of_level(samples, _of_sums(tokens.k1), "sequence", weights, make)
+    sequences = _of_level(samples, of_log_ratios(tokens.k1), "sequence", weights, make)
     estimates |= {f"sequence_{name}": estimate for name, estimate in sequences.items() if name != "k1"}
     if samples.token_kl is not None:
         exact = np.add.reduceat(samples.token_kl.values.astype(np.float64), samples.token_kl.offsets[:-1])
@@ -168,12 +172,6 @@ def _key(column: str, level: str) -> str:
     return column if level == "token" or column in ("k1", "exact") else f"sequence_{column}"
 
 
-def _of_sums(k1: NDArray[np.float64]) -> KlEstimators:
-    """Estimators of the completions' log-ratios: those of rows of one token, whose difference is the ratio exactly."""
-    rows = np.arange(len(k1) + 1)
-    return kl_estimators(Ragged(np.minimum(k1, 0.0), rows), Ragged(np.minimum(-k1, 0.0), rows))
-
-
 def _control_coefficient(columns: KlEstimators, weights: Weights) -> float:
     """Fit the c for which k1 + c (exp(-d) - 1) varies least; 0 where too little is there to tell.
 
@@ -183,11 +181,12 @@ def _control_coefficient(columns: KlEstimators, weights: Weights) -> float:
     if len(k1) < FEWEST_FITTED or not np.isfinite(columns.k3).all():
         return 0.0
     weighted = weights.relative * (columns.k3 - k1)
-    square = float(weighted @ weighted)
-    if square == 0.0:
+    largest = float(np.abs(weighted).max())
+    if largest == 0.0:
         return 0.0
+    weighted = weighted / largest  # squares must not overflow
     mean = float(weights.relative @ k1) / float(weights.relative.sum())
-    return -float((weights.relative * (k1 - mean)) @ weighted) / square
+    return -float((weights.relative * (k1 - mean)) @ weighted) / float(weighted @ weighted) / largest
 
 
 # Unbiased on policy: that they are below 0 by more than chance says something.

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from esscher import _core
-from esscher.ragged import as_floats, widened
+from esscher.ragged import Ragged, as_floats, widened
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from esscher.ragged import Padded, Ragged
+    from esscher.ragged import Padded
 
 Estimator = Literal["k1", "k2", "k3", "abs"]
 Level = Literal["token", "sequence"]
@@ -178,6 +178,20 @@ def _of_one_dtype(policy: NDArray[Any], prior: NDArray[Any]) -> tuple[NDArray[An
         dtype = np.result_type(policy, prior)
         policy, prior = policy.astype(dtype, copy=False), prior.astype(dtype, copy=False)
     return as_floats("policy_logprobs", policy), as_floats("prior_logprobs", prior)
+
+
+def of_log_ratios(log_ratios: NDArray[np.float64]) -> KlEstimators:
+    """Return the estimators of single log-ratios ``log policy - log prior`` [N]; of infinite ones, their limits.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> of_log_ratios(np.array([-1.0, 0.5])).k2
+    array([0.5  , 0.125])
+    """
+    # As rows of one token, whose difference is the ratio exactly.
+    rows = np.arange(len(log_ratios) + 1)
+    return kl_estimators(Ragged(np.minimum(log_ratios, 0.0), rows), Ragged(np.minimum(-log_ratios, 0.0), rows))
 
 
 def _check_estimator(estimator: str) -> None:

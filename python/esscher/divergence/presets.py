@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 import numpy as np
 
 from esscher import _core
-from esscher.divergence.estimators import aggregate_logprobs
+from esscher.divergence.estimators import aggregate_logprobs, of_log_ratios
 from esscher.divergence.record import KlEstimate, signature
 from esscher.estimate import clustered_ratio, trusted_pareto_k, with_interval
 
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from esscher.ragged import Offsets, Ragged
     from esscher.samples import Samples
 
+# Of fewer completions no tail of weights is fitted.
+FEW = 25
+# Above this share of completions that carries weight, a mean of few is as good as one of many.
+NEARLY_EQUAL = 0.95
 PresetName = Literal["trl-grpo", "trl-rloo", "trl-ppo", "openrlhf", "verl", "nemo-rl", "disco"]
 Aggregation = Literal["token-mean", "seq-mean", "seq-sum"]
 
@@ -232,7 +236,7 @@ def _recipe(preset: PresetName, estimator: str) -> Recipe:
 def _reverse(samples: Samples, preset: PresetName, estimator: str, recipe: Recipe) -> KlEstimate:
     policy, prior = _logprobs(samples)
     ratios = policy.values.astype(np.float64) - prior.values.astype(np.float64)
-    unclamped = _estimates(ratios, estimator)
+    unclamped = getattr(of_log_ratios(ratios), estimator)
     tokens = unclamped if recipe.clamp == "none" else _clamped(ratios, estimator, recipe)
     per_sequence, denominators = _aggregate(tokens, policy, recipe.aggregation)
     (value, stderr), interval = with_interval(per_sequence, samples.groups, denominators)
@@ -264,23 +268,9 @@ def _logprobs(samples: Samples) -> tuple[Ragged, Ragged]:
 
 
 def _clamped(ratios: NDArray[np.float64], estimator: str, recipe: Recipe) -> NDArray[np.float64]:
-    estimates = _estimates(ratios.clip(-recipe.ratio_clamp, recipe.ratio_clamp), estimator)
-    clamped: NDArray[np.float64] = estimates.clip(-recipe.value_clamp, recipe.value_clamp)
+    estimates = of_log_ratios(ratios.clip(-recipe.ratio_clamp, recipe.ratio_clamp))
+    clamped: NDArray[np.float64] = getattr(estimates, estimator).clip(-recipe.value_clamp, recipe.value_clamp)
     return np.where(np.isneginf(ratios), 0.0, clamped) if recipe.skips_forbidden else clamped
-
-
-def _estimates(ratios: NDArray[np.float64], estimator: str) -> NDArray[np.float64]:
-    """Estimate single tokens: k3 to 1e-16 of the ratio, which is less than float32 can hold."""
-    if estimator == "k1":
-        return ratios
-    if estimator == "k2":
-        return 0.5 * ratios * ratios
-    if estimator == "abs":
-        return np.abs(ratios)
-    # Of a token that the policy forbids inf - inf, whose limit is inf.
-    with np.errstate(over="ignore", invalid="ignore"):
-        k3 = np.expm1(-ratios) + ratios
-    return np.where(np.isnan(k3), np.inf, np.maximum(k3, 0.0))
 
 
 def _aggregate(
@@ -296,15 +286,18 @@ def _aggregate(
 
 
 def _forbidden_by_policy(ratios: NDArray[np.float64], tool: str, estimator: str, recipe: Recipe) -> tuple[str, ...]:
-    """Say what the tool logs of tokens that the policy forbids, where it is not what their log-ratio leads to."""
+    """Warn of tokens that the policy forbids, and say what the tool logs where their log-ratio does not lead there."""
     forbidden = int(np.isneginf(ratios).sum())
-    counts_nan = estimator == "k3" and recipe.ratio_clamp == np.inf
-    if not forbidden or not (counts_nan or recipe.skips_forbidden):
+    if not forbidden:
         return ()
+    does = ""
+    if recipe.skips_forbidden:
+        does = f" {tool} itself counts 0 for each."
+    elif estimator == "k3" and recipe.ratio_clamp == np.inf:
+        does = f" {tool} itself logs NaN."
     return (
-        f"{forbidden} token{'s have' if forbidden > 1 else ' has'} a log-prob of -inf under the policy: {tool} itself "
-        f"{'logs NaN' if counts_nan else 'counts 0 for each'}. The policy cannot have produced them: check that its "
-        "log-probs are those of the model that sampled",
+        f"{forbidden} token{'s have' if forbidden > 1 else ' has'} a log-prob of -inf under the policy, which cannot "
+        f"have produced them: check that the log-probs are those of the model that sampled.{does}",
     )
 
 
@@ -332,7 +325,7 @@ def _forward(samples: Samples, recipe: Recipe, log_potential: ArrayLike, log_pro
         raw=value,
         ess=float(ess.sum()),
         pareto_k=_largest(pareto_k),
-        warnings=(*_left_out(alive), *_heavy(pareto_k, np.diff(samples.groups))),
+        warnings=(*_left_out(alive), *_heavy(pareto_k, np.diff(samples.groups)), *_few(ess, np.diff(samples.groups))),
     )
 
 
@@ -397,7 +390,19 @@ def _left_out(alive: NDArray[np.bool_]) -> tuple[str, ...]:
         return ()
     return (
         f"{dead} of {len(alive)} prompts {'has' if dead == 1 else 'have'} no completion that the target allows and "
-        f"{'is' if dead == 1 else 'are'} left out: draw more completions of them",
+        f"{'is' if dead == 1 else 'are'} left out: draw more completions of them.",
+    )
+
+
+def _few(ess: NDArray[np.float64], sizes: NDArray[np.int64]) -> tuple[str, ...]:
+    """Warn of a bias that cannot be judged, where weights differ: that of the logarithm of a mean of a few."""
+    few = (sizes < FEW) & (ess > 0) & (ess < NEARLY_EQUAL * sizes)
+    if not few.any():
+        return ()
+    return (
+        f"In {int(few.sum())} of {len(sizes)} prompts there are too few completions to fit the tail of their weights: "
+        "log Z is on average too low there, and this KL off by what neither the error nor the interval shows and more "
+        f"prompts do not mend. Draw {FEW} completions a prompt or more.",
     )
 
 
@@ -407,5 +412,5 @@ def _heavy(pareto_k: NDArray[np.float64], sizes: NDArray[np.int64]) -> tuple[str
         return ()
     return (
         f"In {heavy} of {len(sizes)} prompts Pareto k of target/proposal is above what can be trusted (the largest is "
-        f"{_largest(pareto_k):.2f}): a few completions decide the KL. Raise beta, or draw more completions a prompt",
+        f"{_largest(pareto_k):.2f}): a few completions decide the KL. Raise beta, or draw more completions a prompt.",
     )

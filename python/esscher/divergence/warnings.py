@@ -9,6 +9,8 @@ import numpy as np
 from esscher.estimate import Estimate, clustered_ratio, trusted_pareto_k
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from esscher.divergence.estimators import KlEstimators, Level
     from esscher.divergence.weighting import Weights
     from esscher.ragged import Ragged
@@ -31,6 +33,25 @@ def of_columns(samples: Samples, weights: Weights) -> tuple[str, ...]:
     return tuple(filter(None, [*found, _weights(len(samples), weights)]))
 
 
+def of_impossible(k1: NDArray[np.float64], weights: Weights) -> tuple[str, ...]:
+    """Say if completions are impossible under one of the two models, by their log-ratios [N]; weight 0 excuses it."""
+    counted = k1[weights.relative > 0]
+    by_prior, by_policy = int((counted == np.inf).sum()), int((counted == -np.inf).sum())
+    found = []
+    if by_prior:
+        found.append(
+            f"KL is infinite: the prior cannot produce {by_prior:,} of {len(counted):,} completions (a log-prob is "
+            "-inf)."
+        )
+    if by_policy:
+        found.append(
+            f"The policy cannot have produced {by_policy:,} of {len(counted):,} completions (a log-prob is -inf): no "
+            "estimate of the KL that holds them means anything. Check that the log-probs are those of the model that "
+            "sampled."
+        )
+    return tuple(found)
+
+
 def of_mean_ratio(samples: Samples, columns: KlEstimators, level: Level, weights: Weights) -> tuple[str, ...]:
     """Say if k3 and what is made with it cannot be trusted: if prior / policy is not 1 on average over the samples.
 
@@ -45,7 +66,9 @@ def of_mean_ratio(samples: Samples, columns: KlEstimators, level: Level, weights
     missed = off.value * float(weights.times(counts).sum() / weights.relative.sum())
     if not (abs(off.value) > FAR * off.stderr and abs(missed) > max(MATTERS * abs(k1), NOISE)):
         return ()
-    seen = f"The mean of prior/policy over the sampled {level}s is {1 + off.value:.3g}, not 1"
+    mean = f"{1 + off.value:.3g}"
+    mean = f"1 {'+' if off.value > 0 else '-'} {abs(off.value):.2g}" if mean == "1" else mean
+    seen = f"The mean of prior/policy over the sampled {level}s is {mean}, not 1"
     if off.value < 0:
         return (
             f"{seen}: the samples hardly show what the prior likes and the policy does not, and k3 at {level} level is "
@@ -54,14 +77,13 @@ def of_mean_ratio(samples: Samples, columns: KlEstimators, level: Level, weights
         )
     return (
         f"{seen}, which it is on the policy's own samples: they come from another policy, an older one or one sampled "
-        "at a temperature, or from an engine that does not agree. Give proposal_logprobs, or look at the mismatch.",
+        "at a temperature, or from an engine that does not agree. Give proposal_logprobs, or compare the engines "
+        "(esscher mismatch).",
     )
 
 
 def of_value(name: str, estimate: Estimate) -> tuple[str, ...]:
     """Say if an unbiased estimate is where no KL can be."""
-    if estimate.value == np.inf:
-        return (f"KL ({name}) is infinite: the prior cannot produce some completions (their log-prob is -inf).",)
     # Without a standard error nothing is clear.
     if not estimate.value < -max(NEGATIVE * estimate.stderr, NOISE) or np.isnan(estimate.stderr):
         return ()

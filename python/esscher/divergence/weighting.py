@@ -8,6 +8,7 @@ import numpy as np
 
 from esscher import _core
 from esscher.divergence.estimators import aggregate_logprobs
+from esscher.samples import token_column
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,6 +35,28 @@ class Weights(NamedTuple):
         return weighted
 
 
+def log_proposal_of(samples: Samples, proposal_logprobs: Ragged) -> NDArray[np.float64]:
+    """Return the log-prob of each completion under what it was drawn from [N].
+
+    Raises
+    ------
+    ValueError
+        If rows differ from those of the completions, a value is no log-prob, or the proposal cannot have produced one.
+    TypeError
+        If it is not `Ragged`, or not of floating point.
+    """
+    column = token_column("proposal_logprobs", proposal_logprobs, samples.completions, "log-prob", highest=0.0)
+    assert column is not None
+    drawn = aggregate_logprobs(column).log_prob
+    impossible = np.flatnonzero(np.isneginf(drawn))
+    if len(impossible):
+        raise ValueError(
+            f"proposal_logprobs[{impossible[0]}] sums to -inf: the proposal cannot have produced that completion. "
+            "Is it what the completions were drawn from?"
+        )
+    return drawn
+
+
 def weights_of(samples: Samples, policy_logprobs: Ragged, proposal_logprobs: Ragged | None) -> Weights:
     """Weigh completions by policy / proposal, self-normalised over all of them; equally without a proposal.
 
@@ -46,15 +69,7 @@ def weights_of(samples: Samples, policy_logprobs: Ragged, proposal_logprobs: Rag
     """
     if proposal_logprobs is None:
         return Weights(np.ones(len(samples)))
-    if not np.array_equal(proposal_logprobs.offsets, samples.completions.offsets):
-        raise ValueError("proposal_logprobs has other rows than completions: it holds log-probs of the same tokens")
-    drawn = aggregate_logprobs(proposal_logprobs).log_prob
-    impossible = np.flatnonzero(np.isneginf(drawn))
-    if len(impossible):
-        raise ValueError(
-            f"proposal_logprobs[{impossible[0]}] sums to -inf: the proposal cannot have produced that completion. "
-            "Is it what the completions were drawn from?"
-        )
+    drawn = log_proposal_of(samples, proposal_logprobs)
     log_ratios, everything = aggregate_logprobs(policy_logprobs).log_prob - drawn, np.array([0, len(samples)])
     log_weights, _, ess = _core.normalise(log_ratios, everything)
     if ess[0] == 0:

@@ -101,6 +101,11 @@ def to_lists(rows: Ragged) -> pa.Array:
     return pa.ListArray.from_arrays(rows.offsets.astype(np.int32), rows.values)
 
 
+def is_known(column: pa.ChunkedArray) -> bool:
+    """Return whether a column holds anything but nulls."""
+    return bool(column.null_count < len(column))
+
+
 def check_no_nulls(name: str, column: pa.ChunkedArray) -> None:
     """Raise `ValueError` with the row of the first null, if there is one."""
     if column.null_count:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
 
 from esscher.files import columns as arrow
-from esscher.files.formats import load
+from esscher.files.formats import join, load, naming
 from esscher.ragged import Ragged
 from esscher.samples import Samples, concatenate
 
@@ -108,15 +108,15 @@ def read(
             progress(str(path))
         tables.append(load(path))
         _check_columns(path, tables, names, columns or {})
-        parts.append(_in(path, _rows, tables[-1], names))
+        parts.append(naming(path, _rows, tables[-1], names))
         if parts[-1].columns != parts[0].columns:
             raise ValueError(
                 f"{path} fills {', '.join(parts[-1].columns) or 'no optional column'}, {files[0]} fills "
                 f"{', '.join(parts[0].columns) or 'none'}: files read together must agree"
             )
-    table = _join(files, tables)
+    table = join(files, tables)
     rows = parts[0] if len(parts) == 1 else concatenate(parts)
-    samples, order = _in(files, _grouped, rows, table, names[PROMPT_ID])
+    samples, order = naming(files, _grouped, rows, table, names[PROMPT_ID])
     return Dump(table, samples, order)
 
 
@@ -204,20 +204,16 @@ def _rows(table: pa.Table, names: dict[str, str]) -> Samples:
     filled = {}
     for ours, (field, convert) in FIELDS.items():
         theirs = names[ours]
-        if theirs in table.column_names and (ours in NEEDED or _is_known(table.column(theirs))):
+        if theirs in table.column_names and (ours in NEEDED or arrow.is_known(table.column(theirs))):
             filled[field] = convert(theirs, table.column(theirs))
-    if names[PROMPT_ID] in table.column_names:
+    if names[PROMPT_ID] in table.column_names and arrow.is_known(table.column(names[PROMPT_ID])):
         arrow.check_no_nulls(names[PROMPT_ID], table.column(names[PROMPT_ID]))
     return Samples(groups=np.arange(len(table) + 1), **filled)
 
 
-def _is_known(column: pa.ChunkedArray) -> bool:
-    return bool(column.null_count < len(column))
-
-
 def _grouped(rows: Samples, table: pa.Table, prompt_id: str) -> tuple[Samples, NDArray[np.int64]]:
     groups = arrow.row_codes(rows.prompts)
-    if prompt_id in table.column_names:
+    if prompt_id in table.column_names and arrow.is_known(table.column(prompt_id)):
         ids = arrow.codes(prompt_id, table.column(prompt_id))
         groups = arrow.row_codes(Ragged.from_padded(np.stack([ids, groups], axis=1), lengths=np.full(len(ids), 2)))
     order = np.argsort(groups, kind="stable")
@@ -229,22 +225,3 @@ def _grouped(rows: Samples, table: pa.Table, prompt_id: str) -> tuple[Samples, N
 
 def _take(column: Any, order: NDArray[np.int64]) -> Any:
     return column.take(order) if isinstance(column, Ragged) else column[order]
-
-
-def _join(files: list[Path], tables: list[pa.Table]) -> pa.Table:
-    joined = tables[0]
-    for path, table in zip(files[1:], tables[1:], strict=True):
-        try:
-            joined = pa.concat_tables([joined, table], promote_options="permissive")
-        except pa.ArrowException as error:
-            raise ValueError(f"{path} has columns of other types than the files before it: {error}") from error
-    return joined
-
-
-def _in(where: Path | list[Path], function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function, and put the file before what it finds wrong."""
-    try:
-        return function(*arguments)
-    except ValueError as error:
-        shown = where if isinstance(where, Path) else ", ".join(map(str, where[:3])) + ", ..." * (len(where) > 3)
-        raise ValueError(f"{shown}: {error}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
 import pyarrow.parquet as pq  # type: ignore[import-untyped]  # it ships no annotations
@@ -13,6 +13,7 @@ from esscher.files import jsonl
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable, Sequence
 
 PARQUET, JSON_LINES = ".parquet", ".jsonl"
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin")
@@ -33,6 +34,26 @@ def load(path: Path) -> pa.Table:
     if len(table) == 0:
         raise ValueError(f"{path} has no rows")
     return table
+
+
+def naming(where: Path | Sequence[Path], function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function, and put the file before what it finds wrong; of many files, the first three."""
+    try:
+        return function(*arguments)
+    except ValueError as error:
+        shown = str(where) if isinstance(where, Path) else ", ".join(map(str, where[:3])) + ", ..." * (len(where) > 3)
+        raise ValueError(f"{shown}: {error}") from error
+
+
+def join(files: Sequence[Path], tables: Sequence[pa.Table]) -> pa.Table:
+    """Put tables one after the other; raises `ValueError` that names the first file whose columns do not fit."""
+    joined = tables[0]
+    for path, table in zip(files[1:], tables[1:], strict=True):
+        try:
+            joined = pa.concat_tables([joined, table], promote_options="permissive")
+        except pa.ArrowException as error:
+            raise ValueError(f"{path} has columns of other types than the files before it: {error}") from error
+    return joined
 
 
 def write(table: pa.Table, path: str | os.PathLike[str]) -> None:

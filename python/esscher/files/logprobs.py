@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
 
 from esscher.files import columns as arrow
-from esscher.files.formats import load
+from esscher.files.formats import join, load, naming
 from esscher.ragged import Ragged, counts_within
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
     from numpy.typing import NDArray
 
     from esscher.ragged import Offsets
@@ -51,7 +51,9 @@ class LogprobColumns(NamedTuple):
     terminated: NDArray[np.bool_] | None
 
 
-def read_logprobs(paths: Sequence[Path], train: str | None = None, rollout: str | None = None) -> LogprobColumns:
+def read_logprobs(
+    paths: Sequence[Path], train: str | None = None, rollout: str | None = None, mask: str | None = None
+) -> LogprobColumns:
     """Read two columns of log-probs as they are: no value is refused, a null is NaN, a null row is empty.
 
     Where a file has a trainer's mask of the tokens that count, only these are read. Rows are grouped by `prompt_id` and
@@ -63,13 +65,18 @@ def read_logprobs(paths: Sequence[Path], train: str | None = None, rollout: str 
         Parquet (.parquet) or JSON lines (.jsonl), at least one.
     train, rollout
         What the columns are called; by default as one of `TRAINERS` calls them.
+    mask
+        What the mask of the tokens that count is called, of 0 and 1 or booleans; "" if all tokens count. By default
+        that of the trainer whose columns these are, if the files have it.
 
     Raises
     ------
     FileNotFoundError
         If a file is not there.
     ValueError
-        If a file is not whole, lacks a column, or a column holds something else than numbers.
+        If a file is not whole, lacks a column, or a column holds something else than numbers, or a mask than 0 and 1;
+        or if there is a trainer's mask, columns that are not that trainer's were named, and `mask` does not say what
+        to do. The message names the file.
 
     Examples
     --------
@@ -82,41 +89,69 @@ def read_logprobs(paths: Sequence[Path], train: str | None = None, rollout: str 
     array([-0.5,  nan])
     """
     tables = [load(path) for path in paths]
-    names = _names(paths[0], tables[0].column_names, train, rollout)
+    names = _names(paths[0], tables[0].column_names, Trainer(train or "", rollout or "", mask))
     wanted = [name for name in (*names, *PROMPTS, TERMINATED, TOKEN_IDS) if name in tables[0].column_names]
     for path, table in zip(paths, tables, strict=True):
         for name in wanted:
             if name not in table.column_names:
                 raise ValueError(f"{path} has no column {name!r}, {paths[0]} has: files read together must agree")
-    try:
-        table = pa.concat_tables([table.select(wanted) for table in tables], promote_options="permissive")
-    except pa.ArrowException as error:
-        raise ValueError(f"{paths[0]} and the files after it have columns of different types: {error}") from error
-    return _grouped(_columns(table, names), table, names)
+    parts = [naming(path, _columns, table, names) for path, table in zip(paths, tables, strict=True)]
+    return _grouped(_concatenate(parts), _prompt_codes(paths, tables, names))
 
 
-def _names(path: Path, there: list[str], train: str | None, rollout: str | None) -> Trainer:
-    known = next((t for t in TRAINERS if {t.train, t.rollout} <= set(there)), TRAINERS[0])
+def _names(path: Path, there: list[str], asked: Trainer) -> Trainer:
+    known = _trainer(there, {asked.train, asked.rollout})
     mask = known.mask if known.mask in there else None
-    names = Trainer(train or known.train, rollout or known.rollout, mask)
-    for name, option in ((names.train, "--train"), (names.rollout, "--rollout")):
-        if name not in there:
+    names = Trainer(
+        asked.train or known.train, asked.rollout or known.rollout, mask if asked.mask is None else asked.mask
+    )
+    for name, option, what in (
+        (names.train, "--train", "these log-probs"),
+        (names.rollout, "--rollout", "these log-probs"),
+        (names.mask, "--mask", "the mask"),
+    ):
+        if name and name not in there:
             raise ValueError(
-                f"{path} has no column {name!r}. It has: {', '.join(there)}. Say which holds these log-probs: {option} "
-                "COLUMN"
+                f"{path} has no column {name!r}. It has: {', '.join(there)}. Say which holds {what}: {option} COLUMN"
             )
+    if names.train == names.rollout:
+        raise ValueError(f"--train and --rollout are both {names.train!r}: name the columns of two engines")
+    masks = [trainer.mask for trainer in TRAINERS if trainer.mask in there]
+    if names.mask is None and masks and not {names.train, names.rollout} <= {known.train, known.rollout}:
+        raise ValueError(
+            f"{path} has a mask, {masks[0]!r}: say --mask {masks[0]} if it tells which of these tokens count, or "
+            "--mask '' if all of them do"
+        )
     return names
+
+
+def _trainer(there: list[str], asked: set[str]) -> Trainer:
+    """Return whose names these are: those that were asked for, or else those that are there."""
+    by_name = next((trainer for trainer in TRAINERS if asked & {trainer.train, trainer.rollout}), None)
+    return by_name or next((t for t in TRAINERS if {t.train, t.rollout} <= set(there)), TRAINERS[0])
 
 
 def _columns(table: pa.Table, names: Trainer) -> LogprobColumns:
     train, rollout = (arrow.raw_numbers(name, table.column(name)) for name in (names.train, names.rollout))
-    if names.mask is not None:
-        mask = arrow.raw_numbers(names.mask, table.column(names.mask))
+    if names.mask:
+        mask = _mask(table, names.mask)
         train, rollout = _masked(names.train, train, mask), _masked(names.rollout, rollout, mask)
     terminated = None
     if TERMINATED in table.column_names and not table.column(TERMINATED).null_count:
         terminated = arrow.booleans(TERMINATED, table.column(TERMINATED))
     return LogprobColumns(train, rollout, None, terminated)
+
+
+def _mask(table: pa.Table, name: str) -> Ragged:
+    mask = arrow.raw_numbers(name, table.column(name))
+    strange = np.flatnonzero((mask.values != 0) & (mask.values != 1))
+    if len(strange):
+        row, token = mask.locate(strange[0])
+        raise ValueError(
+            f"column {name!r}, row {row}, token {token} is {mask.values[strange[0]]:g}: a mask is 0 or 1 (rows count "
+            "from 0)"
+        )
+    return mask
 
 
 def _masked(name: str, column: Ragged, mask: Ragged) -> Ragged:
@@ -132,8 +167,22 @@ def _masked(name: str, column: Ragged, mask: Ragged) -> Ragged:
     return Ragged.from_lengths(column.values[keep], lengths)
 
 
-def _grouped(columns: LogprobColumns, table: pa.Table, names: Trainer) -> LogprobColumns:
-    codes = _prompt_codes(table, names)
+def _concatenate(parts: list[LogprobColumns]) -> LogprobColumns:
+    ended = [part.terminated for part in parts if part.terminated is not None]
+    return LogprobColumns(
+        _joined([part.train for part in parts]),
+        _joined([part.rollout for part in parts]),
+        None,
+        np.concatenate(ended) if len(ended) == len(parts) else None,
+    )
+
+
+def _joined(columns: list[Ragged]) -> Ragged:
+    values = np.concatenate([column.values for column in columns])
+    return Ragged.from_lengths(values, np.concatenate([column.lengths for column in columns]))
+
+
+def _grouped(columns: LogprobColumns, codes: NDArray[np.int64] | None) -> LogprobColumns:
     if codes is None:
         return columns
     order = np.argsort(codes, kind="stable")
@@ -146,25 +195,28 @@ def _grouped(columns: LogprobColumns, table: pa.Table, names: Trainer) -> Logpro
     )
 
 
-def _prompt_codes(table: pa.Table, names: Trainer) -> NDArray[np.int64] | None:
-    """Give rows of one prompt an equal number; `None` if the table does not tell prompts."""
-    codes = []
-    if "prompt_id" in table.column_names:
-        codes.append(arrow.codes("prompt_id", table.column("prompt_id")))
-    if "prompt_token_ids" in table.column_names:
-        codes.append(arrow.row_codes(arrow.token_ids("prompt_token_ids", table.column("prompt_token_ids"))))
-    elif not codes and names.mask is not None and TOKEN_IDS in table.column_names:
-        codes.append(arrow.row_codes(_before_mask(table, names.mask)))
+def _prompt_codes(paths: Sequence[Path], tables: list[pa.Table], names: Trainer) -> NDArray[np.int64] | None:
+    """Give rows of one prompt an equal number; `None` if the tables do not tell prompts."""
+    told = [name for name in PROMPTS if name in tables[0].column_names]
+    table = join(paths, [table.select(told) for table in tables])
+    codes = [naming(paths, _codes, name, table.column(name)) for name in told if arrow.is_known(table.column(name))]
+    if not codes and names.mask and TOKEN_IDS in tables[0].column_names:
+        before = [naming(path, _before_mask, table, names.mask) for path, table in zip(paths, tables, strict=True)]
+        codes.append(arrow.row_codes(_joined(before)))
     if not codes:
         return None
-    both = Ragged.from_padded(np.stack([codes[0], codes[-1]], axis=1), lengths=np.full(len(table), 2))
+    both = Ragged.from_padded(np.stack([codes[0], codes[-1]], axis=1), lengths=np.full(len(codes[0]), 2))
     return arrow.row_codes(both)
+
+
+def _codes(name: str, column: pa.ChunkedArray) -> NDArray[np.int64]:
+    return arrow.codes(name, column) if name == "prompt_id" else arrow.row_codes(arrow.token_ids(name, column))
 
 
 def _before_mask(table: pa.Table, name: str) -> Ragged:
     """Return the token ids before the first that the mask keeps: the prompt."""
     ids = arrow.raw_numbers(TOKEN_IDS, table.column(TOKEN_IDS))
-    mask = arrow.raw_numbers(name, table.column(name))
+    mask = _mask(table, name)
     within = counts_within(mask.lengths)
     first = [int(within[a:b][mask.values[a:b] == 1].min(initial=b - a)) for a, b in _bounds(mask)]
     lengths = np.minimum(first, ids.lengths)

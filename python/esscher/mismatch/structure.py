@@ -44,8 +44,10 @@ SAME_TOKEN = 1e-3
 # A temperature nearer to 1 than this is not worth a name; a line must explain half of what it is fitted to.
 SMALLEST_SLOPE, EXPLAINED = 0.01, 0.5
 # Without contexts: a temperature moves the unlikely fifth of tokens one way and the others the other way. Truncation
-# moves all one way, noise half of each; real temperatures give 0.3 to 0.8 here, the others less than 0.1.
-UNLIKELY_SHARE, SIGNS_APART, FEWEST_MOVED = 0.2, 0.25, 50
+# moves all one way, noise half of each; real temperatures give 0.3 to 0.8 here, the others less than 0.1. A low one
+# leaves fewer unlikely tokens, so a twentieth is tried too; but of those that noise made the least likely, more moved
+# down than half.
+UNLIKELY_AND_APART, FEWEST_MOVED = ((0.2, 0.25), (0.05, 0.5)), 50
 # The ratio l_rollout / l_train is bounded by 1 / tau; its outermost 2 % are left to noise. Only of tokens this
 # unlikely, since rounding rules the ratio of small numbers.
 OUTERMOST, RATIO_BELOW = 0.02, -1.0
@@ -54,6 +56,9 @@ OUTERMOST, RATIO_BELOW = 0.02, -1.0
 ONE_WAY, FEWEST_ONE_WAY = 0.98, 20
 # They must be more than a few tokens of the whole.
 ONE_WAY_SHARE = 0.05
+# Truncation moves all tokens but those that were certain, with nothing to cut off beside them. So it has moved many, or
+# what it left was likely; isolated tokens that differ are something else.
+MANY_MOVED, LEFT_ALONE = 0.3, -0.1
 # A kept mass nearer to 1 than this is not worth a name.
 SMALLEST_LOST_MASS = 5e-4
 # The law of mean weights is that of a mean, which one outlier can spoil: without a temperature, which makes a tail by
@@ -214,9 +219,8 @@ def _temperature_bound(pairs: Pairs, groups: Offsets, tolerance: Floats) -> Temp
     moved = np.abs(difference) > np.maximum(tolerance, LOUD)
     if moved.sum() < FEWEST_MOVED:
         return None
-    unlikely = level <= np.quantile(level[moved], UNLIKELY_SHARE)
-    apart, stderr = _difference_of_shares(difference[moved] < 0, unlikely[moved])
-    if abs(apart) < max(SIGNS_APART, SIGMAS * stderr):
+    apart = _signs_apart(difference[moved] < 0, level[moved])
+    if apart == 0.0:
         return None
     rare = moved & (pairs.train < RATIO_BELOW)
     if not rare.any():
@@ -227,6 +231,15 @@ def _temperature_bound(pairs: Pairs, groups: Offsets, tolerance: Floats) -> Temp
     if bound <= 0 or (bound > 1) != (apart > 0):
         return None
     return Temperature(1.0 / bound, math.nan, True, _sampled_from(pairs, groups), 0)
+
+
+def _signs_apart(down: Mask, level: Floats) -> float:
+    """Return how much more often unlikely tokens move down than others do; 0 if that may be chance."""
+    for share, least in UNLIKELY_AND_APART:
+        apart, stderr = _difference_of_shares(down, level <= np.quantile(level, share))
+        if abs(apart) >= max(least, SIGMAS * stderr):
+            return apart
+    return 0.0
 
 
 def _difference_of_shares(down: Mask, unlikely: Mask) -> tuple[float, float]:
@@ -252,8 +265,10 @@ def kept_mass(pairs: Pairs, groups: Offsets, tolerance: Floats, tempered: bool) 
         one_way = 0.0 if tempered else _one_way(moved, tolerance)
         mean = _mean_mass(pairs, moved if tempered else _pulled_in(moved), groups)
         lost = 1.0 - mean.value
-        beyond_chance = lost > SIGMAS * mean.stderr and not (tempered and _heavy(moved))
-        if (one_way >= ONE_WAY or beyond_chance) and lost > SMALLEST_LOST_MASS:
+        beyond_chance = lost > SIGMAS * mean.stderr and not _heavy(moved)
+        if not (one_way >= ONE_WAY or beyond_chance) or lost <= SMALLEST_LOST_MASS:
+            continue
+        if tempered or _left_the_certain(pairs, moved, tolerance):
             least = math.exp(-float(np.quantile(moved, ORDINARY)))
             return KeptMass(mean, least, column, one_way)
     return None
@@ -264,6 +279,14 @@ def _one_way(moved: Floats, tolerance: Floats) -> float:
     up, down = int((moved > tolerance).sum()), int((moved < -tolerance).sum())
     enough = up + down >= max(FEWEST_ONE_WAY, ONE_WAY_SHARE * len(moved))
     return up / (up + down) if enough else 0.0
+
+
+def _left_the_certain(pairs: Pairs, moved: Floats, tolerance: Floats) -> bool:
+    """Return whether most tokens moved, or those that did not had nothing beside them."""
+    still = np.abs(moved) <= tolerance
+    if (moved > tolerance).mean() >= MANY_MOVED or not still.any():
+        return True
+    return float(np.median(np.maximum(pairs.train, pairs.rollout)[still])) >= LEFT_ALONE
 
 
 def _pulled_in(values: Floats) -> Floats:

@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 
 # An offset, as of a kept mass of a half, can put log-probs this far above 0; what is further above never was one.
 POSITIVE = 0.7
-# A sampled token of 2e-22 probability is not to be met: that, more than once, is a filler.
-IMPOSSIBLE = -50.0
+# A sampled token of 2e-22 probability is not to be met: that, more than once, is a filler. And no softmax over logits
+# as models have them gives one as unlikely as this.
+IMPOSSIBLE, UNHEARD_OF = -50.0, -500.0
 # What trainers are seen to fill in: any one of these is no accident.
 FILLERS = (-100.0, -1000.0, -9999.0, -10000.0, -65504.0, -1e5, -1e6, -1e9, -1e10, float(np.finfo(np.float32).min))
 # An exact repetition among real log-probs: bfloat16 has 128 values in an octave, so that 3 % to either side of a value
 # hold 5 others at least; a constant that outweighs them together did not come from rounding. It must also make up a
-# share of the column, since where values are sparse chance repeats a few.
-FEWEST_REPEATS, REPEATED_SHARE, NEIGHBOURHOOD = 5, 0.002, 0.03
+# share of the column, since where values are sparse chance repeats a few; on a 16-bit grid, a few more.
+FEWEST_REPEATS, FEWEST_REPEATS_ON_GRID, REPEATED_SHARE, NEIGHBOURHOOD = 5, 15, 0.002, 0.03
 # Completions that share their first tokens repeat log-probs in both columns alike: beside a constant that was filled
 # in, the other column's values spread.
 SPREAD = 0.5
@@ -35,8 +36,8 @@ CLEARLY_NOT_CERTAIN = -3.0
 UNLIKELY = -1.0
 # Below this, 0 and the other column's value are the same certainty.
 CERTAIN = -1e-4
-# Fewer tokens than this are certain now and then in both engines.
-FEWEST_IN_ROW = 3
+# Fewer tokens than this are certain now and then in both engines; of a model that is certain of so many, more are.
+FEWEST_IN_ROW, OFTEN_CERTAIN = 3, 0.3
 # All of a column's values on a 16-bit grid: float32 values get there one in 2^13 times, so 99 % of even these few
 # are no chance, while a few exact numbers typed by hand (-0.5, -1) are not enough.
 ON_GRID, FEWEST_ON_GRID = 0.99, 12
@@ -74,8 +75,8 @@ def find_sentinels(column: Ragged, other: Ragged) -> tuple[Mask, tuple[Sentinel,
     values = column.values
     bad = ~(values <= POSITIVE) | np.isneginf(values)
     finite, counts = np.unique(values[~bad], return_counts=True)
-    repeated = (finite < IMPOSSIBLE) & (counts > 1) | np.isin(finite, FILLERS)
-    chosen = [*finite[repeated], *_constants(column, other, finite, counts)]
+    filled = (finite < IMPOSSIBLE) & (counts > 1) | (finite < UNHEARD_OF) | np.isin(finite, FILLERS)
+    chosen = [*finite[filled], *_constants(column, other, finite, counts)]
     bad |= np.isin(values, chosen)
     kinds, tokens = np.unique(values[bad], return_counts=True)
     order = np.argsort(-tokens, kind="stable")
@@ -99,18 +100,24 @@ def find_missing(pairs: Pairs, zero: Floats, other: Floats) -> Mask:
 
 
 def find_padding(pairs: Pairs) -> Mask:
-    """Return which tokens [T] are in rows that are 0 throughout in both columns."""
-    return _zero_rows(pairs, pairs.train) & _zero_rows(pairs, pairs.rollout)
+    """Return which tokens [T] are in rows that are 0 throughout in both columns.
+
+    A model that is certain of many other tokens too may be so of a whole row: then that is no padding.
+    """
+    zeros = _zero_rows(pairs, pairs.train) & _zero_rows(pairs, pairs.rollout)
+    others = np.maximum(pairs.train, pairs.rollout)[~zeros]
+    certain = len(others) > 0 and (others >= CERTAIN).mean() >= OFTEN_CERTAIN
+    return np.zeros_like(zeros) if certain else zeros
 
 
 def find_grid(values: Floats) -> Grid | None:
     """Return the 16-bit format that all of these values are numbers of, if any."""
-    distinct = np.unique(values[values != 0]).astype(np.float32)
+    with np.errstate(over="ignore"):  # what a format does not hold is infinite in it
+        distinct = np.unique(values[values != 0]).astype(np.float32)
+        half = distinct.astype(np.float16).astype(np.float32) == distinct
     if len(distinct) < FEWEST_ON_GRID:
         return None
     bits = distinct.view(np.uint32)
-    with np.errstate(over="ignore"):
-        half = distinct.astype(np.float16).astype(np.float32) == distinct
     for grid, on_grid in zip(GRIDS, (bits & 0xFFFF == 0, half), strict=True):
         if on_grid.mean() >= ON_GRID:
             return grid
@@ -138,7 +145,8 @@ def _constants(column: Ragged, other: Ragged, finite: Floats, counts: NDArray[np
     low, high = np.searchsorted(finite, finite - reach), np.searchsorted(finite, finite + reach, side="right")
     cumulative = np.concatenate([[0], np.cumsum(counts)])
     neighbours = cumulative[high] - cumulative[low] - counts
-    enough = max(FEWEST_REPEATS, REPEATED_SHARE * len(column.values))
+    fewest = FEWEST_REPEATS if find_grid(finite) is None else FEWEST_REPEATS_ON_GRID
+    enough = max(fewest, REPEATED_SHARE * len(column.values))
     suspects = finite[(counts >= enough) & (counts > neighbours) & (np.abs(finite) > -CERTAIN)]
     return [value for value in suspects.tolist() if _other_spreads(column, other, value)]
 
