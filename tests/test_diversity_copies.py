@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import oracle_diversity
 from esscher import Ragged
-from esscher.diversity import compression_ratio, text_compression_ratio, unique_share, vendi_score
+from esscher.diversity import compression_ratio, text_compression_ratio, top_ngrams, unique_share, vendi_score
 from esscher.diversity.copies import INNER_TIME
 from strategies import groups_over, tokens
 
@@ -96,6 +96,12 @@ def test_vendi_score_of_many_blocks_of_ngrams(monkeypatch):
     whole = vendi_score(rows, 2)
     monkeypatch.setattr("esscher.diversity.vendi.BLOCK", 70)
     assert vendi_score(rows, 2) == pytest.approx(whole, rel=1e-12)
+
+
+def test_ngrams_longer_than_all_completions_are_none():
+    rows = Ragged.from_rows([[1, 2], [3]])
+    assert vendi_score(rows, 2**40) == vendi_score(rows, 3) == pytest.approx([1], rel=1e-12)
+    assert top_ngrams(rows, 2**33, 1).token_ids.shape == (0, 2**33)
 
 
 def test_copies_count_once_and_strangers_each():

@@ -140,7 +140,8 @@ def test_intervals_are_those_of_prompts():
             values = METRICS[name](rows, groups, None)
             low, high, assumes = confidence_interval(values, np.arange(len(values) + 1))
             most = math.inf if name in UNBOUNDED else 1.0
-            assert estimate.interval == (max(low, 0.0), min(high, most), assumes)
+            least = 1.0 if name == "vendi-2" else 0.0
+            assert estimate.interval == (max(low, least), min(high, most), assumes)
 
 
 def test_intervals_end_where_the_metric_does():
@@ -174,6 +175,28 @@ def test_weights_of_0_leave_prompts_out_and_none_at_all_says_nothing():
         assert estimate.left_out == 12
         assert math.isnan(estimate.within.value)
         assert estimate.across is None or math.isnan(estimate.across)
+
+
+@pytest.mark.parametrize("scales", [[1e300, 1e-300], [5e-324, 1.7e308], [1e-310, 1.0]])
+def test_weights_are_relative_to_their_prompt_at_any_scale(scales):
+    rows, groups, _ = generated(prompts=2)
+    got = estimate_diversity(rows, groups, np.repeat(scales, 5))
+    for estimate, expected in zip(got, estimate_diversity(rows, groups, np.ones(10)), strict=True):
+        assert estimate.within == pytest.approx(expected.within, rel=1e-12)
+        across = (estimate.across, expected.across)
+        assert across == (None, None) or across[0] == pytest.approx(across[1], rel=1e-12)
+
+
+def test_an_interval_holds_what_a_metric_can_be_and_says_of_how_many_prompts():
+    rows = Ragged.from_rows([[4, 81, 73, 18, 61], [2, 92, 71, 31], [5], [14, 51, 89, 92, 26, 6], [1]])
+    low, high, assumes = by_name(estimate_diversity(rows, [0, 3, 5]))["vendi-2"].interval
+    assert low == 1 < high
+    assert assumes.startswith("2 prompts are independent")
+    alone = by_name(estimate_diversity(rows, [0, 5]))["vendi-2"].interval
+    assert math.isnan(alone.low)
+    assert alone.assumes == "1 prompt with a value: no interval"
+    alike = by_name(estimate_diversity(rows, [0, 2, 4, 5]))["repetition-3"].interval
+    assert alike == (0.0, 0.0, "2 prompts are all alike, which does not show how others would differ")
 
 
 def test_the_vendi_score_can_be_left_out_and_large_prompts_are():

@@ -231,6 +231,7 @@ def test_top_ngrams_of_a_large_group_weigh_most():
         ),
         (lambda rows: distinct(rows, 1, weights=["a", "b"]), TypeError, "weights has dtype <U1: weights are numbers"),
         (lambda rows: ead(rows, 1, 0), ValueError, "vocabulary_size is 0: a vocabulary has at least 1 entry"),
+        (lambda rows: ead(rows, 1, math.nan), ValueError, "vocabulary_size is nan: a vocabulary has at least 1 entry"),
         (lambda rows: repetition(rows, 0), ValueError, "n is 0"),
     ],
 )

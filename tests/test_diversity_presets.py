@@ -99,6 +99,7 @@ def test_gdc_takes_500_texts():
     [
         (lambda: self_bleu_of_texts(["a"], "bleu"), ValueError, "preset is 'bleu': it must be one of nltk, sacrebleu,"),
         (lambda: self_bleu_of_texts(["a", 1]), TypeError, r"texts\[1\] is int: a text is a str"),
+        (lambda: self_bleu_of_texts("a b"), TypeError, "texts is a str, which would be one text a character"),
         (
             lambda: self_bleu_of_texts(["a"], "gdc", smoothing="none"),
             ValueError,

@@ -10,7 +10,7 @@ from scipy import stats
 
 from esscher.estimate import (
     LEVEL,
-    MOST_RESAMPLED,
+    MANY,
     NORMAL,
     STUDENT,
     _student,
@@ -52,7 +52,7 @@ def test_a_mean_is_a_ratio_over_ones():
     assert clustered_mean(values, groups) == clustered_ratio(values, np.ones(len(values)), groups)
 
 
-@pytest.mark.parametrize("clusters", [5, 8, 20, 60, MOST_RESAMPLED + 100])
+@pytest.mark.parametrize("clusters", [5, 8, 20, 60, MANY + 100])
 def test_intervals_of_skewed_clusters_cover(clusters):
     rng, covered = np.random.default_rng(clusters), 0
     for _ in range(400):
@@ -75,11 +75,30 @@ def test_the_studentised_bootstrap_covers_where_students_t_does_not():
     assert covered[1] / 400 > 0.89
 
 
+def test_many_skewed_clusters_are_resampled_too():
+    rng, covered, resampled = np.random.default_rng(3), 0, 0
+    for _ in range(400):
+        low, high, assumes = confidence_interval(rng.lognormal(sigma=1.5, size=MANY + 50), np.arange(MANY + 51))
+        covered += low <= np.exp(1.5**2 / 2) <= high
+        resampled += "bootstrap" in assumes
+    # The normal quantile covers 0.87 to 0.89 here.
+    assert covered / 400 > 0.89
+    assert resampled > 380
+
+
+def test_a_bootstrap_of_clusters_that_are_alike_has_no_width():
+    assert bootstrap_t(np.ones(10), np.arange(11)) == (1.0, 1.0)
+    assert np.isnan(bootstrap_t(np.array([1.0, np.inf, 3.0]), np.arange(4))).all()
+    assert np.isnan(bootstrap_t(np.ones(1), np.arange(2))).all()
+    with pytest.raises(ValueError, match="rounds is 0: resample at least once"):
+        bootstrap_t(np.arange(5.0), np.arange(6), rounds=0)
+
+
 def test_the_quantiles_are_students():
     for freedom, quantile in STUDENT.items():
         assert quantile == pytest.approx(stats.t.ppf((1 + LEVEL) / 2, freedom), rel=1e-7)
     assert pytest.approx(stats.norm.ppf((1 + LEVEL) / 2), rel=1e-7) == NORMAL
-    for freedom in range(1, MOST_RESAMPLED):
+    for freedom in range(1, MANY):
         assert _student(freedom) == pytest.approx(stats.t.ppf((1 + LEVEL) / 2, freedom), rel=1e-3)
 
 

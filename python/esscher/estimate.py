@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 LEVEL = 0.95
 # Quantiles of Student's t at (1 + LEVEL) / 2, by degrees of freedom; NORMAL is their limit.
 STUDENT, NORMAL = {1: 12.7062047, 2: 4.3026527, 3: 3.1824463}, 1.9599640
-# With fewer clusters a resample is too often a single one over and over; with more, the normal quantile does as well.
-FEWEST_RESAMPLED, MOST_RESAMPLED = 5, 200
+# With fewer clusters a resample is too often a single one over and over. With more than MANY the normal quantile does
+# as well, unless they are skewed: by more, squared, than this share of their number.
+FEWEST_RESAMPLED, MANY, MOST_RESAMPLED, SKEWED = 5, 200, 2000, 0.02
 ROUNDS, SEED = 1000, 0
 # A standard error this small beside its value is what rounding leaves of 0.
 ROUNDING = 1e-13
@@ -79,9 +80,10 @@ def confidence_interval(
 ) -> Interval:
     """Return the 95 % interval of a mean, or of a ratio as in `clustered_ratio`, clustered by prompt.
 
-    From 5 to 200 prompts by `bootstrap_t`, which stays near its level where the data are skewed; with more, by the
-    normal quantile; with fewer, by Student's, which needs the prompts' means to be normal. With a single prompt its
-    completions are the independent draws, and the interval says nothing of other prompts.
+    From 5 to 200 prompts, and to 2000 where they are skewed, by `bootstrap_t`, which stays nearer to its level then;
+    with more, by the normal quantile; with fewer, by Student's, which needs the prompts' means to be normal. With a
+    single prompt its completions are the independent draws, and the interval says nothing of other prompts. Where none
+    differs from the others the interval has no width, which says no more than that.
 
     Examples
     --------
@@ -136,6 +138,15 @@ def bootstrap_t(
     rng
         Where the resamples come from; the same ones at every call if not given.
 
+    Returns
+    -------
+    Its ends; NaN where there is no standard error, as of a single draw.
+
+    Raises
+    ------
+    ValueError
+        If `rounds` is below 1.
+
     References
     ----------
     Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 12.5.
@@ -148,8 +159,13 @@ def bootstrap_t(
     >>> bool(low < 1 < high)
     True
     """
+    if rounds < 1:
+        raise ValueError(f"rounds is {rounds}: resample at least once")
     denominators = np.ones(len(numerators)) if denominators is None else denominators
-    return _resampled_t(_cluster_sums(numerators, denominators, groups), rounds, rng)
+    sums = _cluster_sums(numerators, denominators, groups)
+    if not (np.isfinite(sums.value) and np.isfinite(sums.stderr)):
+        return np.nan, np.nan
+    return _resampled_t(sums, rounds, rng) if sums.stderr > 0 else (sums.value, sums.value)
 
 
 def trusted_pareto_k(n: int) -> float:
@@ -215,8 +231,8 @@ def _interval(sums: _Sums) -> Interval:
     if not (np.isfinite(value) and np.isfinite(stderr)):
         return Interval(np.nan, np.nan, f"{sums.draws.removesuffix(',')}: no interval")
     if stderr <= ROUNDING * abs(value):
-        return Interval(value, value, f"{sums.draws} are independent, and all alike")
-    if clusters > MOST_RESAMPLED:
+        return Interval(value, value, f"{sums.draws} are all alike, which does not show how others would differ")
+    if clusters > MANY and (clusters > MOST_RESAMPLED or _skewness(sums.residuals) ** 2 <= SKEWED * clusters):
         return Interval(value - NORMAL * stderr, value + NORMAL * stderr, f"{sums.draws} are independent (normal)")
     if clusters >= FEWEST_RESAMPLED:
         low, high = _resampled_t(sums, ROUNDS, None)
@@ -225,6 +241,11 @@ def _interval(sums: _Sums) -> Interval:
     # Also where most are alike, and many resamples have no error.
     reach = _student(clusters - 1) * stderr
     return Interval(value - reach, value + reach, f"{sums.draws} are independent and their means normal (Student t)")
+
+
+def _skewness(residuals: NDArray[np.float64]) -> float:
+    u = residuals / np.abs(residuals).max()
+    return float(np.mean(u**3) / np.mean(u**2) ** 1.5)
 
 
 def _student(freedom: int) -> float:

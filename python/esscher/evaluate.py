@@ -12,7 +12,7 @@ from esscher.divergence import KlEstimate, PresetName, estimate_kl, estimate_kls
 from esscher.diversity import DiversityEstimate, estimate_diversity, top_ngrams
 from esscher.estimate import Estimate, clustered_mean, trusted_pareto_k
 from esscher.posterior import Proposal, TargetReport, assess
-from esscher.target import Condition
+from esscher.target import Condition, Tilt
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,6 +36,8 @@ TOP_COUNT = 10
 # Below them, the report warns: clusters that a sandwich error needs, and the share of samples that carries weight.
 FEW_CLUSTERS = 10
 FEW_EFFECTIVE = 0.1
+# A weighted mean of so many is biased by a few percent of what the weights change.
+FEW_BY_WEIGHT = 30
 # Above this share of samples that carries weight, weights are so equal that log Z needs no warning.
 NEARLY_EQUAL = 0.95
 
@@ -105,8 +107,8 @@ class Report:
     diversity
         Diversity metrics of the completions (see `estimate_diversity`).
     target_diversity
-        Those of them that do not move with the number of completions, of the completions weighted to stand for the
-        target: what it asks for. Empty without weights.
+        Those of them that do not move with the number of completions but for what weights do, of the completions
+        weighted to stand for the target: what it asks for. Empty without weights.
     top_ngrams
         The most frequent n-grams of each order, most frequent first.
     per_completion
@@ -151,7 +153,10 @@ def evaluate(samples: Samples, target: Target | None = None, *, proposal: Propos
     Raises
     ------
     ValueError
-        If `proposal` is neither "policy" nor "prior", or a completion is impossible under the policy that produced it.
+        If `proposal` is neither "policy" nor "prior", a token is impossible under both policy and prior, or, with a
+        target, a completion under the policy that produced it.
+    TypeError
+        If `target` is none.
 
     Examples
     --------
@@ -170,6 +175,8 @@ def evaluate(samples: Samples, target: Target | None = None, *, proposal: Propos
     >>> round(report.target.log_z.value, 4), round(report.target.inference_gap.value, 4)
     (0.2005, 0.0755)
     """
+    if target is not None and not isinstance(target, Tilt | Condition):
+        raise TypeError(f"target is {type(target).__name__}: it must be a Tilt or a Condition, such as Tilt(beta=0.1)")
     if proposal not in ("policy", "prior"):
         raise ValueError(f"proposal is {proposal!r}: it must be 'policy' or 'prior', where the completions came from")
     unavailable = _unavailable(samples, target, proposal)
@@ -183,7 +190,7 @@ def evaluate(samples: Samples, target: Target | None = None, *, proposal: Propos
         reward=None if samples.rewards is None else clustered_mean(samples.rewards, samples.groups),
         kl=kl,
         trainer_kl={preset: estimate_kl(samples, preset=preset) for preset in TRAINERS} if kl else {},
-        prior_perplexity=None if samples.prior_logprobs is None else float(np.exp(_surprise(samples.prior_logprobs))),
+        prior_perplexity=None if samples.prior_logprobs is None else _perplexity(samples.prior_logprobs),
         entropy=_surprise(samples.policy_logprobs) if kl and samples.policy_logprobs is not None else None,
         target=posterior,
         diversity=estimate_diversity(samples.completions, samples.groups, vendi=_is_small(samples)),
@@ -234,6 +241,11 @@ def _counts(samples: Samples) -> Counts:
 def _surprise(logprobs: Ragged) -> float:
     """Mean negative log-prob of a token, in nats."""
     return -float(sequence_logprobs(logprobs).sum()) / len(logprobs.values)
+
+
+def _perplexity(logprobs: Ragged) -> float:
+    with np.errstate(over="ignore"):  # what is beyond any number is infinite
+        return float(np.exp(_surprise(logprobs)))
 
 
 def _is_small(samples: Samples) -> bool:
@@ -313,8 +325,14 @@ def _weight_warnings(samples: Samples, target: Target, posterior: TargetReport, 
         )
     if np.isnan(posterior.pareto_k) and posterior.ess < NEARLY_EQUAL * n:
         warnings.append(
-            f"With {int(sizes.max())} completions a prompt, {what} on average too low, and there are too few to tell "
-            "by how much. Draw 25 a prompt or more to see Pareto k."
+            f"With {int(sizes.max())} completions a prompt, {what} on average too low and the target's diversity too "
+            "near that of the samples, and there are too few to tell by how much. Draw 25 a prompt or more to see "
+            "Pareto k."
+        )
+    elif posterior.ess < min(NEARLY_EQUAL * n, FEW_BY_WEIGHT * len(sizes)):
+        warnings.append(
+            f"By their weights there are {posterior.ess / len(sizes):.1f} completions a prompt: the target's diversity "
+            "is nearer to that of the samples than it would be with more. Draw more completions a prompt."
         )
     threshold = trusted_pareto_k(int(sizes.min()))
     if posterior.pareto_k > threshold:

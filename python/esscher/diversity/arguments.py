@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import ArrayLike, NDArray
 
 
@@ -14,6 +16,15 @@ def check_order(n: int) -> None:
     """Raise `ValueError` if there are no n-grams of length `n`."""
     if n < 1:
         raise ValueError(f"n is {n}: an n-gram has at least 1 token")
+
+
+def check_texts(texts: Sequence[str]) -> None:
+    """Raise `TypeError` if a text is no string, or all of them are one."""
+    if isinstance(texts, str):
+        raise TypeError("texts is a str, which would be one text a character: give a list of texts")
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"texts[{i}] is {type(text).__name__}: a text is a str")
 
 
 def as_orders(n: ArrayLike) -> NDArray[np.int64]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from esscher import _core
-from esscher.diversity.arguments import check_order
+from esscher.diversity.arguments import check_order, check_texts
 from esscher.diversity.mteval import tokenise
 from esscher.ragged import Ragged, as_groups, as_token_ids
 
@@ -117,7 +117,7 @@ def self_bleu_of_texts(
     ValueError
         If `n` is below 1, `groups` are no offsets, or `preset` or `smoothing` is none of the above.
     TypeError
-        If a text is not a string.
+        If a text is not a string, or `texts` is a single one.
 
     References
     ----------
@@ -133,9 +133,7 @@ def self_bleu_of_texts(
     >>> self_bleu_of_texts(texts, "sacrebleu").round(2)
     array([55.18])
     """
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TypeError(f"texts[{i}] is {type(text).__name__}: a text is a str")
+    check_texts(texts)
     borders = as_groups(groups, len(texts))
     if preset in ("nltk", "fast-bleu"):
         return self_bleu(_numbered(texts, str.split), 4 if n is None else n, borders, smoothing or "none")

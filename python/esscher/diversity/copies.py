@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from esscher.diversity.arguments import check_texts
 from esscher.diversity.ngrams import distinct
 from esscher.ragged import Ragged, as_groups, as_token_ids
 
@@ -141,7 +142,7 @@ def text_compression_ratio(texts: Sequence[str]) -> float:
     Raises
     ------
     TypeError
-        If a text is not a string.
+        If a text is not a string, or `texts` is a single one.
 
     References
     ----------
@@ -152,9 +153,7 @@ def text_compression_ratio(texts: Sequence[str]) -> float:
     >>> text_compression_ratio(["the same words again"] * 100) > 20
     True
     """
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TypeError(f"texts[{i}] is {type(text).__name__}: a text is a str")
+    check_texts(texts)
     raw = " ".join(texts).encode()
     file = io.BytesIO()
     # The name of the package's file, which the format keeps.

@@ -49,12 +49,13 @@ class DiversityEstimate(NamedTuple):
 
 
 class _Metric(NamedTuple):
-    """Values of each prompt [P], and of all completions; `most` is the largest value that there can be."""
+    """Values of each prompt [P], and of all completions; `least` and `most` bound the values that there can be."""
 
     name: str
     within: NDArray[np.float64]
     across: float | None
     most: float = 1.0
+    least: float = 0.0
 
 
 def estimate_diversity(
@@ -70,6 +71,9 @@ def estimate_diversity(
     In order: "distinct-1", "-2", "-3"; "distinct-2 of m" (rarefied to m completions); "2-gram entropy" in nats;
     "repetition-3"; "unique share"; "vendi-2"; and, without weights only, "compression ratio" and
     "self-bleu-4 (method1)", which have no weighted form.
+
+    With weights, a prompt's values are those of as many completions as its weights are worth: where that is few, they
+    lie nearer to the unweighted values than they would with more, by about one over the effective sample size.
 
     A distinct-n within is of few completions and a distinct-n across of many, so they do not compare; those of m
     completions do: where they are alike, completions of a prompt differ as much as those of different prompts.
@@ -112,6 +116,7 @@ def estimate_diversity(
     relative = as_weights(weights, len(rows))
     if relative is not None:
         check_weights(relative)
+        relative = _relative_to_prompt(relative, borders)
     metrics = [*_of_ngrams(rows, borders, relative, subsample), _repetition(rows, borders, relative)]
     metrics += _of_completions(rows, borders, relative, vendi)
     return tuple(map(_estimate, metrics))
@@ -166,7 +171,9 @@ def estimate_distinct(completions: Ragged, n: int, groups: ArrayLike) -> Estimat
 def _estimate(metric: _Metric) -> DiversityEstimate:
     known = metric.within[~np.isnan(metric.within)]
     within, (low, high, assumes) = with_interval(known, np.arange(len(known) + 1))
-    interval = Interval(max(low, 0.0), min(high, metric.most), assumes)
+    if len(known) < 2:
+        assumes = f"{len(known)} prompt{'s' * (len(known) != 1)} with a value: no interval"
+    interval = Interval(max(low, metric.least), min(high, metric.most), assumes)
     return DiversityEstimate(metric.name, within, interval, len(metric.within) - len(known), metric.across)
 
 
@@ -213,7 +220,7 @@ def _of_completions(
     yield _Metric("unique share", unique, float(unique_share(rows, None, _of_all(weights, groups))[0]))
     if vendi:
         equal = np.ones(len(rows)) if weights is None else weights
-        yield _Metric(f"vendi-{ORDER}", scores_of_groups(rows, ORDER, groups, equal), None, np.inf)
+        yield _Metric(f"vendi-{ORDER}", scores_of_groups(rows, ORDER, groups, equal), None, np.inf, 1.0)
     if weights is None:
         ratios = compression_ratio(rows, groups)
         yield _Metric("compression ratio", ratios, float(compression_ratio(rows)[0]), np.inf)
@@ -226,13 +233,19 @@ def _of_all(weights: NDArray[np.float64] | None, groups: Offsets) -> NDArray[np.
     """Weights among all completions: those of a prompt add up to the number of its completions."""
     if weights is None:
         return None
-    most = weights.max(initial=0.0)
-    relative = weights / most if most > 0 else weights
-    sizes = np.diff(groups)
-    totals = _sums(relative, groups)
+    sizes, totals = np.diff(groups), _sums(weights, groups)
     factors = np.divide(sizes, totals, out=np.zeros(len(sizes)), where=totals > 0)
-    scaled: NDArray[np.float64] = relative * np.repeat(factors, sizes)
+    scaled: NDArray[np.float64] = weights * np.repeat(factors, sizes)
     return scaled
+
+
+def _relative_to_prompt(weights: NDArray[np.float64], groups: Offsets) -> NDArray[np.float64]:
+    """Weights relative to the largest of their prompt, so that no scale of theirs over- or underflows."""
+    sizes = np.diff(groups)
+    largest = np.zeros(len(sizes))
+    np.maximum.at(largest, np.repeat(np.arange(len(sizes)), sizes), weights)
+    per_completion = np.repeat(largest, sizes)
+    return np.divide(weights, per_completion, out=np.zeros(len(weights)), where=per_completion > 0)
 
 
 def _sums(values: NDArray[np.float64], groups: Offsets) -> NDArray[np.float64]:

@@ -67,7 +67,8 @@ def ngram_statistics(
     - entropy: that of ``mass / sum_g mass``;
     - rarefied: each set of m different completions counts by the product of its weights, so that
       ``C(N - d, m) / C(N, m)`` becomes ``e_m(weights without g) / e_m(weights)`` with the elementary symmetric
-      polynomial ``e_m``. Its error grows where weights are concentrated: NaN where m exceeds the effective sample size.
+      polynomial ``e_m``. Its error grows where weights are concentrated, and so does a bias towards the unweighted
+      value, of about one over the effective sample size: NaN where m exceeds that.
 
     Parameters
     ----------
@@ -251,9 +252,10 @@ def ngram_entropy(
 def rarefied_distinct(
     token_ids: Ragged, n: int, subsample: int, groups: ArrayLike | None = None, weights: ArrayLike | None = None
 ) -> NDArray[np.float64]:
-    """Return distinct-n expected of `subsample` completions of each group [P]; see `ngram_statistics`.
+    """Return distinct-n of `subsample` completions of each group [P]: expected different n-grams over expected n-grams.
 
-    Distinct-n falls with the number of completions; this does not, so it compares groups of different sizes.
+    Distinct-n falls with the number of completions; this does not, so it compares groups of different sizes. See
+    `ngram_statistics`.
 
     Examples
     --------
@@ -331,7 +333,7 @@ def ead(token_ids: Ragged, n: int, vocabulary_size: int, groups: ArrayLike | Non
     array([1.066667])
     """
     check_order(n)
-    if vocabulary_size < 1:
+    if not vocabulary_size >= 1:  # NaN is not
         raise ValueError(f"vocabulary_size is {vocabulary_size}: a vocabulary has at least 1 entry")
     rows = as_token_ids("token_ids", token_ids)
     borders = as_groups(groups, len(rows))
@@ -349,7 +351,7 @@ def ead(token_ids: Ragged, n: int, vocabulary_size: int, groups: ArrayLike | Non
 def top_ngrams(
     token_ids: Ragged, n: int, k: int, weights: ArrayLike | None = None, *, threads: int | None = None
 ) -> TopNgrams:
-    """Return the `k` most frequent n-grams of all completions, ties in order of appearance.
+    """Return the `k` most frequent n-grams of all completions, ties in order of appearance; of weights, but for rounding.
 
     Parameters
     ----------
@@ -390,4 +392,5 @@ def top_ngrams(
         starts, counts = _core.top_ngrams(rows.values, rows.offsets, n, k, threads)
     else:
         starts, counts, masses = _core.top_weighted_ngrams(rows.values, rows.offsets, relative, n, k, threads)
-    return TopNgrams(rows.values[starts[:, None] + np.arange(n)], counts, masses)
+    found = rows.values[starts[:, None] + np.arange(n)] if len(starts) else np.empty((0, n), np.uint32)
+    return TopNgrams(found, counts, masses)

@@ -87,6 +87,8 @@ def vendi_score(
 def scores_of_groups(rows: Ragged, n: int, groups: Offsets, weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the Vendi score of each group [P]; NaN where a group has more completions than are taken."""
     numbers = np.unique(rows.values, return_inverse=True)[1].astype(np.int64)
+    # Of longer n-grams there are none either.
+    n = min(n, int(rows.lengths.max(initial=0)) + 1)
     scores = np.full(len(groups) - 1, np.nan)
     for i, (a, b) in enumerate(itertools.pairwise(groups.tolist())):
         if 0 < b - a <= MOST_COMPLETIONS:

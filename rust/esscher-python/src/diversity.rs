@@ -4,7 +4,10 @@ use esscher_core::{Offsets, Ragged};
 use numpy::{IntoPyArray, PyReadonlyArray1};
 use pyo3::prelude::*;
 
-use crate::{Out, gate};
+use crate::{
+    Out,
+    gate::{self, Threads},
+};
 
 /// Distinct-n, entropy, and, where that was asked for, rarefied distinct-n.
 type Statistics<'py> = (Out<'py, f64>, Out<'py, f64>, Option<Out<'py, f64>>);
@@ -18,7 +21,7 @@ pub fn distinct<'py>(
     offsets: PyReadonlyArray1<'py, i64>,
     groups: PyReadonlyArray1<'py, i64>,
     orders: Vec<usize>,
-    threads: Option<usize>,
+    threads: Option<Threads>,
 ) -> PyResult<Out<'py, f64>> {
     let (token_ids, offsets, groups) = (token_ids.as_slice()?, offsets.as_slice()?, groups.as_slice()?);
     let shares = gate::run(py, threads, token_ids.len(), || {
@@ -37,7 +40,7 @@ pub fn self_bleu<'py>(
     groups: PyReadonlyArray1<'py, i64>,
     n: usize,
     smoothing: &str,
-    threads: Option<usize>,
+    threads: Option<Threads>,
 ) -> PyResult<Out<'py, f64>> {
     let (token_ids, offsets, groups) = (token_ids.as_slice()?, offsets.as_slice()?, groups.as_slice()?);
     let scores = gate::run(py, threads, token_ids.len(), || {
@@ -56,7 +59,7 @@ pub fn distinct_without_each<'py>(
     offsets: PyReadonlyArray1<'py, i64>,
     groups: PyReadonlyArray1<'py, i64>,
     orders: Vec<usize>,
-    threads: Option<usize>,
+    threads: Option<Threads>,
 ) -> PyResult<Out<'py, f64>> {
     let (token_ids, offsets, groups) = (token_ids.as_slice()?, offsets.as_slice()?, groups.as_slice()?);
     let shares = gate::run(py, threads, token_ids.len(), || {
@@ -78,7 +81,7 @@ pub fn ngram_statistics<'py>(
     orders: Vec<usize>,
     weights: Option<PyReadonlyArray1<'py, f64>>,
     subsample: Option<usize>,
-    threads: Option<usize>,
+    threads: Option<Threads>,
 ) -> PyResult<Statistics<'py>> {
     let (token_ids, offsets, groups) = (token_ids.as_slice()?, offsets.as_slice()?, groups.as_slice()?);
     let weights = weights.as_ref().map(PyReadonlyArray1::as_slice).transpose()?;
@@ -101,7 +104,7 @@ pub fn top_weighted_ngrams<'py>(
     weights: PyReadonlyArray1<'py, f64>,
     n: usize,
     k: usize,
-    threads: Option<usize>,
+    threads: Option<Threads>,
 ) -> PyResult<(Out<'py, i64>, Out<'py, i64>, Out<'py, f64>)> {
     let (token_ids, offsets, weights) = (token_ids.as_slice()?, offsets.as_slice()?, weights.as_slice()?);
     let top = gate::run(py, threads, token_ids.len(), || {
@@ -119,7 +122,7 @@ pub fn top_ngrams<'py>(
     offsets: PyReadonlyArray1<'py, i64>,
     n: usize,
     k: usize,
-    threads: Option<usize>,
+    threads: Option<Threads>,
 ) -> PyResult<(Out<'py, i64>, Out<'py, i64>)> {
     let (token_ids, offsets) = (token_ids.as_slice()?, offsets.as_slice()?);
     let top = gate::run(py, threads, token_ids.len(), || {

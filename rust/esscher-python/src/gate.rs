@@ -6,10 +6,29 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::thread::available_parallelism;
 
-use esscher_core::{Error, Result};
+use esscher_core::Result;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
+
+/// More threads than this are a mistake: they are started, and stay.
+const MOST_THREADS: i64 = 256;
+
+/// How many threads a caller asks for.
+#[derive(Clone, Copy)]
+pub struct Threads(usize);
+
+impl<'py> FromPyObject<'_, 'py> for Threads {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        let threads: i64 = object.extract()?;
+        if (1..=MOST_THREADS).contains(&threads) {
+            return Ok(Self(threads as usize));
+        }
+        Err(PyValueError::new_err(format!("threads is {threads}: it must be 1 to {MOST_THREADS}")))
+    }
+}
 
 /// Work on fewer values than this is done before a thread has woken up.
 const WORTH_A_THREAD: usize = 1 << 16;
@@ -20,7 +39,7 @@ const WORTH_A_THREAD: usize = 1 << 16;
 /// A broken rule becomes `ValueError`; a panic, which would be a bug of ours, becomes `RuntimeError` and never crosses.
 pub fn run<T: Send>(
     py: Python<'_>,
-    threads: Option<usize>,
+    threads: Option<Threads>,
     values: usize,
     work: impl FnOnce() -> Result<T> + Send,
 ) -> PyResult<T> {
@@ -31,10 +50,9 @@ pub fn run<T: Send>(
     }
 }
 
-fn on_threads<T: Send>(threads: Option<usize>, values: usize, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+fn on_threads<T: Send>(threads: Option<Threads>, values: usize, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let threads = match threads {
-        Some(0) => return Err(Error::Range { name: "threads", value: 0.0, rule: "at least 1" }),
-        Some(n) => n,
+        Some(Threads(n)) => n,
         None if values < WORTH_A_THREAD => 1,
         None => available_parallelism().map_or(1, usize::from),
     };

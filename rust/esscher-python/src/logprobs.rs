@@ -7,7 +7,10 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
 use crate::columns::{Column, Layout, Source, source};
-use crate::{Out, gate};
+use crate::{
+    Out,
+    gate::{self, Threads},
+};
 
 type Aggregates<'py> = (Out<'py, f64>, Out<'py, f64>, Out<'py, i64>);
 type Kl<'py> = (Out<'py, f64>, Out<'py, f64>, Out<'py, f64>, Out<'py, f64>);
@@ -18,7 +21,7 @@ pub fn aggregate_logprobs<'py>(
     py: Python<'py>,
     logprobs: Column<'py>,
     layout: Layout<'py>,
-    threads: Option<usize>,
+    threads: Option<Threads>,
 ) -> PyResult<Aggregates<'py>> {
     match &logprobs {
         Column::F32(values) => aggregates_of(py, source(values, &layout)?, threads),
@@ -30,7 +33,7 @@ pub fn aggregate_logprobs<'py>(
 fn aggregates_of<'py, T: Real>(
     py: Python<'py>,
     logprobs: Source<'_, T>,
-    threads: Option<usize>,
+    threads: Option<Threads>,
 ) -> PyResult<Aggregates<'py>> {
     let got = gate::run(py, threads, logprobs.len(), || {
         logprobs::aggregate("logprobs", &*logprobs.rows("logprobs offsets")?)
@@ -49,7 +52,7 @@ pub fn kl<'py>(
     prior_layout: Layout<'py>,
     level: &str,
     precision: &str,
-    threads: Option<usize>,
+    threads: Option<Threads>,
 ) -> PyResult<Kl<'py>> {
     let how = gate::run(py, None, 0, || Ok((level.parse()?, precision.parse()?)))?;
     match (&policy_logprobs, &prior_logprobs) {
@@ -72,7 +75,7 @@ fn kl_of<'py, T: Real>(
     policy: Source<'_, T>,
     prior: Source<'_, T>,
     (level, precision): (Level, Precision),
-    threads: Option<usize>,
+    threads: Option<Threads>,
 ) -> PyResult<Kl<'py>> {
     let Estimates { k1, k2, k3, abs } = gate::run(py, threads, policy.len(), || {
         let (policy, prior) = (policy.rows("policy_logprobs offsets")?, prior.rows("prior_logprobs offsets")?);

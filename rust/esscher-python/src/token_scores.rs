@@ -6,7 +6,10 @@ use numpy::{Element, IntoPyArray, PyReadonlyArray1, PyReadonlyArray2, PyUntypedA
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
-use crate::{Out, gate};
+use crate::{
+    Out,
+    gate::{self, Threads},
+};
 
 /// float32, or bfloat16 as the uint16 of its bits; a row per token.
 #[derive(FromPyObject)]
@@ -24,7 +27,7 @@ pub fn token_scores<'py>(
     logits: Matrix<'py>,
     token_ids: PyReadonlyArray1<'py, i64>,
     prior_logits: Option<Matrix<'py>>,
-    threads: Option<usize>,
+    threads: Option<Threads>,
 ) -> PyResult<Columns<'py>> {
     let ids = token_ids.as_slice()?;
     match (&logits, &prior_logits) {
@@ -56,7 +59,7 @@ fn columns<'py, T: Logit>(
     logits: Logits<'_, T>,
     prior: Option<Logits<'_, T>>,
     token_ids: &[i64],
-    threads: Option<usize>,
+    threads: Option<Threads>,
 ) -> PyResult<Columns<'py>> {
     let TokenScores { logprobs, entropy, prior } =
         gate::run(py, threads, logits.values.len(), || score(logits, prior, token_ids))?;

@@ -5,7 +5,10 @@ use esscher_core::{Offsets, pareto, weights};
 use numpy::{IntoPyArray, PyArrayMethods, PyReadonlyArray1};
 use pyo3::prelude::*;
 
-use crate::{Out, gate};
+use crate::{
+    Out,
+    gate::{self, Threads},
+};
 
 /// What is given to each sample, then log Z and effective sample size of each group.
 type Weighted<'py> = (Out<'py, f64>, Out<'py, f64>, Out<'py, f64>);
@@ -26,7 +29,7 @@ pub fn normalise<'py>(
     py: Python<'py>,
     log_ratios: PyReadonlyArray1<'py, f64>,
     groups: PyReadonlyArray1<'py, i64>,
-    threads: Option<usize>,
+    threads: Option<Threads>,
 ) -> PyResult<Weighted<'py>> {
     let (log_ratios, groups) = (log_ratios.as_slice()?, groups.as_slice()?);
     let n = log_ratios.len();
@@ -47,7 +50,7 @@ pub fn exponential_weights<'py>(
     rewards: PyReadonlyArray1<'py, f64>,
     beta: f64,
     groups: PyReadonlyArray1<'py, i64>,
-    threads: Option<usize>,
+    threads: Option<Threads>,
 ) -> PyResult<Weighted<'py>> {
     let (rewards, groups) = (rewards.as_slice()?, groups.as_slice()?);
     let n = rewards.len();
@@ -68,7 +71,7 @@ pub fn log_normaliser<'py>(
     rewards: PyReadonlyArray1<'py, f64>,
     beta: f64,
     groups: PyReadonlyArray1<'py, i64>,
-    threads: Option<usize>,
+    threads: Option<Threads>,
 ) -> PyResult<(Out<'py, f64>, Out<'py, f64>)> {
     let (rewards, groups) = (rewards.as_slice()?, groups.as_slice()?);
     let n = rewards.len();
@@ -105,7 +108,7 @@ pub fn pareto_smooth<'py>(
     log_ratios: PyReadonlyArray1<'py, f64>,
     groups: PyReadonlyArray1<'py, i64>,
     tail_rule: &str,
-    threads: Option<usize>,
+    threads: Option<Threads>,
 ) -> PyResult<(Out<'py, f64>, Out<'py, f64>)> {
     let (log_ratios, groups) = (log_ratios.as_slice()?, groups.as_slice()?);
     let n = log_ratios.len();
@@ -124,7 +127,7 @@ pub fn resample_indices<'py>(
     log_weights: PyReadonlyArray1<'py, f64>,
     groups: PyReadonlyArray1<'py, i64>,
     uniforms: PyReadonlyArray1<'py, f64>,
-    threads: Option<usize>,
+    threads: Option<Threads>,
 ) -> PyResult<Out<'py, i64>> {
     let (log_weights, groups, uniforms) = (log_weights.as_slice()?, groups.as_slice()?, uniforms.as_slice()?);
     let drawn = gate::run(py, threads, log_weights.len(), || {
