@@ -91,7 +91,7 @@ def printed(report, width=80, decode=None):
         (1.25, 0.0, "1.250 ± 0"),
         (0.25, 1.6e-18, "0.2500 ± 0"),
         (0.0, 0.0, "0.000 ± 0"),
-        (2.0, np.nan, "2.000 ± not known"),
+        (2.0, np.nan, "2.000 ± ?"),
         (-np.inf, np.nan, "-inf"),
         (np.nan, np.nan, "not known"),
         (1.5e9, 2e8, "1.5e+09 ± 2.0e+08"),

@@ -212,13 +212,13 @@ def mismatch(
         columns = files.read_logprobs(paths, train, rollout, mask)
         progress.update(task, description=f"comparing {len(columns.train):,} completions")
         report = compare_engines(columns.train, columns.rollout, columns.groups, columns.terminated)
+    if html is not None:
+        write_mismatch_page(report, html, title=_title(paths))
     if json:
         print(mismatch_to_json(report))
     else:
         print_mismatch(report, console)
-    if html is not None:
-        write_mismatch_page(report, html, title=_title(paths))
-        _say_where(html, json=json)
+        _say_where(html)
 
 
 def run() -> None:
@@ -242,7 +242,7 @@ def _progress(*, counted: bool = True) -> Progress:
     """Progress on standard error, so that standard output holds results only."""
     count = (BarColumn(), MofNCompleteColumn()) if counted else ()
     columns = (SpinnerColumn(), TextColumn("{task.description}"), *count, TimeElapsedColumn())
-    return Progress(*columns, console=errors, transient=True)
+    return Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal)
 
 
 def _show_examples(shown: list[Example]) -> None:
@@ -314,17 +314,18 @@ def _decoder(model: str) -> Callable[[Sequence[int]], str]:
 def _show(
     report: Report, *, json: bool, html: Path | None, decode: Callable[[Sequence[int]], str] | None, title: str
 ) -> None:
+    # First, so that whoever reads only the beginning of the output has it.
+    if html is not None:
+        write_page(report, html, decode=decode, title=title)
     if json:
         print(to_json(report))
     else:
         print_report(report, console=console, decode=decode)
-    if html is not None:
-        write_page(report, html, decode=decode, title=title)
-        _say_where(html, json=json)
+        _say_where(html)
 
 
-def _say_where(page: Path, *, json: bool) -> None:
-    if not json:
+def _say_where(page: Path | None) -> None:
+    if page is not None:
         console.print(f"\nPage: {page.resolve()}", soft_wrap=True)
 
 

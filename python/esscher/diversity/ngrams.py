@@ -351,7 +351,7 @@ def ead(token_ids: Ragged, n: int, vocabulary_size: int, groups: ArrayLike | Non
 def top_ngrams(
     token_ids: Ragged, n: int, k: int, weights: ArrayLike | None = None, *, threads: int | None = None
 ) -> TopNgrams:
-    """Return the `k` most frequent n-grams of all completions, ties in order of appearance; of weights, but for rounding.
+    """Return the `k` most frequent n-grams of all completions, ties in order of appearance; weighted, up to rounding.
 
     Parameters
     ----------

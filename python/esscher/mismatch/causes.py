@@ -98,7 +98,10 @@ def shift(found: Shift, of: int) -> Cause:
 
 def absent(column: Column, rows: int, tokens: int, of: int, completions: int) -> Cause:
     """Say that whole rows are empty."""
-    evidence = f"{rows} of {times(completions, 'completion')} have no log-probs at all in the {engine(column)}'s column"
+    have = "has" if rows == 1 else "have"
+    evidence = (
+        f"{rows} of {times(completions, 'completion')} {have} no log-probs at all in the {engine(column)}'s column"
+    )
     advice = "leave these completions out, or have the engine return their log-probs"
     return Cause("missing", column, evidence, advice, tokens, tokens / of, math.nan, 0.0)
 
@@ -125,7 +128,8 @@ def missing(column: Column, where: Mask, pairs: Pairs) -> Cause:
 def padding(where: Mask, pairs: Pairs) -> Cause:
     """Say that rows are 0 in both columns."""
     n, rows = int(where.sum()), len(np.unique(pairs.row[where]))
-    evidence = f"{times(rows, 'completion')} ({times(n, 'token')}) are 0 throughout in both columns"
+    are = "is" if rows == 1 else "are"
+    evidence = f"{times(rows, 'completion')} ({times(n, 'token')}) {are} 0 throughout in both columns"
     advice = "these rows are padding, or were never filled in: leave them out"
     return Cause("missing", "both", evidence, advice, n, n / len(where), 0.0, 0.0)
 
@@ -175,9 +179,9 @@ def temperature(found: Temperature, pairs: Pairs) -> Cause:
             "context tell it exactly"
         )
     else:
+        error = f" ± {number(stderr, 2)}" if stderr > SMALLEST_STDERR else ""
         how = (
-            f"{number(tau, 4)} ± {number(max(stderr, SMALLEST_STDERR), 2)}, from {times(found.pairs, 'pair')} of "
-            "tokens of one context, which lie on a line"
+            f"{number(tau, 4)}{error}, from {times(found.pairs, 'pair')} of tokens of one context, which lie on a line"
         )
     evidence = (
         f"the {engine(found.column)}'s logits were divided by a sampling temperature, and the "
@@ -227,7 +231,8 @@ def noise(found: Noise, pairs: Pairs) -> Cause:
     elif found.tokens <= FEW * len(size) and np.median(size) < LOUD:
         rows = times(len(np.unique(pairs.row[found.where])), "completion")
         evidence = (
-            f"{times(found.tokens, 'token')} ({percent(found.tokens, len(size))}) of {rows} differ, by "
+            f"{times(found.tokens, 'token')} ({percent(found.tokens, len(size))}) of {rows} "
+            f"differ{'s' * (found.tokens == 1)}, by "
             f"{number(float(np.median(size[found.where])))} nats in the median and {number(float(size.max()))} at "
             "most, where the others agree"
         )

@@ -80,6 +80,8 @@ def svg(drawn: Any) -> str:
         "view": {"stroke": None},
         "axis": axis | {"titleFontWeight": "normal", "labelFontSize": 11, "titleFontSize": 11},
         "axisX": {"grid": False},
+        # Labels are as wide as the reader's font makes them, which may be wider than here: the title keeps away.
+        "axisY": {"minExtent": 44},
         "text": {"fontSize": 12},
     }
     version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
@@ -88,7 +90,9 @@ def svg(drawn: Any) -> str:
 
 def left_out(shape: Histogram) -> str:
     """Say how many values a histogram does not show."""
-    return f" {shape.left_out:,} infinite values are not drawn." if shape.left_out else ""
+    if not shape.left_out:
+        return ""
+    return f" {digits.plural(shape.left_out, 'infinite value')} {'is' if shape.left_out == 1 else 'are'} not drawn."
 
 
 def _bars(edges: NDArray[np.float64], shares: NDArray[np.float64]) -> list[dict[str, float]]:

@@ -35,11 +35,13 @@ def estimate(estimated: Estimate) -> str:
     --------
     >>> from esscher import Estimate
     >>> estimate(Estimate(0.65211, 0.01299)), estimate(Estimate(0.5, float("nan")))
-    ('0.652 ± 0.013', '0.5000 ± not known')
+    ('0.652 ± 0.013', '0.5000 ± ?')
     """
     value, stderr = estimated
-    if not (math.isfinite(value) and math.isfinite(stderr)):
-        return number(value) if not math.isfinite(value) else f"{number(value)} ± {number(stderr)}"
+    if not math.isfinite(value):
+        return number(value)
+    if not math.isfinite(stderr):
+        return f"{number(value)} ± {'?' if math.isnan(stderr) else stderr}"
     if stderr <= ROUNDING * abs(value):
         return f"{number(value)} ± 0"
     if stderr < SMALLEST or max(abs(value), stderr) >= LARGEST:
@@ -74,6 +76,17 @@ def share(part: float, whole: float) -> str:
     """
     percent = 100 * part / whole
     return f"{percent:.0f}%" if percent >= 10 or percent == 0 else f"{percent:.2g}%"
+
+
+def plural(n: int, noun: str) -> str:
+    """Return a number with what there are so many of.
+
+    Examples
+    --------
+    >>> plural(1, "prompt"), plural(2000, "prompt")
+    ('1 prompt', '2,000 prompts')
+    """
+    return f"{n:,} {noun}{'s' * (n != 1)}"
 
 
 def _exponent(value: float) -> int:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from esscher._core import __version__
 from esscher.estimate import Estimate
-from esscher.report.digits import estimate, number, share
+from esscher.report.digits import estimate, number, plural, share
 from esscher.report.summary import Row, Section, pareto_k_meaning
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from esscher.mismatch import Counts, Metrics, MismatchReport
 
-NAME_WIDTH, VALUE_WIDTH = 27, 20
+NAME_WIDTH = 27
 # Of the metrics, those that a person needs first; the rest are details.
 FIRST = ("kl", "ess", "pareto_k", "rollout_is_eff_sample_size")
 SHARES = ("ess", "rollout_is_eff_sample_size")
@@ -32,8 +32,8 @@ FOOTNOTE = "± is one standard error, clustered by prompt."
 # What a metric is, where its name does not say it.
 NOTES = {
     "kl": "nats per token, KL(rollout‖train)",
-    "ess": "of completions: sequence weights, unclamped",
-    "rollout_is_eff_sample_size": "of tokens: weights clamped to [0.5, 2], never below 64%",
+    "ess": "of completions, by unclamped weights",
+    "rollout_is_eff_sample_size": "of tokens, clamped: never below 64%",
     "k3_kl": "nats per token",
     "log_ppl_diff": "nats per token, mean over completions",
     "chi2_token": "log-ratio clamped to ±20",
@@ -117,8 +117,8 @@ def sections(report: MismatchReport) -> tuple[Section, ...]:
 
 def _counts(counts: Counts) -> str:
     left_out = counts.left_out_tokens
-    of = f"{counts.compared_tokens:,} of {counts.tokens:,} tokens in {counts.compared_completions:,} of "
-    text = f"Compared: {of}{counts.completions:,} completions"
+    tokens = f"{counts.compared_tokens:,} of {plural(counts.tokens, 'token')}"
+    text = f"Compared: {tokens} in {counts.compared_completions:,} of {plural(counts.completions, 'completion')}"
     return text + (f"; {share(left_out, counts.tokens)} of tokens left out" if left_out else "")
 
 
@@ -135,8 +135,9 @@ def _row(name: str, value: Estimate | float) -> Row:
 
 def _table(rows: Sequence[Row]) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
-    for width in (NAME_WIDTH, VALUE_WIDTH, None):
-        table.add_column(width=width, overflow="fold")
+    table.add_column(width=NAME_WIDTH)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for name, value, note in rows:
         table.add_row(Text(name), Text(value, "cyan"), Text(note, "dim"))
     return table

@@ -122,6 +122,8 @@ def _places(tokens: PerToken) -> Figure:
     edges = np.unique(np.linspace(0, int(tokens.place.max()) + 1, bins.MOST_BINS + 1).astype(np.int64))
     at = np.searchsorted(edges, tokens.place, side="right") - 1
     means = np.bincount(at, size) / np.maximum(np.bincount(at), 1)
+    if not means.any():
+        return Figure(title, "The two engines agree to the last bit: there is nothing to draw.", None)
     rows: list[dict[str, Any]] = [
         {"left": left, "right": right, "size": size}
         for left, right, size in zip(edges[:-1].tolist(), edges[1:].tolist(), means.tolist(), strict=True)

@@ -109,7 +109,7 @@ def _cards(report: Report) -> list[Card]:
     if target.inference_gap is not None:
         cards.append(_card("Inference gap", target.inference_gap, "nats, KL(policy‖target)"))
     share = digits.share(target.ess, report.counts.completions)
-    note = f"of {report.counts.completions:,} completions"
+    note = f"of {digits.plural(report.counts.completions, 'completion')}"
     return [*cards, Card("Effective sample size", digits.number(target.ess, 3), share, note)]
 
 

@@ -86,9 +86,9 @@ def _weights(report: Report) -> Figure:
     if curve is None:
         return Figure(title, "No completion has weight under the target: there is nothing to draw.", None)
     caption = (
-        f"The heaviest {100 * curve.half:.2g}% of the completions carry half of the weight. On the dashed line all "
-        "weigh alike. The nearer the curve comes to the upper left corner, the fewer completions decide the target's "
-        "numbers: raise beta, or draw more completions a prompt."
+        f"The heaviest {digits.share(curve.half, 1)} of the completions carry half of the weight. On the dashed line "
+        "all weigh alike. The nearer the curve comes to the upper left corner, the fewer completions decide the "
+        "target's numbers: raise beta, or draw more completions a prompt."
     )
     return Figure(title, caption, _concentration(curve, report.target.ess, report.counts.completions))
 

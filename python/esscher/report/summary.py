@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from esscher.estimate import Estimate
-from esscher.report.digits import estimate, number, rounded, share
+from esscher.report.digits import estimate, number, plural, rounded, share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -134,9 +134,7 @@ def counts(report: Report) -> str:
     """Return how much was evaluated, in one line."""
     c = report.counts
     ended = "" if c.terminated is None else f", {share(c.terminated, c.completions)} ended by themselves"
-    return (
-        f"{_plural(c.prompts, 'prompt')}, {_plural(c.completions, 'completion')}, {_plural(c.tokens, 'token')}{ended}"
-    )
+    return f"{plural(c.prompts, 'prompt')}, {plural(c.completions, 'completion')}, {plural(c.tokens, 'token')}{ended}"
 
 
 def ngram_text(ngram: Ngram, decode: Decode | None) -> str:
@@ -188,7 +186,7 @@ def _target_rows(target: TargetReport, counts: Counts) -> list[Row]:
     ess = f"{number(target.ess)} ({share(target.ess, counts.completions)})"
     return [
         *rows,
-        Row("effective sample size", ess, f"of {_plural(counts.completions, 'completion')}"),
+        Row("effective sample size", ess, f"of {plural(counts.completions, 'completion')}"),
         Row("Pareto k", number(target.pareto_k), pareto_k_meaning(target.pareto_k)),
     ]
 
@@ -207,7 +205,3 @@ def _trainer_row(preset: str, kl: KlEstimate) -> KlRow:
     if kl.clamped > 0:
         note += f"; {share(kl.clamped, 1)} of tokens clamped, {number(kl.raw)} without"
     return _kl_row(preset, note, kl)
-
-
-def _plural(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'s' * (n != 1)}"

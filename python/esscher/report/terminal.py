@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 NGRAMS_SHOWN = 5
 NAME_WIDTH, VALUE_WIDTH = 23, 18
+# So many columns hold the intervals of diversity beside the target's.
+WIDE = 96
 
 
 def print_report(report: Report, console: Console | None = None, decode: Decode | None = None) -> None:
@@ -46,7 +48,7 @@ def print_report(report: Report, console: Console | None = None, decode: Decode 
         _print_section(console, "KL(policy‖prior), nats per completion", _kl(summary.kl_rows(report)))
         _print_section(console, "What trainers log as KL of the same samples", _kl(summary.trainer_rows(report)))
     if report.diversity:
-        _print_section(console, "Diversity", _diversity(summary.diversity_rows(report)))
+        _print_section(console, "Diversity", _diversity(summary.diversity_rows(report), console.width >= WIDE))
     if any(report.top_ngrams.values()):
         _print_section(console, "Most frequent n-grams", _ngrams(report, decode))
     if report.unavailable:
@@ -82,15 +84,25 @@ def _kl(rows: Sequence[summary.KlRow]) -> Table:
     return table
 
 
-def _diversity(rows: Sequence[summary.DiversityRow]) -> Table:
-    """Lay out the metrics; the target's column, or else the interval's, takes the place that is left."""
+def _diversity(rows: Sequence[summary.DiversityRow], wide: bool) -> Table:
+    """Lay out the metrics; in a narrow place the target's column takes that of the interval."""
+    columns = {
+        "within prompts": "within",
+        "95 % interval": "interval",
+        "under the target": "target",
+        "across all": "across",
+    }
     weighted = any(row.target for row in rows)
-    table = _grid(21, 17, 16, None)
-    third = "under the target" if weighted else "95 % interval"
-    table.add_row("", *(Text(heading, "dim") for heading in ("within prompts", third, "across all")))
+    if not weighted:
+        del columns["under the target"]
+    elif not wide:
+        del columns["95 % interval"]
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for _ in range(len(columns) + 1):
+        table.add_column(no_wrap=True)
+    table.add_row("", *(Text(heading, "dim") for heading in columns))
     for row in rows:
-        values = (row.within, row.target if weighted else row.interval, row.across)
-        table.add_row(Text(row.metric), *(Text(value, "cyan") for value in values))
+        table.add_row(Text(row.metric), *(Text(getattr(row, name), "cyan") for name in columns.values()))
     return table
 
 
