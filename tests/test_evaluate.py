@@ -179,6 +179,57 @@ def test_one_completion_a_prompt_has_no_gap_and_a_few_such_are_told():
     assert report.target is not None
 
 
+def test_a_target_that_nothing_meets_is_told_once():
+    highest = SAMPLES.rewards.max()
+    (warning,) = evaluate(SAMPLES, Condition(highest + 1)).warnings
+    assert warning.startswith(
+        f"No completion reaches the threshold, {highest + 1:g}: the highest reward is {highest:g}"
+    )
+    excluded = replace(SAMPLES, rewards=np.full(len(SAMPLES), -np.inf))
+    for target in (Tilt(0.1), Condition(0.0)):
+        (warning,) = evaluate(excluded, target).warnings
+        assert warning.startswith("All rewards are -inf: the target excludes every completion")
+
+
+def test_a_policy_that_the_target_excludes_is_infinitely_far_and_the_report_says_why():
+    samples = random_samples(per_prompt=40)
+    report = evaluate(samples, Condition(float(np.median(samples.rewards))))
+    assert report.target.inference_gap.value == np.inf
+    text = "\n".join(report.warnings)
+    assert "The inference gap is infinite: the policy produced completions that the target excludes" in text
+    assert "Raise beta" not in text
+    assert "log Z and the inference gap are" not in text
+
+
+def test_what_is_no_target_is_refused():
+    with pytest.raises(TypeError, match="target is float: it must be a Tilt or a Condition"):
+        evaluate(SAMPLES, 0.5)
+
+
+def test_a_reward_that_beta_divides_beyond_any_number_is_named():
+    rewards = SAMPLES.rewards.copy()
+    rewards[7] = 1e308
+    with pytest.raises(ValueError, match=r"rewards\[7\] is 1e\+308: divided by beta = 0.1, it overflows"):
+        evaluate(replace(SAMPLES, rewards=rewards), Tilt(0.1))
+
+
+def test_one_prompt_is_told():
+    assert any("There is one prompt" in warning for warning in evaluate(SAMPLES.take_prompts([0])).warnings)
+
+
+def test_an_impossible_completion_is_told_without_a_target():
+    values = SAMPLES.policy_logprobs.values.copy()
+    values[0] = -np.inf
+    broken = replace(SAMPLES, policy_logprobs=Ragged(values, SAMPLES.completions.offsets))
+    told = [w for w in evaluate(broken).warnings if "cannot have produced 1 of" in w]
+    assert len(told) == 1
+
+
+def test_a_prior_beyond_any_perplexity_is_infinitely_perplexed():
+    unheard_of = Ragged(np.full(len(SAMPLES.completions.values), -1e4), SAMPLES.completions.offsets)
+    assert evaluate(replace(SAMPLES, prior_logprobs=unheard_of)).prior_perplexity == np.inf
+
+
 def test_warnings_say_what_is_wrong_and_what_to_do():
     few = evaluate(random_samples(prompts=3, per_prompt=40), Tilt(0.01))
     text = "\n".join(few.warnings)

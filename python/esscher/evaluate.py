@@ -347,7 +347,11 @@ def _no_weight(samples: Samples, target: Target) -> str:
     highest = -np.inf if samples.rewards is None else float(samples.rewards.max())
     if highest == -np.inf:
         return "All rewards are -inf: the target excludes every completion, and nothing can be said of it."
-    return f"No completion meets {target}: the highest reward is {highest:g}. Lower the threshold, or draw more."
+    assert isinstance(target, Condition)  # a tilt gives weight to every finite reward
+    return (
+        f"No completion reaches the threshold, {target.threshold:g}: the highest reward is {highest:g}. Lower the "
+        "threshold, or draw more completions."
+    )
 
 
 def _nearer(target: Target) -> str:

@@ -31,9 +31,9 @@ SHARES = ("ess", "rollout_is_eff_sample_size")
 FOOTNOTE = "± is one standard error, clustered by prompt."
 # What a metric is, where its name does not say it.
 NOTES = {
-    "kl": "nats per token, KL(rollout‖train)",
-    "ess": "of completions, by unclamped weights",
-    "rollout_is_eff_sample_size": "of tokens, clamped: never below 64%",
+    "kl": "nats/token, KL(rollout‖train)",
+    "ess": "of completions, unclamped",
+    "rollout_is_eff_sample_size": "of tokens: never below 64%",
     "k3_kl": "nats per token",
     "log_ppl_diff": "nats per token, mean over completions",
     "chi2_token": "log-ratio clamped to ±20",
