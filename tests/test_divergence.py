@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import oracle
-from esscher import Ragged, Samples, estimate_kl, kl, sequence_logprobs
+from esscher import Ragged, Samples, estimate_kl, kl, kl_estimators, sequence_logprobs
+from esscher.divergence.estimators import of_log_ratios
 from esscher.estimate import clustered_mean
 from strategies import finite_logprob, groups_over, logprob, ragged, two_columns
 
@@ -81,6 +82,21 @@ def test_bad_log_probs(arguments, error, message):
     columns = [Ragged.from_rows(rows) if isinstance(rows, list) else rows for rows in arguments]
     with pytest.raises(error, match=message):
         kl(*columns)
+
+
+def test_single_log_ratios_are_estimated_as_the_kernel_does():
+    rng = np.random.default_rng(0)
+    d = np.concatenate([rng.normal(size=2000) * 10.0 ** rng.uniform(-9, 2, 2000), [0.0, -0.0, 1e-300, 2.0**-5, -800.0]])
+    rows = np.arange(len(d) + 1)
+    kernel = kl_estimators(Ragged(np.minimum(d, 0.0), rows), Ragged(np.minimum(-d, 0.0), rows))
+    for ours, theirs in zip(of_log_ratios(d), kernel, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-13, abs=0)
+    assert [list(values) for values in of_log_ratios(np.array([np.inf, -np.inf]))] == [
+        [np.inf, -np.inf],
+        [np.inf, np.inf],
+        [np.inf, np.inf],
+        [np.inf, np.inf],
+    ]
 
 
 def test_bad_level_dtype_and_threads():

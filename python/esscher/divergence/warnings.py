@@ -95,10 +95,11 @@ def of_value(name: str, estimate: Estimate) -> tuple[str, ...]:
 
 
 def _zeros(name: str, logprobs: Ragged) -> str:
-    """Rows of zeros are told by three of their tokens first, so that not every token is read."""
+    """Rows of zeros are told by up to three of their tokens first, so that not every token is read."""
     starts, lengths = logprobs.offsets[:-1], logprobs.lengths
-    looked_at = [starts, starts + lengths // 2, starts + lengths - 1]
-    suspects = np.flatnonzero((logprobs.values[np.stack(looked_at)] == 0).all(axis=0) & (lengths > 1))
+    suspects = np.flatnonzero(lengths > 1)
+    for place in (starts, starts + lengths - 1, starts + lengths // 2):
+        suspects = suspects[logprobs.values[place[suspects]] == 0]
     rows = sum(not logprobs[row].any() for row in suspects.tolist())
     if not rows:
         return ""
