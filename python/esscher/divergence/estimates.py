@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from esscher.divergence import warnings
+from esscher.divergence.columns import log_proposal_of, logprobs_of
 from esscher.divergence.estimators import KlEstimators, kl_estimators, of_log_ratios
 from esscher.divergence.presets import estimate_preset
 from esscher.divergence.record import KlEstimate, signature
-from esscher.divergence.weighting import log_proposal_of, weights_of
+from esscher.divergence.weighting import weights_of
 from esscher.estimate import with_interval
 
 if TYPE_CHECKING:
@@ -130,10 +131,7 @@ def estimate_kls(samples: Samples, *, proposal_logprobs: Ragged | None = None) -
     {'k1': 0.5, 'k2': 0.125, 'k3': 0.1065, 'abs': 0.5, 'k1_cv': 0.5,
      'sequence_k2': 0.125, 'sequence_k3': 0.1065, 'sequence_abs': 0.5, 'sequence_k1_cv': 0.5}
     """
-    policy, prior = samples.policy_logprobs, samples.prior_logprobs
-    if policy is None or prior is None:
-        missing = "policy_logprobs" if policy is None else "prior_logprobs"
-        raise ValueError(f"samples have no {missing}: the KL needs those of policy and prior")
+    policy, prior = logprobs_of(samples)
     weights = weights_of(samples, policy, proposal_logprobs)
     tokens = kl_estimators(policy, prior)
     unfit = (*warnings.of_columns(samples, weights), *warnings.of_impossible(tokens.k1, weights))

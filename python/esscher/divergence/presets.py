@@ -8,23 +8,20 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import numpy as np
 
-from esscher import _core
-from esscher.divergence.estimators import aggregate_logprobs, of_log_ratios
+from esscher.divergence.columns import check_ratios, logprobs_of
+from esscher.divergence.estimators import of_log_ratios
+from esscher.divergence.forward import estimate_forward
 from esscher.divergence.record import KlEstimate, signature
-from esscher.estimate import clustered_ratio, trusted_pareto_k, with_interval
+from esscher.estimate import clustered_ratio, with_interval
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import ArrayLike, NDArray
 
-    from esscher.ragged import Offsets, Ragged
+    from esscher.ragged import Ragged
     from esscher.samples import Samples
 
-# Of fewer completions no tail of weights is fitted.
-FEW = 25
-# Above this share of completions that carries weight, a mean of few is as good as one of many.
-NEARLY_EQUAL = 0.95
 PresetName = Literal["trl-grpo", "trl-rloo", "trl-ppo", "openrlhf", "verl", "nemo-rl", "disco"]
 Aggregation = Literal["token-mean", "seq-mean", "seq-sum"]
 
@@ -217,7 +214,8 @@ def estimate_preset(
                 "preset 'disco' is KL(target‖policy): give log_potential, log P - log prior of each completion [N], "
                 "such as Tilt(beta).log_potential(samples.rewards)"
             )
-        return _forward(samples, recipe, log_potential, log_proposal)
+        parts = {"agg": recipe.aggregation, "preset": preset}
+        return estimate_forward(samples, log_potential, log_proposal, **parts)
     if log_potential is not None or log_proposal is not None:
         raise ValueError(f"preset {preset!r} knows no target: log_potential and log_proposal are for 'disco' alone")
     return _reverse(samples, preset, estimator, recipe)
@@ -234,7 +232,8 @@ def _recipe(preset: PresetName, estimator: str) -> Recipe:
 
 
 def _reverse(samples: Samples, preset: PresetName, estimator: str, recipe: Recipe) -> KlEstimate:
-    policy, prior = _logprobs(samples)
+    policy, prior = logprobs_of(samples)
+    check_ratios(policy, prior)
     ratios = policy.values.astype(np.float64) - prior.values.astype(np.float64)
     unclamped = getattr(of_log_ratios(ratios), estimator)
     tokens = unclamped if recipe.clamp == "none" else _clamped(ratios, estimator, recipe)
@@ -250,21 +249,6 @@ def _reverse(samples: Samples, preset: PresetName, estimator: str, recipe: Recip
         clamped=float((tokens != unclamped).mean()),
         warnings=_forbidden_by_policy(ratios, PRESETS[preset].tool, estimator, recipe),
     )
-
-
-def _logprobs(samples: Samples) -> tuple[Ragged, Ragged]:
-    policy, prior = samples.policy_logprobs, samples.prior_logprobs
-    if policy is None or prior is None:
-        missing = "policy_logprobs" if policy is None else "prior_logprobs"
-        raise ValueError(f"samples have no {missing}: the KL needs those of policy and prior")
-    both = np.flatnonzero(np.isneginf(policy.values) & np.isneginf(prior.values))
-    if len(both):
-        row, token = policy.locate(both[0])
-        raise ValueError(
-            f"policy_logprobs[{row}][{token}] and prior_logprobs[{row}][{token}] are both -inf: their ratio is not "
-            "defined; leave out completions that neither can produce"
-        )
-    return policy, prior
 
 
 def _clamped(ratios: NDArray[np.float64], estimator: str, recipe: Recipe) -> NDArray[np.float64]:
@@ -298,119 +282,4 @@ def _forbidden_by_policy(ratios: NDArray[np.float64], tool: str, estimator: str,
     return (
         f"{forbidden} token{'s have' if forbidden > 1 else ' has'} a log-prob of -inf under the policy, which cannot "
         f"have produced them: check that the log-probs are those of the model that sampled.{does}",
-    )
-
-
-def _forward(samples: Samples, recipe: Recipe, log_potential: ArrayLike, log_proposal: ArrayLike | None) -> KlEstimate:
-    policy, prior = _logprobs(samples)
-    log_policy = aggregate_logprobs(policy).log_prob
-    log_target = aggregate_logprobs(prior).log_prob + _log_potential(log_potential, len(samples))
-    log_ratios = log_target - _log_proposal(log_policy, log_proposal)
-    log_weights, log_z, ess = _core.normalise(log_ratios, samples.groups)
-    relative = np.exp(log_weights) * np.diff(samples.groups)[samples.group_of]
-    products = _products(relative, log_target - log_policy)
-    alive = np.isfinite(log_z)
-    per_sequence = products - np.where(alive, log_z, np.nan)[samples.group_of]
-    kept, groups = alive[samples.group_of], _offsets(np.diff(samples.groups)[alive])
-    influences = _influences(per_sequence[kept], relative[kept], products[kept], groups)
-    (value, stderr), interval = with_interval(influences, groups)
-    pareto_k = _core.pareto_smooth(log_ratios, samples.groups, "arviz-stats")[1]
-    parts = {"level": "sequence", "agg": recipe.aggregation, "dir": "target-policy", "preset": "disco"}
-    return KlEstimate(
-        value=value,
-        stderr=stderr,
-        per_sequence=per_sequence,
-        signature=signature(samples, "forward", **parts),
-        interval=interval,
-        raw=value,
-        ess=float(ess.sum()),
-        pareto_k=_largest(pareto_k),
-        warnings=(*_left_out(alive), *_heavy(pareto_k, np.diff(samples.groups)), *_few(ess, np.diff(samples.groups))),
-    )
-
-
-def _products(relative: NDArray[np.float64], log_ratios: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Multiply; where the target excludes a completion, 0 times -inf is 0."""
-    products = np.zeros(len(relative))
-    return np.multiply(relative, log_ratios, out=products, where=relative > 0)
-
-
-def _largest(pareto_k: NDArray[np.float64]) -> float:
-    known = pareto_k[~np.isnan(pareto_k)]
-    return float(known.max()) if len(known) else np.nan
-
-
-def _log_potential(log_potential: ArrayLike, n: int) -> NDArray[np.float64]:
-    array = _column("log_potential", log_potential, n)
-    wrong = np.flatnonzero(np.isnan(array) | (array == np.inf))
-    if len(wrong):
-        raise ValueError(f"log_potential[{wrong[0]}] is {array[wrong[0]]}: it is finite, or -inf to exclude")
-    return array
-
-
-def _log_proposal(log_policy: NDArray[np.float64], log_proposal: ArrayLike | None) -> NDArray[np.float64]:
-    """Give the log-prob of each completion under what it was drawn from."""
-    array = log_policy if log_proposal is None else _column("log_proposal", log_proposal, len(log_policy))
-    wrong = np.flatnonzero(~np.isfinite(array))
-    if len(wrong):
-        name = "the policy's log-prob of completion " if log_proposal is None else "log_proposal["
-        where = f"{name}{wrong[0]}{'' if log_proposal is None else ']'}"
-        raise ValueError(f"{where} is {array[wrong[0]]}: a completion is possible under what it was drawn from")
-    return array
-
-
-def _column(name: str, values: ArrayLike, n: int) -> NDArray[np.float64]:
-    array = np.asarray(values)
-    if array.dtype.kind not in "uif":
-        raise TypeError(f"{name} has dtype {array.dtype}: it must be numbers")
-    if array.shape != (n,):
-        raise ValueError(f"{name} has shape {array.shape}, but there are {n} completions: it has one entry for each")
-    return array.astype(np.float64)
-
-
-def _offsets(sizes: NDArray[np.int64]) -> Offsets:
-    offsets: Offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
-    return offsets
-
-
-def _influences(
-    per_sequence: NDArray[np.float64], relative: NDArray[np.float64], products: NDArray[np.float64], groups: Offsets
-) -> NDArray[np.float64]:
-    """Values with the means of `per_sequence` in each prompt that also vary with Z, which the completions share."""
-    if not np.isfinite(per_sequence).all():
-        return per_sequence
-    sizes = np.diff(groups)
-    ratio = np.repeat(np.add.reduceat(products, groups[:-1]) / sizes, sizes) if len(sizes) else products
-    return per_sequence + (1.0 - relative) * (1.0 + ratio)
-
-
-def _left_out(alive: NDArray[np.bool_]) -> tuple[str, ...]:
-    dead = int((~alive).sum())
-    if not dead:
-        return ()
-    return (
-        f"{dead} of {len(alive)} prompts {'has' if dead == 1 else 'have'} no completion that the target allows and "
-        f"{'is' if dead == 1 else 'are'} left out: draw more completions of them.",
-    )
-
-
-def _few(ess: NDArray[np.float64], sizes: NDArray[np.int64]) -> tuple[str, ...]:
-    """Warn of a bias that cannot be judged, where weights differ: that of the logarithm of a mean of a few."""
-    few = (sizes < FEW) & (ess > 0) & (ess < NEARLY_EQUAL * sizes)
-    if not few.any():
-        return ()
-    return (
-        f"In {int(few.sum())} of {len(sizes)} prompts there are too few completions to fit the tail of their weights: "
-        "log Z is on average too low there, and this KL off by what neither the error nor the interval shows and more "
-        f"prompts do not mend. Draw {FEW} completions a prompt or more.",
-    )
-
-
-def _heavy(pareto_k: NDArray[np.float64], sizes: NDArray[np.int64]) -> tuple[str, ...]:
-    heavy = int((pareto_k > [trusted_pareto_k(n) for n in sizes.tolist()]).sum())
-    if not heavy:
-        return ()
-    return (
-        f"In {heavy} of {len(sizes)} prompts Pareto k of target/proposal is above what can be trusted (the largest is "
-        f"{_largest(pareto_k):.2f}): a few completions decide the KL. Raise beta, or draw more completions a prompt.",
     )

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from esscher import _core
+from esscher.divergence.columns import log_proposal_of
 from esscher.divergence.estimators import aggregate_logprobs
-from esscher.samples import token_column
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,28 +33,6 @@ class Weights(NamedTuple):
             return values
         weighted: NDArray[np.float64] = np.where(self.relative > 0, values, 0.0) * self.relative
         return weighted
-
-
-def log_proposal_of(samples: Samples, proposal_logprobs: Ragged) -> NDArray[np.float64]:
-    """Return the log-prob of each completion under what it was drawn from [N].
-
-    Raises
-    ------
-    ValueError
-        If rows differ from those of the completions, a value is no log-prob, or the proposal cannot have produced one.
-    TypeError
-        If it is not `Ragged`, or not of floating point.
-    """
-    column = token_column("proposal_logprobs", proposal_logprobs, samples.completions, "log-prob", highest=0.0)
-    assert column is not None
-    drawn = aggregate_logprobs(column).log_prob
-    impossible = np.flatnonzero(np.isneginf(drawn))
-    if len(impossible):
-        raise ValueError(
-            f"proposal_logprobs[{impossible[0]}] sums to -inf: the proposal cannot have produced that completion. "
-            "Is it what the completions were drawn from?"
-        )
-    return drawn
 
 
 def weights_of(samples: Samples, policy_logprobs: Ragged, proposal_logprobs: Ragged | None) -> Weights:

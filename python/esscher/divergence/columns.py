@@ -1,0 +1,58 @@
+"""The columns of samples that a KL is made of, checked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from esscher.divergence.estimators import aggregate_logprobs
+from esscher.samples import token_column
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from esscher.ragged import Ragged
+    from esscher.samples import Samples
+
+
+def logprobs_of(samples: Samples) -> tuple[Ragged, Ragged]:
+    """Return the log-probs of policy and prior; raises `ValueError` that names the column if there are none."""
+    policy, prior = samples.policy_logprobs, samples.prior_logprobs
+    if policy is None or prior is None:
+        missing = "policy_logprobs" if policy is None else "prior_logprobs"
+        raise ValueError(f"samples have no {missing}: the KL needs those of policy and prior")
+    return policy, prior
+
+
+def check_ratios(policy: Ragged, prior: Ragged) -> None:
+    """Raise `ValueError` if a token is impossible under both policy and prior: it has no log-ratio."""
+    both = np.flatnonzero(np.isneginf(policy.values) & np.isneginf(prior.values))
+    if len(both):
+        row, token = policy.locate(both[0])
+        raise ValueError(
+            f"policy_logprobs[{row}][{token}] and prior_logprobs[{row}][{token}] are both -inf: their ratio is not "
+            "defined; leave out completions that neither can produce"
+        )
+
+
+def log_proposal_of(samples: Samples, proposal_logprobs: Ragged) -> NDArray[np.float64]:
+    """Return the log-prob of each completion under what it was drawn from [N].
+
+    Raises
+    ------
+    ValueError
+        If rows differ from those of the completions, a value is no log-prob, or the proposal cannot have produced one.
+    TypeError
+        If it is not `Ragged`, or not of floating point.
+    """
+    column = token_column("proposal_logprobs", proposal_logprobs, samples.completions, "log-prob", highest=0.0)
+    assert column is not None
+    drawn = aggregate_logprobs(column).log_prob
+    impossible = np.flatnonzero(np.isneginf(drawn))
+    if len(impossible):
+        raise ValueError(
+            f"proposal_logprobs[{impossible[0]}] sums to -inf: the proposal cannot have produced that completion. "
+            "Is it what the completions were drawn from?"
+        )
+    return drawn

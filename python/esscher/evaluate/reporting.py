@@ -1,0 +1,160 @@
+"""`evaluate`: everything that samples say of a policy, and what they cannot say."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from esscher import _core
+from esscher.divergence import KlEstimate, PresetName, estimate_kl, estimate_kls, sequence_logprobs
+from esscher.diversity import DiversityEstimate, estimate_diversity, top_ngrams
+from esscher.estimate import clustered_mean
+from esscher.evaluate import warnings
+from esscher.evaluate.record import Counts, Ngram, PerCompletion, Report
+from esscher.posterior import Proposal, assess
+from esscher.target import Condition, Tilt
+
+if TYPE_CHECKING:
+    from esscher.inference.importance import Importance
+    from esscher.ragged import Ragged
+    from esscher.samples import Samples
+    from esscher.target import Target
+
+# Those of policy and prior: disco's needs a target.
+TRAINERS: tuple[PresetName, ...] = ("trl-grpo", "trl-rloo", "trl-ppo", "openrlhf", "verl", "nemo-rl")
+# Metrics that do not move with the number of completions.
+SIZE_FREE = ("distinct-2 of 2", "repetition-3")
+# A Vendi score is cubic in the completions of a prompt: beyond so many it takes longer than all the rest.
+MOST_VENDI = 256
+TOP_ORDERS = (2, 3, 4)
+TOP_COUNT = 10
+
+
+def evaluate(samples: Samples, target: Target | None = None, *, proposal: Proposal = "policy") -> Report:
+    """Report what samples say of a policy: reward, KL, diversity, and its distance from a target.
+
+    Samples of a corpus may be cut into parts anywhere between prompts: the report on their `concatenate` is that on
+    the whole, to the last bit.
+
+    Parameters
+    ----------
+    samples
+        Completions with the columns that are known; what needs an unknown one is reported as not available.
+    target
+        The distribution that the policy should become. With it come log Z, the weights, and the inference gap.
+    proposal
+        Where the completions came from: the policy that `policy_logprobs` are of, or the prior.
+
+    Raises
+    ------
+    ValueError
+        If `proposal` is neither "policy" nor "prior", a token is impossible under both policy and prior, or, with a
+        target, a completion under the policy that produced it.
+    TypeError
+        If `target` is none.
+
+    Examples
+    --------
+    >>> from esscher import Ragged, Samples, Tilt
+    >>> samples = Samples(
+    ...     prompts=Ragged.from_rows([[1], [2]]),
+    ...     completions=Ragged.from_rows([[5, 6], [5, 7], [8, 9], [8, 6]]),
+    ...     groups=[0, 2, 4],
+    ...     policy_logprobs=Ragged.from_rows([[-1.0, -0.5]] * 4),
+    ...     prior_logprobs=Ragged.from_rows([[-1.5, -0.5], [-1.0, -1.0]] * 2),
+    ...     rewards=[0.0, 1.0, 0.5, 1.0],
+    ... )
+    >>> report = evaluate(samples, Tilt(beta=1.0))
+    >>> report.reward.value, report.kl["k1"].value
+    (0.625, 0.5)
+    >>> round(report.target.log_z.value, 4), round(report.target.inference_gap.value, 4)
+    (0.2005, 0.0755)
+    """
+    if target is not None and not isinstance(target, Tilt | Condition):
+        raise TypeError(f"target is {type(target).__name__}: it must be a Tilt or a Condition, such as Tilt(beta=0.1)")
+    if proposal not in ("policy", "prior"):
+        raise ValueError(f"proposal is {proposal!r}: it must be 'policy' or 'prior', where the completions came from")
+    unavailable = _unavailable(samples, target, proposal)
+    kl: dict[str, KlEstimate] = {} if "kl" in unavailable else estimate_kls(samples)
+    posterior, weights = (
+        (None, None) if target is None or "target" in unavailable else assess(samples, target, proposal)
+    )
+    return Report(
+        version=_core.__version__,
+        counts=_counts(samples),
+        reward=None if samples.rewards is None else clustered_mean(samples.rewards, samples.groups),
+        kl=kl,
+        trainer_kl={preset: estimate_kl(samples, preset=preset) for preset in TRAINERS} if kl else {},
+        prior_perplexity=None if samples.prior_logprobs is None else _perplexity(samples.prior_logprobs),
+        entropy=_surprise(samples.policy_logprobs) if kl and samples.policy_logprobs is not None else None,
+        target=posterior,
+        diversity=estimate_diversity(samples.completions, samples.groups, vendi=_is_small(samples)),
+        target_diversity=() if weights is None else _target_diversity(samples, weights),
+        top_ngrams={n: _top_ngrams(samples.completions, n) for n in TOP_ORDERS},
+        per_completion=PerCompletion(
+            prompts=samples.group_of,
+            lengths=samples.completions.lengths,
+            rewards=samples.rewards,
+            kl=kl["k1"].per_sequence if kl else None,
+            log_weights=None if weights is None else weights.log_weights,
+        ),
+        warnings=(*warnings.of_kl(samples, kl), *warnings.of_target(samples, target, posterior, weights)),
+        unavailable=unavailable,
+    )
+
+
+def _unavailable(samples: Samples, target: Target | None, proposal: Proposal) -> dict[str, str]:
+    logprobs = ("policy_logprobs", "prior_logprobs")
+    needs = {
+        "reward": ("rewards",),
+        "kl": logprobs,
+        "prior_perplexity": logprobs[1:],
+        "entropy": logprobs[:1],
+        "target": ("rewards", *logprobs) if proposal == "policy" else ("rewards",),
+        "terminated": ("terminated",),
+    }
+    missing = {what: [name for name in names if name not in samples.columns] for what, names in needs.items()}
+    reasons = {
+        what: f"the samples lack the column{'s' * (len(names) > 1)} {' and '.join(names)}"
+        for what, names in missing.items()
+        if names
+    }
+    if proposal == "prior":
+        reasons |= dict.fromkeys(("kl", "entropy"), "the completions came from the prior, not from the policy")
+    if target is None:
+        return reasons | {"target": "no target was given"}
+    if "target" not in reasons and len(samples) == len(samples.prompts):
+        reasons["target"] = "a prompt's only completion says nothing of log Z and the gap: draw several a prompt"
+    return reasons
+
+
+def _counts(samples: Samples) -> Counts:
+    terminated = None if samples.terminated is None else int(samples.terminated.sum())
+    return Counts(len(samples.prompts), len(samples), len(samples.completions.values), terminated)
+
+
+def _surprise(logprobs: Ragged) -> float:
+    """Mean negative log-prob of a token, in nats."""
+    return -float(sequence_logprobs(logprobs).sum()) / len(logprobs.values)
+
+
+def _perplexity(logprobs: Ragged) -> float:
+    with np.errstate(over="ignore"):  # what is beyond any number is infinite
+        return float(np.exp(_surprise(logprobs)))
+
+
+def _is_small(samples: Samples) -> bool:
+    return int(np.diff(samples.groups).max()) <= MOST_VENDI
+
+
+def _target_diversity(samples: Samples, weights: Importance) -> tuple[DiversityEstimate, ...]:
+    """Weighted completions are worth fewer than there are: what moves with their number would not compare."""
+    relative = np.exp(weights.log_weights)
+    every = estimate_diversity(samples.completions, samples.groups, relative, vendi=False)
+    return tuple(diversity for diversity in every if diversity.metric in SIZE_FREE)
+
+
+def _top_ngrams(completions: Ragged, n: int) -> tuple[Ngram, ...]:
+    top = top_ngrams(completions, n, TOP_COUNT)
+    return tuple(Ngram(tuple(ids.tolist()), int(count)) for ids, count in zip(top.token_ids, top.counts, strict=True))

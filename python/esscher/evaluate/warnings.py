@@ -1,0 +1,124 @@
+"""What the reader of a report should know before trusting a number: what was seen, what it means, what to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from esscher.estimate import trusted_pareto_k
+from esscher.target import Condition
+
+if TYPE_CHECKING:
+    from esscher.divergence import KlEstimate
+    from esscher.inference.importance import Importance
+    from esscher.posterior import TargetReport
+    from esscher.samples import Samples
+    from esscher.target import Target
+
+# Whose warnings the report repeats: those that are unbiased on policy, and made of tokens.
+KL_WARNED = ("exact", "k1", "k1_cv", "k3")
+# Below them, the report warns: clusters that a sandwich error needs, and the share of samples that carries weight.
+FEW_CLUSTERS = 10
+FEW_EFFECTIVE = 0.1
+# A weighted mean of so many is biased by a few percent of what the weights change.
+FEW_BY_WEIGHT = 30
+# Above this share of samples that carries weight, weights are so equal that log Z needs no warning.
+NEARLY_EQUAL = 0.95
+
+
+def of_kl(samples: Samples, kl: dict[str, KlEstimate]) -> list[str]:
+    """Say what makes estimates of the KL unfit to be trusted."""
+    warnings = []
+    if len(samples.prompts) == 1 < len(samples):
+        warnings.append(
+            "There is one prompt: standard errors are over its completions, and say nothing of other prompts. Evaluate "
+            f"on {FEW_CLUSTERS} prompts or more."
+        )
+    elif len(samples.prompts) < FEW_CLUSTERS:
+        warnings.append(
+            f"Standard errors are clustered by prompt, and there are only {len(samples.prompts)} prompts: they are "
+            f"rough. Evaluate on {FEW_CLUSTERS} prompts or more."
+        )
+    # Several estimators may say the same, and that with the control variate says of k1's value what k1 has said.
+    told = KL_WARNED if "k1" not in kl or not kl["k1"].warnings else tuple(n for n in KL_WARNED if n != "k1_cv")
+    shown = [estimate for name, estimate in kl.items() if name in told]
+    return [*warnings, *dict.fromkeys(warning for estimate in shown for warning in estimate.warnings)]
+
+
+def of_target(
+    samples: Samples, target: Target | None, posterior: TargetReport | None, weights: Importance | None
+) -> list[str]:
+    """Say what makes numbers of the target unfit to be trusted."""
+    if target is None or posterior is None or weights is None:
+        return []
+    sizes, weightless = np.diff(samples.groups), int((weights.ess == 0).sum())
+    if weightless == len(sizes):
+        return [_no_weight(samples, target)]
+    warnings = []
+    if weightless:
+        warnings.append(
+            f"In {weightless} of {len(sizes)} prompts no completion has weight under the target: log Z is -inf there, "
+            f"and the target's reward leaves them out. {_nearer(target)}, or draw more completions of these prompts."
+        )
+    singles = int((sizes == 1).sum())
+    if singles:
+        warnings.append(
+            f"{singles} of {len(sizes)} prompts have a single completion: log Z is its own weight there, and the "
+            "inference gap 0 whatever the policy. Draw more of these prompts, or leave them out."
+        )
+    gap_known = posterior.inference_gap is not None
+    if posterior.inference_gap is not None and posterior.inference_gap.value == np.inf:
+        gap_known = False
+        warnings.append(
+            "The inference gap is infinite: the policy produced completions that the target excludes, and "
+            "KL(policy‖target) is infinite while it does."
+        )
+    return warnings + _of_weights(
+        samples, target, posterior, "log Z and the inference gap are" if gap_known else "log Z is"
+    )
+
+
+def _of_weights(samples: Samples, target: Target, posterior: TargetReport, what: str) -> list[str]:
+    """Say if weights are too few or too unequal for `what` is made of them."""
+    warnings = []
+    n, sizes = len(samples), np.diff(samples.groups)
+    if posterior.ess < FEW_EFFECTIVE * n:
+        warnings.append(
+            f"The effective sample size is {posterior.ess:.1f} of {n} completions: {what} likely too low. "
+            f"{_nearer(target)}, draw more completions a prompt, or sample nearer to the target."
+        )
+    if np.isnan(posterior.pareto_k) and posterior.ess < NEARLY_EQUAL * n:
+        warnings.append(
+            f"With {int(sizes.max())} completions a prompt, {what} on average too low and the target's diversity too "
+            "near that of the samples, and there are too few to tell by how much. Draw 25 a prompt or more to see "
+            "Pareto k."
+        )
+    elif posterior.ess < min(NEARLY_EQUAL * n, FEW_BY_WEIGHT * len(sizes)):
+        warnings.append(
+            f"By their weights there are {posterior.ess / len(sizes):.1f} completions a prompt: the target's diversity "
+            "is nearer to that of the samples than it would be with more. Draw more completions a prompt."
+        )
+    threshold = trusted_pareto_k(int(sizes.min()))
+    if posterior.pareto_k > threshold:
+        warnings.append(
+            f"Pareto k is {posterior.pareto_k:.2f}, above {threshold:.2f}: a few weights decide the result, and its "
+            f"standard error cannot be trusted. {_nearer(target)}, or draw more completions a prompt."
+        )
+    return warnings
+
+
+def _no_weight(samples: Samples, target: Target) -> str:
+    highest = -np.inf if samples.rewards is None else float(samples.rewards.max())
+    if highest == -np.inf:
+        return "All rewards are -inf: the target excludes every completion, and nothing can be said of it."
+    assert isinstance(target, Condition)  # a tilt gives weight to every finite reward
+    return (
+        f"No completion reaches the threshold, {target.threshold:g}: the highest reward is {highest:g}. Lower the "
+        "threshold, or draw more completions."
+    )
+
+
+def _nearer(target: Target) -> str:
+    """Say what brings a target nearer to where the samples are."""
+    return "Lower the threshold" if isinstance(target, Condition) else "Raise beta"
