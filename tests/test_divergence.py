@@ -107,7 +107,7 @@ def test_bad_level_dtype_and_threads():
         kl(Ragged.from_rows([[-1]]), Ragged.from_rows([[-1]]))
     with pytest.raises(TypeError, match="int64"):
         sequence_logprobs(Ragged.from_rows([[-1]]))
-    with pytest.raises(ValueError, match="threads is 0: it must be 1 to 256"):
+    with pytest.raises(ValueError, match="threads is 0: it must be 1 to 1024"):
         kl(rows, rows, threads=0)
 
 

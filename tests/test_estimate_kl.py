@@ -354,6 +354,9 @@ def test_a_proposal_with_other_rows_is_refused_by_presets_too(preset):
 def test_disco_of_few_completions_says_that_it_is_off():
     few = estimate_kl(SAMPLES, preset="disco", log_potential=SAMPLES.completions.lengths / 2)
     assert any("In 5 of 6 prompts there are too few completions" in warning for warning in few.warnings)
+    single = draw(POLICY, PRIOR, 1, 0)
+    alone = estimate_kl(single, preset="disco", log_potential=np.zeros(len(single)))
+    assert any("In 6 of 6 prompts there are too few completions" in warning for warning in alone.warnings)
     many = draw(POLICY, PRIOR, 60, 0)
     enough = estimate_kl(many, preset="disco", log_potential=many.completions.lengths / 2)
     assert not any("too few completions" in warning for warning in enough.warnings)

@@ -191,6 +191,35 @@ def test_a_target_that_nothing_meets_is_told_once():
         assert warning.startswith("All rewards are -inf: the target excludes every completion")
 
 
+@pytest.mark.parametrize("target", [Tilt(0.5), Condition(-10.0)])
+def test_a_prior_that_can_produce_nothing_is_told(target):
+    values = SAMPLES.prior_logprobs.values.copy()
+    values[SAMPLES.completions.offsets[:-1]] = -np.inf
+    report = evaluate(replace(SAMPLES, prior_logprobs=Ragged(values, SAMPLES.completions.offsets)), target)
+    assert report.target.log_z.value == -np.inf
+    assert any("The prior cannot produce any of the completions that the target allows" in w for w in report.warnings)
+
+
+def test_a_prompt_without_weight_leaves_the_gap_unknown_and_the_report_says_why():
+    rewards = SAMPLES.rewards.copy()
+    rewards[:5] = -np.inf
+    report = evaluate(replace(SAMPLES, rewards=rewards), Tilt(0.5))
+    assert np.isnan(report.target.inference_gap.value)
+    text = "\n".join(report.warnings)
+    assert "In 1 of 12 prompts no completion has weight" in text
+    assert "the inference gap is not known" in text
+    assert "log Z and the inference gap are" not in text
+
+
+def test_a_pareto_k_is_held_against_its_own_prompts_size():
+    large = random_samples(prompts=5, per_prompt=100)
+    near = replace(large, prior_logprobs=Ragged(large.policy_logprobs.values * 1.01, large.completions.offsets))
+    single = _only_first(near.take_prompts([0]))
+    warnings = evaluate(concatenate([single, near]), Tilt(5.0)).warnings
+    assert any("1 of 6 prompts have a single completion" in warning for warning in warnings)
+    assert not any("Pareto k" in warning for warning in warnings)
+
+
 def test_a_policy_that_the_target_excludes_is_infinitely_far_and_the_report_says_why():
     samples = random_samples(per_prompt=40)
     report = evaluate(samples, Condition(float(np.median(samples.rewards))))

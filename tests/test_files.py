@@ -205,6 +205,27 @@ def test_columns_go_by_the_names_one_gives(tmp_path):
     assert dump.table.column_names == [*ROW, "score"]
 
 
+def test_prompt_ids_are_in_every_file_or_in_none(tmp_path):
+    row = {"prompt_token_ids": [1], "completion_token_ids": [7, 8]}
+    with_ids, without = tmp_path / "with.jsonl", tmp_path / "without.jsonl"
+    with_ids.write_text("\n".join(json.dumps(row | {"prompt_id": i}) for i in range(2)))
+    without.write_text("\n".join(json.dumps(row | {"prompt_id": None}) for _ in range(2)))
+    assert len(files.read(with_ids).samples.prompts) == 2
+    assert len(files.read([without, without]).samples.prompts) == 1
+    with pytest.raises(ValueError, match=r"without\.jsonl: column 'prompt_id', row 0 is null"):
+        files.read([with_ids, without])
+
+
+def test_a_null_at_the_very_beginning_is_seen(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    row = {"prompt_token_ids": [1], "completion_token_ids": [7, 8], "prompt_logprobs": [None, -1.5]}
+    path.write_text("\n".join(json.dumps(row) for _ in range(3)))
+    assert files.read(path).table.column("prompt_logprobs").to_pylist() == [[None, -1.5]] * 3
+    path.write_text("\n".join(json.dumps(row | {"policy_logprobs": [None, -1.0]}) for _ in range(3)))
+    with pytest.raises(ValueError, match="column 'policy_logprobs', row 0 holds a null"):
+        files.read(path)
+
+
 def test_an_optional_column_of_nothing_but_nulls_is_not_there(tmp_path):
     path = write_rows(tmp_path / "rows.jsonl", ROW | {"prior_logprobs": None})
     assert files.read(path).samples.columns == ("rewards",)

@@ -688,6 +688,14 @@ def test_a_mask_is_never_left_out_in_silence(rows, tmp_path, esscher):
     assert "has a mask, 'token_loss_mask': say --mask token_loss_mask" in tokens("--rollout", "other")
     assert tokens("--rollout", "other", "--mask", "token_loss_mask") == count
     assert tokens("--rollout", "other", "--mask", "") == count + len(made)
+    # The mask of a trainer beside another one's columns.
+    ours = [
+        {"policy_logprobs": r["mine"], "rollout_logprobs": r["other"], "loss_mask": r["token_loss_mask"]}
+        for r in theirs
+    ]
+    code, _, err = esscher("mismatch", write_lines(tmp_path / "both.jsonl", ours))
+    assert code == 2
+    assert "has a mask, 'loss_mask'" in err
     theirs[3]["token_loss_mask"][2] = 2
     write_lines(path, theirs)
     wrong = tokens("--rollout", "other", "--mask", "token_loss_mask")
@@ -709,6 +717,19 @@ def test_a_page_does_not_take_the_place_of_what_is_read(rows, tmp_path, esscher)
         code, _, err = esscher("mismatch", path, "--html", page)
         assert (code, path.read_bytes()) == (2, before)
         assert "is one of the files that are read: name another" in err
+
+
+def test_a_first_token_without_a_log_prob_is_read(tmp_path, esscher):
+    """As engines write it; the parser of JSON lines would lose the null."""
+    rows = [{"policy_logprobs": [-0.5, -1.0, -2.0], "rollout_logprobs": [None, -1.0, -2.0]}] * 3
+    got = json.loads(esscher("mismatch", write_lines(tmp_path / "x.jsonl", rows), "--json")[1])
+    assert [(cause["name"], cause["tokens"]) for cause in got["causes"]] == [("sentinel", 3)]
+    assert got["counts"]["compared_tokens"] == 6
+
+
+def test_tokens_that_all_moved_alike_are_compared():
+    x = np.linspace(0.5, 3.5, 300)
+    assert mismatch(Ragged(-x, np.arange(101) * 3), Ragged(x - 4.0, np.arange(101) * 3)).names
 
 
 def test_nulls_and_named_columns_are_read(tmp_path, esscher):

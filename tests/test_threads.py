@@ -29,9 +29,9 @@ def test_a_forked_process_has_threads_of_its_own():
     subprocess.run([sys.executable, "-c", FORK], check=True, timeout=60)
 
 
-@pytest.mark.parametrize("threads", [-1, 0, 257, 10**6])
+@pytest.mark.parametrize("threads", [-1, 0, 1025, 2**70])
 def test_what_is_no_number_of_threads_is_refused(threads):
     """Threads that were started stay, so a mistyped number must not start them."""
     for call in (lambda rows: distinct(rows, 1, threads=threads), lambda rows: top_ngrams(rows, 1, 1, threads=threads)):
-        with pytest.raises(ValueError, match=f"threads is {threads}: it must be 1 to 256"):
+        with pytest.raises(ValueError, match=f"threads is {threads}: it must be 1 to 1024"):
             call(Ragged.from_rows([[1, 2]]))

@@ -140,7 +140,8 @@ def bootstrap_t(
 
     Returns
     -------
-    Its ends; NaN where there is no standard error, as of a single draw.
+    Its ends; NaN where there is no standard error, as of a single draw, and infinite where so few differ that rounds
+    without an error are no exception.
 
     Raises
     ------

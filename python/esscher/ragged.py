@@ -87,6 +87,18 @@ class Ragged:
         return cls(np.asarray(values), np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]))
 
     @classmethod
+    def concatenate(cls, parts: Sequence[Ragged]) -> Ragged:
+        """Put the rows of several one after the other.
+
+        Examples
+        --------
+        >>> Ragged.concatenate([Ragged.from_rows([[1, 2]]), Ragged.from_rows([[3], []])]).lengths
+        array([2, 1, 0])
+        """
+        values = np.concatenate([part.values for part in parts])
+        return cls.from_lengths(values, np.concatenate([part.lengths for part in parts]))
+
+    @classmethod
     def from_padded(
         cls, array: ArrayLike, *, lengths: ArrayLike | None = None, mask: ArrayLike | None = None
     ) -> Ragged:

@@ -162,8 +162,7 @@ def _take(column: Any, rows: NDArray[np.int64]) -> Any:
 
 def _join(columns: list[Any]) -> Any:
     if isinstance(columns[0], Ragged):
-        values = np.concatenate([column.values for column in columns])
-        return Ragged.from_lengths(values, np.concatenate([column.lengths for column in columns]))
+        return Ragged.concatenate(columns)
     return np.concatenate(columns)
 
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from esscher.ragged import Padded, Ragged
 
-# Up to this log-ratio eight terms of k3's series are as good as the formula beyond it.
-NEAR = 2.0**-5
+# Up to this log-ratio five terms of k3's series are as good as the formula beyond it.
+NEAR, TERMS = 2.0**-7, 5
 Estimator = Literal["k1", "k2", "k3", "abs"]
 Level = Literal["token", "sequence"]
 Precision = Literal["f64", "mixed"]
@@ -193,10 +193,10 @@ def of_log_ratios(log_ratios: NDArray[np.float64]) -> KlEstimators:
     """
     with np.errstate(over="ignore"):  # what is beyond any number is infinite
         squares = log_ratios * log_ratios
-    return KlEstimators(log_ratios, 0.5 * squares, _k3(log_ratios), np.abs(log_ratios))
+    return KlEstimators(log_ratios, 0.5 * squares, k3_of(log_ratios), np.abs(log_ratios))
 
 
-def _k3(d: NDArray[np.float64]) -> NDArray[np.float64]:
+def k3_of(d: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return ``exp(-d) - 1 + d`` within 1e-13 of itself: near 0, where the terms cancel, by its series."""
     with np.errstate(over="ignore", invalid="ignore"):
         k3: NDArray[np.float64] = np.expm1(-d) + d
@@ -204,7 +204,7 @@ def _k3(d: NDArray[np.float64]) -> NDArray[np.float64]:
     near = np.flatnonzero(np.abs(d) < NEAR)
     x = d[near]
     series = np.ones(len(near))
-    for n in range(9, 2, -1):
+    for n in range(TERMS + 1, 2, -1):
         series = 1.0 - x / n * series
     k3[near] = 0.5 * x * x * series
     return k3

@@ -69,7 +69,8 @@ def estimate_forward(
     log_ratios = log_target - _log_proposal(log_policy, log_proposal)
     log_weights, log_z, ess = _core.normalise(log_ratios, samples.groups)
     relative = np.exp(log_weights) * np.diff(samples.groups)[samples.group_of]
-    products = _products(relative, log_target - log_policy)
+    with np.errstate(invalid="ignore"):  # of what neither can produce, which has no weight
+        products = _products(relative, log_target - log_policy)
     alive = np.isfinite(log_z)
     per_sequence = products - np.where(alive, log_z, np.nan)[samples.group_of]
     kept, groups = alive[samples.group_of], _offsets(np.diff(samples.groups)[alive])
@@ -155,8 +156,8 @@ def _left_out(alive: NDArray[np.bool_]) -> tuple[str, ...]:
 
 
 def _few(ess: NDArray[np.float64], sizes: NDArray[np.int64]) -> tuple[str, ...]:
-    """Warn of a bias that cannot be judged, where weights differ: that of the logarithm of a mean of a few."""
-    few = (sizes < FEW) & (ess > 0) & (ess < NEARLY_EQUAL * sizes)
+    """Warn of a bias that cannot be judged, that of the logarithm of a mean of a few, unless these are alike."""
+    few = (ess > 0) & ((sizes == 1) | (sizes < FEW) & (ess < NEARLY_EQUAL * sizes))
     if not few.any():
         return ()
     return (

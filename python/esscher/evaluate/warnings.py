@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from esscher.divergence.forward import FEW, NEARLY_EQUAL
 from esscher.estimate import trusted_pareto_k
 from esscher.target import Condition
 
@@ -23,17 +24,15 @@ FEW_CLUSTERS = 10
 FEW_EFFECTIVE = 0.1
 # A weighted mean of so many is biased by a few percent of what the weights change.
 FEW_BY_WEIGHT = 30
-# Above this share of samples that carries weight, weights are so equal that log Z needs no warning.
-NEARLY_EQUAL = 0.95
 
 
 def of_kl(samples: Samples, kl: dict[str, KlEstimate]) -> list[str]:
     """Say what makes estimates of the KL unfit to be trusted."""
     warnings = []
-    if len(samples.prompts) == 1 < len(samples):
+    if len(samples.prompts) == 1:
         warnings.append(
-            "There is one prompt: standard errors are over its completions, and say nothing of other prompts. Evaluate "
-            f"on {FEW_CLUSTERS} prompts or more."
+            "There is one prompt: what its completions show, standard errors included, says nothing of other prompts. "
+            f"Evaluate on {FEW_CLUSTERS} prompts or more."
         )
     elif len(samples.prompts) < FEW_CLUSTERS:
         warnings.append(
@@ -59,7 +58,8 @@ def of_target(
     if weightless:
         warnings.append(
             f"In {weightless} of {len(sizes)} prompts no completion has weight under the target: log Z is -inf there, "
-            f"and the target's reward leaves them out. {_nearer(target)}, or draw more completions of these prompts."
+            "the inference gap is not known, and the target's reward leaves them out. "
+            f"{_nearer(target)}, or draw more completions of these prompts."
         )
     singles = int((sizes == 1).sum())
     if singles:
@@ -67,20 +67,18 @@ def of_target(
             f"{singles} of {len(sizes)} prompts have a single completion: log Z is its own weight there, and the "
             "inference gap 0 whatever the policy. Draw more of these prompts, or leave them out."
         )
-    gap_known = posterior.inference_gap is not None
-    if posterior.inference_gap is not None and posterior.inference_gap.value == np.inf:
-        gap_known = False
+    gap = np.nan if posterior.inference_gap is None else posterior.inference_gap.value
+    if gap == np.inf:
         warnings.append(
             "The inference gap is infinite: the policy produced completions that the target excludes, and "
             "KL(policy‖target) is infinite while it does."
         )
-    return warnings + _of_weights(
-        samples, target, posterior, "log Z and the inference gap are" if gap_known else "log Z is"
-    )
+    what = "log Z and the inference gap are" if np.isfinite(gap) else "log Z is"
+    return warnings + _of_weights(samples, target, posterior, weights, what)
 
 
-def _of_weights(samples: Samples, target: Target, posterior: TargetReport, what: str) -> list[str]:
-    """Say if weights are too few or too unequal for `what` is made of them."""
+def _of_weights(samples: Samples, target: Target, posterior: TargetReport, weights: Importance, what: str) -> list[str]:
+    """Say if weights are too few or too unequal for what is made of them."""
     warnings = []
     n, sizes = len(samples), np.diff(samples.groups)
     if posterior.ess < FEW_EFFECTIVE * n:
@@ -91,7 +89,7 @@ def _of_weights(samples: Samples, target: Target, posterior: TargetReport, what:
     if np.isnan(posterior.pareto_k) and posterior.ess < NEARLY_EQUAL * n:
         warnings.append(
             f"With {int(sizes.max())} completions a prompt, {what} on average too low and the target's diversity too "
-            "near that of the samples, and there are too few to tell by how much. Draw 25 a prompt or more to see "
+            f"near that of the samples, and there are too few to tell by how much. Draw {FEW} a prompt or more to see "
             "Pareto k."
         )
     elif posterior.ess < min(NEARLY_EQUAL * n, FEW_BY_WEIGHT * len(sizes)):
@@ -99,20 +97,28 @@ def _of_weights(samples: Samples, target: Target, posterior: TargetReport, what:
             f"By their weights there are {posterior.ess / len(sizes):.1f} completions a prompt: the target's diversity "
             "is nearer to that of the samples than it would be with more. Draw more completions a prompt."
         )
-    threshold = trusted_pareto_k(int(sizes.min()))
-    if posterior.pareto_k > threshold:
+    thresholds = np.array([trusted_pareto_k(size) for size in sizes.tolist()])
+    beyond = np.nan_to_num(weights.pareto_k - thresholds, nan=-np.inf)
+    worst = int(beyond.argmax())
+    if beyond[worst] > 0:
         warnings.append(
-            f"Pareto k is {posterior.pareto_k:.2f}, above {threshold:.2f}: a few weights decide the result, and its "
-            f"standard error cannot be trusted. {_nearer(target)}, or draw more completions a prompt."
+            f"Pareto k is {weights.pareto_k[worst]:.2f}, above {thresholds[worst]:.2f}: a few weights decide the "
+            f"result, and its standard error cannot be trusted. {_nearer(target)}, or draw more completions a prompt."
         )
     return warnings
 
 
 def _no_weight(samples: Samples, target: Target) -> str:
-    highest = -np.inf if samples.rewards is None else float(samples.rewards.max())
+    assert samples.rewards is not None  # the weights are made of them
+    highest = float(samples.rewards.max())
     if highest == -np.inf:
         return "All rewards are -inf: the target excludes every completion, and nothing can be said of it."
-    assert isinstance(target, Condition)  # a tilt gives weight to every finite reward
+    if (target.log_potential(samples.rewards) > -np.inf).any():
+        return (
+            "The prior cannot produce any of the completions that the target allows (their log-prob is -inf): check "
+            "that its log-probs are those of the model before fine-tuning."
+        )
+    assert isinstance(target, Condition)  # a tilt allows every finite reward
     return (
         f"No completion reaches the threshold, {target.threshold:g}: the highest reward is {highest:g}. Lower the "
         "threshold, or draw more completions."

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
 
 from esscher.files import columns as arrow
-from esscher.files.formats import join, load, naming
+from esscher.files.formats import check_known_or_not, join, load, naming
 from esscher.ragged import Ragged
 from esscher.samples import Samples, concatenate
 
@@ -114,6 +114,8 @@ def read(
                 f"{path} fills {', '.join(parts[-1].columns) or 'no optional column'}, {files[0]} fills "
                 f"{', '.join(parts[0].columns) or 'none'}: files read together must agree"
             )
+    if names[PROMPT_ID] in tables[0].column_names:
+        check_known_or_not(files, tables, names[PROMPT_ID])
     table = join(files, tables)
     rows = parts[0] if len(parts) == 1 else concatenate(parts)
     samples, order = naming(files, _grouped, rows, table, names[PROMPT_ID])
@@ -206,8 +208,6 @@ def _rows(table: pa.Table, names: dict[str, str]) -> Samples:
         theirs = names[ours]
         if theirs in table.column_names and (ours in NEEDED or arrow.is_known(table.column(theirs))):
             filled[field] = convert(theirs, table.column(theirs))
-    if names[PROMPT_ID] in table.column_names and arrow.is_known(table.column(names[PROMPT_ID])):
-        arrow.check_no_nulls(names[PROMPT_ID], table.column(names[PROMPT_ID]))
     return Samples(groups=np.arange(len(table) + 1), **filled)
 
 

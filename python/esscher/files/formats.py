@@ -9,6 +9,7 @@ import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
 import pyarrow.parquet as pq  # type: ignore[import-untyped]  # it ships no annotations
 
 from esscher.atomic import check_place, replacing
+from esscher.files import columns as arrow
 from esscher.files import jsonl
 
 if TYPE_CHECKING:
@@ -43,6 +44,14 @@ def naming(where: Path | Sequence[Path], function: Callable[..., Any], *argument
     except ValueError as error:
         shown = str(where) if isinstance(where, Path) else ", ".join(map(str, where[:3])) + ", ..." * (len(where) > 3)
         raise ValueError(f"{shown}: {error}") from error
+
+
+def check_known_or_not(files: Sequence[Path], tables: Sequence[pa.Table], name: str) -> None:
+    """Raise `ValueError` if a column holds a null, unless it holds nothing else in any file."""
+    columns = [table.column(name) for table in tables]
+    if any(map(arrow.is_known, columns)):
+        for path, column in zip(files, columns, strict=True):
+            naming(path, arrow.check_no_nulls, name, column)
 
 
 def join(files: Sequence[Path], tables: Sequence[pa.Table]) -> pa.Table:

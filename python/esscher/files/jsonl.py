@@ -26,8 +26,9 @@ def load(path: Path) -> pa.Table:
     data = _readable(path.read_bytes())
     try:
         table = _parse(data)
-        if any(_times(kind) for kind in table.schema.types):
-            # The parser takes strings that look like a date for times; a file's strings stay strings.
+        if any(_times(kind) for kind in table.schema.types) or not _is_whole(table):
+            # The parser takes strings that look like a date for times; a file's strings stay strings. And it loses the
+            # nulls at the beginning of a column's first list, unless it is told what the list holds.
             schema = pa.schema([(field.name, _untimed(field.type)) for field in table.schema])
             table = _parse(data, schema).select(table.column_names)
     except (pa.ArrowException, UnicodeDecodeError) as error:
@@ -56,6 +57,14 @@ def _parse(data: bytes, schema: pa.Schema | None = None) -> pa.Table:
         read_options=pj.ReadOptions(block_size=BLOCK_BYTES),
         parse_options=pj.ParseOptions(explicit_schema=schema),
     )
+
+
+def _is_whole(table: pa.Table) -> bool:
+    try:
+        table.validate()
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _readable(data: bytes) -> bytes:

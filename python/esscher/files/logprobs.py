@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from esscher.files import columns as arrow
-from esscher.files.formats import join, load, naming
+from esscher.files.formats import check_known_or_not, join, load, naming
 from esscher.ragged import Ragged, counts_within
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ def read_logprobs(
         If a file is not there.
     ValueError
         If a file is not whole, lacks a column, or a column holds something else than numbers, or a mask than 0 and 1;
-        or if there is a trainer's mask, columns that are not that trainer's were named, and `mask` does not say what
-        to do. The message names the file.
+        or if there is a trainer's mask beside columns that are not that trainer's, and `mask` does not say what to do.
+        The message names the file.
 
     Examples
     --------
@@ -117,7 +117,7 @@ def _names(path: Path, there: list[str], asked: Trainer) -> Trainer:
     if names.train == names.rollout:
         raise ValueError(f"--train and --rollout are both {names.train!r}: name the columns of two engines")
     masks = [trainer.mask for trainer in TRAINERS if trainer.mask in there]
-    if names.mask is None and masks and not {names.train, names.rollout} <= {known.train, known.rollout}:
+    if names.mask is None and masks:
         raise ValueError(
             f"{path} has a mask, {masks[0]!r}: say --mask {masks[0]} if it tells which of these tokens count, or "
             "--mask '' if all of them do"
@@ -170,16 +170,11 @@ def _masked(name: str, column: Ragged, mask: Ragged) -> Ragged:
 def _concatenate(parts: list[LogprobColumns]) -> LogprobColumns:
     ended = [part.terminated for part in parts if part.terminated is not None]
     return LogprobColumns(
-        _joined([part.train for part in parts]),
-        _joined([part.rollout for part in parts]),
+        Ragged.concatenate([part.train for part in parts]),
+        Ragged.concatenate([part.rollout for part in parts]),
         None,
         np.concatenate(ended) if len(ended) == len(parts) else None,
     )
-
-
-def _joined(columns: list[Ragged]) -> Ragged:
-    values = np.concatenate([column.values for column in columns])
-    return Ragged.from_lengths(values, np.concatenate([column.lengths for column in columns]))
 
 
 def _grouped(columns: LogprobColumns, codes: NDArray[np.int64] | None) -> LogprobColumns:
@@ -198,11 +193,13 @@ def _grouped(columns: LogprobColumns, codes: NDArray[np.int64] | None) -> Logpro
 def _prompt_codes(paths: Sequence[Path], tables: list[pa.Table], names: Trainer) -> NDArray[np.int64] | None:
     """Give rows of one prompt an equal number; `None` if the tables do not tell prompts."""
     told = [name for name in PROMPTS if name in tables[0].column_names]
+    for name in told:
+        check_known_or_not(paths, tables, name)
     table = join(paths, [table.select(told) for table in tables])
     codes = [naming(paths, _codes, name, table.column(name)) for name in told if arrow.is_known(table.column(name))]
     if not codes and names.mask and TOKEN_IDS in tables[0].column_names:
         before = [naming(path, _before_mask, table, names.mask) for path, table in zip(paths, tables, strict=True)]
-        codes.append(arrow.row_codes(_joined(before)))
+        codes.append(arrow.row_codes(Ragged.concatenate(before)))
     if not codes:
         return None
     both = Ragged.from_padded(np.stack([codes[0], codes[-1]], axis=1), lengths=np.full(len(codes[0]), 2))

@@ -239,9 +239,9 @@ def noise(found: Noise, pairs: Pairs) -> Cause:
         advice = "look at these completions: their text may have been edited, or tokenised anew into other tokens"
     else:
         evidence = (
-            f"{times(found.tokens, 'token')} ({percent(found.tokens, len(size))}) differ without a pattern: standard "
-            f"deviation about {number(found.sd)} nats, mean {number(float(difference.mean()))}, largest "
-            f"{number(float(size.max()))}"
+            f"{times(found.tokens, 'token')} ({percent(found.tokens, len(size))}) "
+            f"differ{'s' * (found.tokens == 1)} without a pattern: standard deviation about {number(found.sd)} nats, "
+            f"mean {number(float(difference.mean()))}, largest {number(float(size.max()))}"
         )
     # Seen in most pairs of one context, it is in all tokens.
     n = len(size) if found.within_contexts else found.tokens

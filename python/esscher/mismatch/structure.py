@@ -244,6 +244,8 @@ def _signs_apart(down: Mask, level: Floats) -> float:
 
 def _difference_of_shares(down: Mask, unlikely: Mask) -> tuple[float, float]:
     one, two = down[unlikely], down[~unlikely]
+    if not len(two):  # all are alike
+        return 0.0, math.inf
     p, q = float(one.mean()), float(two.mean())
     return p - q, math.sqrt(p * (1 - p) / len(one) + q * (1 - q) / len(two))
 

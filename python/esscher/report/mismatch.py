@@ -136,7 +136,7 @@ def _row(name: str, value: Estimate | float) -> Row:
 def _table(rows: Sequence[Row]) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(width=NAME_WIDTH)
-    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     table.add_column(overflow="fold")
     for name, value, note in rows:
         table.add_row(Text(name), Text(value, "cyan"), Text(note, "dim"))

@@ -99,7 +99,7 @@ def _diversity(rows: Sequence[summary.DiversityRow], wide: bool) -> Table:
         del columns["95 % interval"]
     table = Table.grid(padding=(0, 2, 0, 0))
     for _ in range(len(columns) + 1):
-        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
     table.add_row("", *(Text(heading, "dim") for heading in columns))
     for row in rows:
         table.add_row(Text(row.metric), *(Text(getattr(row, name), "cyan") for name in columns.values()))

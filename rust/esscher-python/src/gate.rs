@@ -7,12 +7,12 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::thread::available_parallelism;
 
 use esscher_core::Result;
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyOverflowError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 /// More threads than this are a mistake: they are started, and stay.
-const MOST_THREADS: i64 = 256;
+const MOST_THREADS: i64 = 1024;
 
 /// How many threads a caller asks for.
 #[derive(Clone, Copy)]
@@ -22,11 +22,11 @@ impl<'py> FromPyObject<'_, 'py> for Threads {
     type Error = PyErr;
 
     fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        let threads: i64 = object.extract()?;
-        if (1..=MOST_THREADS).contains(&threads) {
-            return Ok(Self(threads as usize));
+        match object.extract::<i64>() {
+            Ok(threads) if (1..=MOST_THREADS).contains(&threads) => Ok(Self(threads as usize)),
+            Err(error) if !error.is_instance_of::<PyOverflowError>(object.py()) => Err(error),
+            _ => Err(PyValueError::new_err(format!("threads is {}: it must be 1 to {MOST_THREADS}", object.str()?))),
         }
-        Err(PyValueError::new_err(format!("threads is {threads}: it must be 1 to {MOST_THREADS}")))
     }
 }
 
