@@ -21,6 +21,8 @@ FEWEST_RESAMPLED, MANY, MOST_RESAMPLED, SKEWED = 5, 200, 2000, 0.02
 ROUNDS, SEED = 1000, 0
 # A standard error this small beside its value is what rounding leaves of 0.
 ROUNDING = 1e-13
+# Squares of numbers between them neither vanish nor overflow, nor do sums of as many as there can be.
+TINY, HUGE = 1e-140, 1e140
 
 
 class Estimate(NamedTuple):
@@ -207,9 +209,9 @@ def _cluster_sums(numerators: NDArray[np.float64], denominators: NDArray[np.floa
         # Of infinities of both signs there is no mean; of one sign, it is that infinity.
         signs = set(numerators[np.isinf(numerators)].tolist())
         return _Sums(signs.pop() if len(signs) == 1 else np.nan, np.nan, none, none, draws)
-    # Scaled by a power of two, which costs no digit, so that no sum of finite values overflows.
-    exponent = int(np.frexp(largest)[1])
-    numerators = np.ldexp(numerators, -exponent)
+    # Scaled by a power of two where needed, which costs no digit, so that no sum or square overflows.
+    exponent = int(np.frexp(largest)[1]) if not TINY < largest < HUGE else 0
+    numerators = np.ldexp(numerators, -exponent) if exponent else numerators
     value = float(numerators.sum()) / total
     starts = np.arange(n) if len(groups) == 2 else groups[:-1]
     residuals = np.add.reduceat(numerators - value * denominators, starts)
@@ -217,7 +219,8 @@ def _cluster_sums(numerators: NDArray[np.float64], denominators: NDArray[np.floa
     variance = clusters / (clusters - 1) * float(residuals @ residuals) if clusters > 1 else np.nan
     stderr = float(np.ldexp(variance**0.5 / total, exponent))
     by_cluster = np.add.reduceat(denominators, starts)
-    return _Sums(float(np.ldexp(value, exponent)), stderr, np.ldexp(residuals, exponent), by_cluster, draws)
+    residuals = np.ldexp(residuals, exponent) if exponent else residuals
+    return _Sums(float(np.ldexp(value, exponent)), stderr, residuals, by_cluster, draws)
 
 
 def _draws(n: int, groups: Offsets) -> str:

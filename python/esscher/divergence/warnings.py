@@ -62,8 +62,9 @@ def of_mean_ratio(samples: Samples, columns: KlEstimators, level: Level, weights
     if not np.isfinite(columns.k3).all():
         return ()
     off = clustered_ratio(weights.times(columns.k3 - columns.k1), weights.times(counts), samples.groups)
-    k1 = clustered_ratio(weights.times(columns.k1), weights.relative, samples.groups).value
-    missed = off.value * float(weights.times(counts).sum() / weights.relative.sum())
+    completions = weights.relative.sum()
+    k1 = float(weights.times(columns.k1).sum() / completions)
+    missed = off.value * float(weights.times(counts).sum() / completions)
     if not (abs(off.value) > FAR * off.stderr and abs(missed) > max(MATTERS * abs(k1), NOISE)):
         return ()
     mean = f"{1 + off.value:.3g}"
