@@ -125,6 +125,15 @@ def test_exact_sums_the_tokens_kl():
     assert got.signature.startswith("kl:exact|level:token|agg:seq-sum|")
 
 
+def test_an_infinite_exact_kl_is_told():
+    values = np.ones(len(SAMPLES.completions.values))
+    values[[0, 1]] = np.inf
+    rows = {SAMPLES.completions.locate(i)[0] for i in (0, 1)}
+    got = estimate_kl(replace(SAMPLES, token_kl=Ragged(values, SAMPLES.completions.offsets)), "exact")
+    assert got.value == np.inf
+    assert got.warnings[0].startswith(f"KL is infinite: somewhere in {len(rows)} of 42 completions the policy gives")
+
+
 def test_exact_without_token_kl_says_what_is_missing():
     with pytest.raises(ValueError, match="no token_kl: the exact KL needs the full-vocabulary KL of each token"):
         estimate_kl(SAMPLES, "exact")

@@ -141,7 +141,7 @@ def estimate_kls(samples: Samples, *, proposal_logprobs: Ragged | None = None) -
     estimates |= {f"sequence_{name}": estimate for name, estimate in sequences.items() if name != "k1"}
     if samples.token_kl is not None:
         exact = np.add.reduceat(samples.token_kl.values.astype(np.float64), samples.token_kl.offsets[:-1])
-        estimates["exact"] = make("exact", exact)
+        estimates["exact"] = make("exact", exact, warnings.of_exact(exact))
     return estimates
 
 

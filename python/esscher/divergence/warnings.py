@@ -52,6 +52,18 @@ def of_impossible(k1: NDArray[np.float64], weights: Weights) -> tuple[str, ...]:
     return tuple(found)
 
 
+def of_exact(exact: NDArray[np.float64]) -> tuple[str, ...]:
+    """Say if the exact KL of completions [N] is infinite, be it that none of them holds what makes it so."""
+    infinite = int(np.isposinf(exact).sum())
+    if not infinite:
+        return ()
+    return (
+        f"KL is infinite: somewhere in {infinite:,} of {len(exact):,} completions the policy gives probability to "
+        "tokens that the prior excludes. Look for a filter of the prior's logits (top-k, banned tokens, another "
+        "vocabulary).",
+    )
+
+
 def of_mean_ratio(samples: Samples, columns: KlEstimators, level: Level, weights: Weights) -> tuple[str, ...]:
     """Say if k3 and what is made with it cannot be trusted: if prior / policy is not 1 on average over the samples.
 

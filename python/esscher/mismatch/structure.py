@@ -284,7 +284,7 @@ def _one_way(moved: Floats, tolerance: Floats) -> float:
 
 
 def _left_the_certain(pairs: Pairs, moved: Floats, tolerance: Floats) -> bool:
-    """Return whether most tokens moved, or those that did not had nothing beside them."""
+    """Return whether many tokens moved, or those that did not had nothing beside them."""
     still = np.abs(moved) <= tolerance
     if (moved > tolerance).mean() >= MANY_MOVED or not still.any():
         return True
