@@ -171,6 +171,23 @@ def bootstrap_t(
     return _resampled_t(sums, rounds, rng) if sums.stderr > 0 else (sums.value, sums.value)
 
 
+def student_interval(
+    value: NDArray[np.float64], stderr: NDArray[np.float64], n: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], str]:
+    """Return the ends of 95 % intervals of estimates from n completions of one prompt, and what they assume.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> low, high, assumes = student_interval(np.array([1.0]), np.array([0.5]), n=4)
+    >>> low.round(3), high.round(3)
+    (array([-0.591]), array([2.591]))
+    """
+    reach = _student(n - 1) * stderr
+    draws = _draws(n, np.array([0, n])).removesuffix(",")
+    return value - reach, value + reach, f"{draws}, and their means are normal (Student t)"
+
+
 def trusted_pareto_k(n: int) -> float:
     """Up to which Pareto k an estimate from n weights can be trusted: ``min(1 - 1 / log10(n), 0.7)``.
 

@@ -7,6 +7,7 @@
 //! - [`kl`]: the estimators k1, k2, k3 and abs of a KL divergence;
 //! - [`token_scores`]: log-prob, entropy and exact KL of each token, from logits over the vocabulary;
 //! - [`weights`]: importance weights by log-sum-exp, with log Z and effective sample size; [`pareto`]: their tail;
+//! - [`tilts`]: what samples of the prior say of its tilts, for many beta at once;
 //! - [`resample`]: draws from weighted samples;
 //! - [`distinct`], [`ngram_statistics`], [`self_bleu`], [`top_ngrams`]: diversity of token sequences, in time linear in
 //!   the tokens.
@@ -30,6 +31,7 @@ pub mod resample;
 mod self_bleu;
 mod simd;
 mod sum;
+pub mod tilts;
 pub mod token_scores;
 pub mod weights;
 

@@ -68,29 +68,62 @@ pub fn smooth(log_ratios: &[f64], groups: &Offsets<'_>, rule: TailRule, smoothed
     Ok(parallel::map_each(groups.split_mut(smoothed), |group| smooth_group(group, rule)))
 }
 
+/// k of the weights `exp(value / beta)` of every group and beta, as `[group][beta]`, with the values of [`smooth`].
+///
+/// # Errors
+/// If a value is NaN or `+inf`, or the groups are not of as many values.
+pub fn shapes(values: &[f64], betas: &[f64], groups: &Offsets<'_>, rule: TailRule) -> Result<Vec<f64>> {
+    groups.check_items("groups", values.len())?;
+    weights::check("values", values)?;
+    let of_groups = parallel::map(groups.len(), |i| shapes_of_group(&values[groups.range(i)], betas, rule));
+    Ok(of_groups.concat())
+}
+
+/// The tail is the same for every beta.
+fn shapes_of_group(values: &[f64], betas: &[f64], rule: TailRule) -> Vec<f64> {
+    let tail_len = rule.tail_len(values.len());
+    if tail_len < MIN_TAIL {
+        return vec![f64::NAN; betas.len()];
+    }
+    let (cutoff, tail) = split_tail(values, tail_len);
+    let of_beta = |beta: &f64| {
+        let mut tail: Vec<f64> = tail.iter().map(|weight| weight.value / beta).collect();
+        fit_tail(cutoff / beta, &mut tail).map_or_else(|k| k, |(_, fit)| fit.k)
+    };
+    betas.iter().map(of_beta).collect()
+}
+
 fn smooth_group(log_ratios: &mut [f64], rule: TailRule) -> f64 {
     let tail_len = rule.tail_len(log_ratios.len());
     if tail_len < MIN_TAIL {
         return f64::NAN;
     }
     let (cutoff, tail) = split_tail(log_ratios, tail_len);
-    let (lowest, max) = (tail[0].value, tail[tail_len - 1].value);
-    // The comparison comes first for a tail that is -inf throughout, whose difference is NaN.
-    if lowest == max || max - lowest < FLAT {
-        return f64::NEG_INFINITY;
-    }
+    let max = tail[tail_len - 1].value;
     let mut values: Vec<f64> = tail.iter().map(|weight| weight.value).collect();
-    let cutoff = (cutoff - max).exp();
-    simd::dispatch(Excess { values: &mut values, max, cutoff });
-    let fit = GeneralisedPareto::fit(&values);
-    if !(fit.k.is_finite() && fit.sigma > 0.0) {
-        return f64::NAN;
-    }
+    let (cutoff, fit) = match fit_tail(cutoff, &mut values) {
+        Ok(fitted) => fitted,
+        Err(k) => return k,
+    };
     simd::dispatch(Quantiles { fit: &fit, max, cutoff, out: &mut values });
     for (weight, &value) in tail.iter().zip(&values) {
         log_ratios[weight.index] = value;
     }
     fit.k
+}
+
+/// The cutoff relative to the largest weight, and the fit to the weights beyond it, which replace the log-weights `tail`,
+/// in rising order. Without a fit, what stands for k.
+fn fit_tail(cutoff: f64, tail: &mut [f64]) -> std::result::Result<(f64, GeneralisedPareto), f64> {
+    let (lowest, max) = (tail[0], tail[tail.len() - 1]);
+    // The comparison comes first for a tail that is -inf throughout, whose difference is NaN.
+    if lowest == max || max - lowest < FLAT {
+        return Err(f64::NEG_INFINITY);
+    }
+    let cutoff = (cutoff - max).exp();
+    simd::dispatch(Excess { values: tail, max, cutoff });
+    let fit = GeneralisedPareto::fit(tail);
+    if fit.k.is_finite() && fit.sigma > 0.0 { Ok((cutoff, fit)) } else { Err(f64::NAN) }
 }
 
 /// One of the log-weights.

@@ -5,6 +5,7 @@ mod columns;
 mod diversity;
 mod gate;
 mod logprobs;
+mod tilts;
 mod token_scores;
 mod weights;
 
@@ -31,6 +32,7 @@ mod _core {
         diversity::{distinct, distinct_without_each, ngram_statistics, self_bleu, top_ngrams, top_weighted_ngrams},
         logprobs::{aggregate_logprobs, kl},
         panic,
+        tilts::{tilt_excess, tilt_shapes, tilt_sums},
         token_scores::token_scores,
         weights::{exponential_weights, log_normaliser, log_ratios, normalise, pareto_smooth, resample_indices},
     };

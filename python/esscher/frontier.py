@@ -1,0 +1,330 @@
+"""The optimal reward-KL frontier: what targets would give, from samples of the prior alone, before any training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from esscher import _core
+from esscher.estimate import Estimate, clustered_mean, student_interval, trusted_pareto_k, with_interval
+from esscher.inference.importance import as_column
+from esscher.ragged import as_groups
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from esscher.ragged import Offsets
+
+# The grid that is taken where none is given: so many betas, between these multiples of the rewards' standard deviation
+# within prompts, from where the target hardly differs from the prior to where few samples carry it.
+BETAS, HIGHEST, LOWEST = 64, 30.0, 0.03
+# What the frontier must rest on to be trusted: so many effective samples a prompt, as the correction leaves a bias of
+# higher order; so many in all, as intervals know little of skewness; and a Pareto k that is good in all but this share
+# of the prompts.
+A_PROMPT, IN_ALL, MAY_FAIL = 8, 50, 0.1
+
+
+class Curve(NamedTuple):
+    """An estimate at each beta: value, standard error, and the ends of the 95 % interval, each [B]."""
+
+    value: NDArray[np.float64]
+    stderr: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Frontier:
+    """What the targets ``prior(x) exp(r(x) / beta) / Z`` would give, for B values of beta, as means over prompts.
+
+    No policy has a higher reward at the same KL from the prior than the target has.
+
+    Attributes
+    ----------
+    beta
+        Strengths of the KL penalty [B], falling: from the prior's end to the greedy end.
+    log_z
+        Log normaliser, nats.
+    reward
+        E_target[r], in units of reward.
+    kl
+        KL(target‖prior), nats.
+    prior_kl
+        KL(prior‖target), nats; infinite where a reward is -inf.
+    total_variation
+        Half the L1 distance between target and prior, 0 to 1.
+    ess
+        Effective sample size, summed over prompts [B].
+    pareto_k
+        Tail shape of the weights [B]: of the prompt at the 90 % quantile, with few prompts the largest; NaN where no
+        prompt has samples enough to tell.
+    trusted
+        Whether the samples carry the estimate [B]: once they no longer do, no smaller beta is trusted.
+    prior_reward
+        E_prior[r]: where the frontier begins.
+    highest_reward
+        Mean over prompts of the highest reward seen: where these samples' frontier would end.
+    assumes
+        What must hold for the intervals to be 95 % ones.
+    warnings
+        What the reader should know before trusting it, and what to do.
+    """
+
+    beta: NDArray[np.float64]
+    log_z: Curve
+    reward: Curve
+    kl: Curve
+    prior_kl: Curve
+    total_variation: Curve
+    ess: NDArray[np.float64]
+    pareto_k: NDArray[np.float64]
+    trusted: NDArray[np.bool_]
+    prior_reward: Estimate
+    highest_reward: float
+    assumes: str
+    warnings: tuple[str, ...]
+
+
+def frontier(
+    rewards: ArrayLike, betas: ArrayLike | None = None, groups: ArrayLike | None = None, *, threads: int | None = None
+) -> Frontier:
+    """Estimate the optimal reward-KL frontier from samples of the prior and their rewards.
+
+    In each prompt, with ``w_i = exp(r_i / beta)`` and ``Z = mean(w)``: ``log Z``, ``E[w r] / Z``,
+    ``KL(target‖prior) = E_target[r] / beta - log Z``, ``KL(prior‖target) = log Z - E_prior[r] / beta`` and
+    ``mean|w / Z - 1| / 2``. The first four are corrected for their bias of order 1/n by the delta method, log Z by
+    ``+ mean((w / Z - 1)^2) / 2n``, so that many prompts of few samples give what few prompts of many do; they keep the
+    identities between them. The total variation is not corrected, and a little too small with few samples a prompt.
+    Values are means over samples; intervals are clustered by prompt (see `confidence_interval`), and with a single
+    prompt those of its independent samples.
+
+    Parameters
+    ----------
+    rewards
+        Rewards of samples of the prior [N]; -inf gives weight exactly 0.
+    betas
+        Strengths of the KL penalty, reward per nat, positive; if not given, 64 of them from 30 to 0.03 times the
+        standard deviation of a prompt's rewards.
+    groups
+        Offsets of the samples that share a prompt [P + 1], and a normaliser; all share one if not given.
+    threads
+        How many threads to use; all cores if not given. The result does not depend on it.
+
+    Raises
+    ------
+    ValueError
+        If a reward is NaN or +inf, a beta is not positive and finite, `groups` are no offsets, a prompt has a single
+        sample (its log Z is not known) or only rewards of -inf, or betas are left to be chosen and the rewards are all
+        equal.
+
+    References
+    ----------
+    Korbak, Perez, Buckley, "RL with KL penalties is better viewed as Bayesian inference", Findings of EMNLP 2022.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rewards = np.random.default_rng(0).normal(size=4000)
+    >>> curve = frontier(rewards, betas=[2.0, 1.0])
+    >>> curve.kl.value.round(2), curve.reward.value.round(2)  # of normal rewards: 1 / 2 beta^2 and 1 / beta
+    (array([0.12, 0.49]), array([0.48, 0.97]))
+    >>> curve.trusted
+    array([ True,  True])
+    """
+    column = as_column("rewards", rewards)
+    offsets = as_groups(groups, len(column))
+    _check_groups(column, offsets)
+    beta = _falling(_grid(column, offsets) if betas is None else as_column("betas", betas))
+    of_prompts = _of_prompts(column, beta, offsets, threads)
+    ess, pareto_k, trusted = _diagnose(column, beta, offsets, of_prompts.ess, threads)
+    curves = _average(of_prompts, np.diff(offsets))
+    is_point = bool((np.minimum.reduceat(column, offsets[:-1]) == of_prompts.highest).all())
+    return Frontier(
+        beta=beta,
+        log_z=curves.log_z,
+        reward=curves.reward,
+        kl=curves.kl,
+        prior_kl=curves.prior_kl,
+        total_variation=curves.total_variation,
+        assumes=curves.assumes,
+        ess=ess,
+        pareto_k=pareto_k,
+        trusted=trusted,
+        prior_reward=clustered_mean(column, offsets),
+        highest_reward=float(np.average(of_prompts.highest, weights=np.diff(offsets))),
+        warnings=_warnings(beta, trusted, is_point),
+    )
+
+
+class _Curves(NamedTuple):
+    log_z: Curve
+    reward: Curve
+    kl: Curve
+    prior_kl: Curve
+    total_variation: Curve
+    assumes: str
+
+
+class _PerPrompt(NamedTuple):
+    """Five quantities of each prompt and beta, and the variances of their influence values [5, P, B]; ess [P, B]."""
+
+    values: NDArray[np.float64]
+    variances: NDArray[np.float64]
+    ess: NDArray[np.float64]
+    highest: NDArray[np.float64]
+
+
+def _check_groups(rewards: NDArray[np.float64], groups: Offsets) -> None:
+    sizes = np.diff(groups)
+    if len(sizes) == 0:
+        raise ValueError("rewards is empty: the frontier is made of the prior's samples")
+    few = np.flatnonzero(sizes < 2)
+    if len(few):
+        n = int(sizes[few[0]])
+        raise ValueError(
+            f"prompt {few[0]} has {n} sample{'s' * (n != 1)}: log Z of a prompt needs several. Draw more of it, or "
+            "leave groups out for one target over all prompts, whose log Z is that of all samples together"
+        )
+    barred = np.flatnonzero(np.maximum.reduceat(rewards, groups[:-1]) == -np.inf)
+    if len(barred):
+        raise ValueError(
+            f"prompt {barred[0]} has only rewards of -inf: its target excludes everything. Leave the prompt out, or "
+            "draw more of it"
+        )
+
+
+def _falling(betas: NDArray[np.float64]) -> NDArray[np.float64]:
+    if len(betas) == 0:
+        raise ValueError("betas is empty: give at least one, or none at all for a grid of them")
+    return np.sort(betas)[::-1].copy()
+
+
+def _grid(rewards: NDArray[np.float64], groups: Offsets) -> NDArray[np.float64]:
+    """Betas of the order of the rewards' spread within prompts."""
+    finite = np.isfinite(rewards)
+    group_of = np.repeat(np.arange(len(groups) - 1), np.diff(groups))[finite]
+    means = np.bincount(group_of, rewards[finite]) / np.bincount(group_of)
+    with np.errstate(over="ignore"):  # the next lines report it
+        spread = float(np.sqrt(np.mean((rewards[finite] - means[group_of]) ** 2)))
+    if not 0 < spread < np.inf:
+        raise ValueError(
+            "rewards are all equal within each prompt: the frontier is a point, and there is no scale to choose betas "
+            "by. Check the rewards; or give betas"
+            if spread == 0
+            else "rewards are too far apart for a standard deviation: scale them down"
+        )
+    return spread * np.geomspace(HIGHEST, LOWEST, BETAS)
+
+
+def _of_prompts(
+    rewards: NDArray[np.float64], beta: NDArray[np.float64], groups: Offsets, threads: int | None
+) -> _PerPrompt:
+    shape, n = (len(groups) - 1, len(beta), -1), np.diff(groups)[:, None].astype(np.float64)
+    highest, flat = _core.tilt_sums(rewards, beta, groups, threads)
+    beyond = _core.tilt_excess(rewards, beta, groups, highest, flat, threads).reshape(shape)
+    e, ed, ee, eed, eded = np.moveaxis(flat.reshape(shape), -1, 0)
+    above, above_squared, weight_above = np.moveaxis(beyond, -1, 0) / [e, e * e / n, e]
+    # Differences from the highest reward are what all is made of; u = w / Z, and v_d = d - E_target[d].
+    mean_d, log_mean = ed / e, np.log(e / n)
+    uu, uuv = n * ee / e**2, n * (eed - mean_d * ee) / e**2
+    uuvv = np.maximum(n * (eded - 2 * mean_d * eed + mean_d**2 * ee) / e**2, 0.0)
+    spread = np.maximum(uu - 1.0, 0.0)  # the variance of u
+    log_z = highest[:, None] / beta + log_mean + spread / (2 * n)
+    kl = mean_d / beta - log_mean + uuv / (n * beta) - spread / (2 * n)
+    prior_d, prior_spread = _moments(rewards, highest, groups)
+    # inf - inf: where a reward is -inf, KL(prior‖target) has no error. A variance beyond any number is infinite.
+    with np.errstate(invalid="ignore", over="ignore"):
+        prior_kl = log_mean + spread / (2 * n) - prior_d / beta
+        prior_kl_variance = spread + prior_spread / beta / beta - 2 * (mean_d - prior_d) / beta
+    values = np.stack([log_z, highest[:, None] + mean_d + uuv / n, kl, prior_kl, above])
+    variances = [
+        spread,
+        uuvv,
+        uuvv / beta / beta - 2 * uuv / beta + spread,
+        prior_kl_variance,
+        above_squared - above**2 - 2 * weight_above * above_squared + weight_above**2 * spread,
+    ]
+    return _PerPrompt(values, np.maximum(np.stack(variances), 0.0), e**2 / ee, highest)
+
+
+def _moments(
+    rewards: NDArray[np.float64], highest: NDArray[np.float64], groups: Offsets
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and variance of each prompt's differences from its highest reward, under the prior [P, 1]."""
+    sizes = np.diff(groups)
+    d = rewards - np.repeat(highest, sizes)
+    mean = np.add.reduceat(d, groups[:-1]) / sizes
+    with np.errstate(invalid="ignore"):  # -inf - -inf
+        variance = np.add.reduceat((d - np.repeat(mean, sizes)) ** 2, groups[:-1]) / sizes
+    return mean[:, None], variance[:, None]
+
+
+def _average(of_prompts: _PerPrompt, sizes: NDArray[np.int64]) -> _Curves:
+    """Means over samples of what each prompt gives, with their intervals cut to values that there can be."""
+    of_each = _of_prompt(of_prompts, int(sizes[0])) if len(sizes) == 1 else _of_clusters(of_prompts, sizes)
+    (log_z, assumes), (reward, _), (kl, _), (prior_kl, _), (total_variation, _) = of_each
+    return _Curves(log_z, reward, _cut(kl), _cut(prior_kl), _cut(total_variation, most=1.0), assumes)
+
+
+def _cut(curve: Curve, most: float = np.inf) -> Curve:
+    return curve._replace(low=np.maximum(curve.low, 0.0), high=np.minimum(curve.high, most))
+
+
+def _of_clusters(of_prompts: _PerPrompt, sizes: NDArray[np.int64]) -> Iterator[tuple[Curve, str]]:
+    prompts, weights = np.arange(len(sizes) + 1), sizes.astype(np.float64)
+    for of_quantity in of_prompts.values:
+        estimates, intervals = zip(
+            *(with_interval(weights * values, prompts, weights) for values in of_quantity.T), strict=True
+        )
+        value, stderr = np.array(estimates).T
+        low, high = np.array([interval[:2] for interval in intervals]).T
+        # Most betas have the same: that of the middle is neither flat nor decided by one sample.
+        yield Curve(value, stderr, low, high), intervals[len(intervals) // 2].assumes
+
+
+def _of_prompt(of_prompt: _PerPrompt, n: int) -> Iterator[tuple[Curve, str]]:
+    """Errors of a single prompt's estimates are those of its samples, by their influence values."""
+    for value, variance in zip(of_prompt.values[:, 0], of_prompt.variances[:, 0], strict=True):
+        stderr = np.sqrt(variance / (n - 1))
+        low, high, assumes = student_interval(value, stderr, n)
+        yield Curve(value, stderr, low, high), assumes
+
+
+def _diagnose(
+    rewards: NDArray[np.float64],
+    beta: NDArray[np.float64],
+    groups: Offsets,
+    ess: NDArray[np.float64],
+    threads: int | None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Effective sample size, Pareto k, and whether both allow to trust what rests on them [B]."""
+    sizes = np.diff(groups)
+    k = _core.tilt_shapes(rewards, beta, groups, "arviz-stats", threads).reshape(len(sizes), -1)
+    known = np.where(np.isnan(k), -np.inf, k)
+    pareto_k = np.quantile(known, 1 - MAY_FAIL, axis=0, method="higher")
+    pareto_k[np.isnan(k).all(axis=0)] = np.nan
+    good = np.array([trusted_pareto_k(n) for n in sizes.tolist()])[:, None]
+    light = (known > good).mean(axis=0) <= MAY_FAIL
+    total = ess.sum(axis=0)
+    many = total >= max(A_PROMPT * len(sizes), IN_ALL)
+    return total, pareto_k, np.logical_and.accumulate(light & many)
+
+
+def _warnings(beta: NDArray[np.float64], trusted: NDArray[np.bool_], is_point: bool) -> tuple[str, ...]:
+    if is_point:
+        return ("All rewards of a prompt are equal: the frontier is a point, and no beta changes anything.",)
+    if trusted.all():
+        return ()
+    if not trusted.any():
+        return (
+            f"Too few samples carry the targets at any of these betas: raise beta, or draw more samples ({A_PROMPT} "
+            f"effective ones a prompt are needed, and {IN_ALL} in all).",
+        )
+    return (
+        f"Below beta = {beta[trusted][-1]:.3g} too few samples carry the target, and what they say is not to be "
+        "trusted: draw more samples a prompt to see further.",
+    )
