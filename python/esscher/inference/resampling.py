@@ -13,7 +13,11 @@ from esscher.ragged import as_groups
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-Scheme = Literal["multinomial", "stratified", "systematic"]
+    from esscher.ragged import Offsets
+
+Scheme = Literal["multinomial", "residual", "stratified", "systematic"]
+# Far above what the weights' rounding adds to size * w_i, relative to it, and far below what a user can see.
+ROUNDING = 1e-12
 
 
 def resample(
@@ -27,7 +31,7 @@ def resample(
     """Draw `size` samples from every group, each in proportion to its weight.
 
     Under every scheme sample i is drawn ``size * w_i`` times on average; the schemes differ in the variance of that
-    number, which falls from "multinomial" to "stratified" to "systematic".
+    number, which falls from "multinomial" to "stratified" to "systematic", and from "multinomial" to "residual".
 
     Parameters
     ----------
@@ -39,7 +43,8 @@ def resample(
         Source of the uniforms.
     scheme
         Independent uniforms ("multinomial"), one in each of `size` equal strata ("stratified"), or one offset shared by
-        all strata ("systematic").
+        all strata ("systematic"); or ``floor(size * w_i)`` copies without chance, and the rest from what is left of the
+        weights by independent uniforms ("residual").
     groups
         Offsets [P + 1]; all samples are one group if not given.
 
@@ -61,12 +66,37 @@ def resample(
     >>> import numpy as np
     >>> resample(np.log([0.5, 0.25, 0.25]), 4, np.random.default_rng(0))
     array([0, 0, 1, 2])
+    >>> resample(np.log([0.5, 0.3, 0.2]), 4, np.random.default_rng(0), scheme="residual")
+    array([0, 0, 1, 2])
     """
     if size < 1:
         raise ValueError(f"size is {size}: draw at least 1 sample")
     column = as_column("log_weights", log_weights)
     offsets = as_groups(groups, len(column))
+    if scheme == "residual":
+        return _residual(column, offsets, size, rng)
     return _core.resample(column, offsets, _uniforms(len(offsets) - 1, size, rng, scheme).ravel())
+
+
+def _residual(
+    log_weights: NDArray[np.float64], offsets: Offsets, size: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    # Drawing nothing raises whatever the other schemes raise.
+    _core.resample(log_weights, offsets, np.empty(0))
+    group_of = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    expected = size * np.exp(_core.normalise(log_weights, offsets, None)[0])
+    # A rounding below a whole number must not turn a certain copy into a draw.
+    copies = np.floor(expected * (1 + ROUNDING)).astype(np.int64)
+    missing = size - np.bincount(group_of, weights=copies, minlength=len(offsets) - 1).astype(np.int64)
+    residuals = np.maximum(expected - copies, 0.0)
+    left = np.log(residuals, out=np.full(len(residuals), -np.inf), where=residuals > 0)
+    # The kernel draws equally often from every group, and wants weight in each: of a complete group none is kept.
+    left = np.where(missing[group_of] > 0, left, log_weights)
+    most = int(missing.max(initial=0))
+    drawn = _core.resample(left, offsets, _uniforms(len(missing), most, rng, "multinomial").ravel())
+    drawn = drawn.reshape(len(missing), most)[np.arange(most) < missing[:, None]]
+    indices = np.concatenate([np.repeat(np.arange(len(log_weights)), copies), drawn])
+    return indices[np.argsort(group_of[indices], kind="stable")]
 
 
 def _uniforms(groups: int, size: int, rng: np.random.Generator, scheme: Scheme) -> NDArray[np.float64]:
@@ -77,7 +107,7 @@ def _uniforms(groups: int, size: int, rng: np.random.Generator, scheme: Scheme) 
         return _below_one((strata + rng.random((groups, size))) / size)
     if scheme == "systematic":
         return _below_one((strata + rng.random((groups, 1))) / size)
-    raise ValueError(f"scheme is {scheme!r}: it must be one of multinomial, stratified, systematic")
+    raise ValueError(f"scheme is {scheme!r}: it must be one of multinomial, residual, stratified, systematic")
 
 
 def _below_one(uniforms: NDArray[np.float64]) -> NDArray[np.float64]:
