@@ -120,10 +120,9 @@ fn fit_tail(cutoff: f64, tail: &mut [f64]) -> std::result::Result<(f64, Generali
     if lowest == max || max - lowest < FLAT {
         return Err(f64::NEG_INFINITY);
     }
-    let cutoff = (cutoff - max).exp();
     simd::dispatch(Excess { values: tail, max, cutoff });
     let fit = GeneralisedPareto::fit(tail);
-    if fit.k.is_finite() && fit.sigma > 0.0 { Ok((cutoff, fit)) } else { Err(f64::NAN) }
+    if fit.k.is_finite() && fit.sigma > 0.0 { Ok(((cutoff - max).exp(), fit)) } else { Err(f64::NAN) }
 }
 
 /// One of the log-weights.
@@ -244,7 +243,7 @@ fn posterior_mean(values: &[f64], log_weights: &[f64]) -> f64 {
     kept().map(|(v, w)| v * w).sum::<f64>() / kept().map(|(_, w)| w).sum::<f64>()
 }
 
-/// Replace each log-weight by how far its weight exceeds the cutoff, both relative to the largest.
+/// Replace each log-weight by how far its weight exceeds the cutoff's, both relative to the largest.
 struct Excess<'a> {
     values: &'a mut [f64],
     max: f64,
@@ -256,7 +255,9 @@ impl Kernel for Excess<'_> {
 
     #[inline(always)]
     fn run<M: Machine>(self, m: M) {
-        let (max, cutoff) = (m.splat_f64s(self.max), m.splat_f64s(self.cutoff));
+        let max = m.splat_f64s(self.max);
+        // By the same function as the others, so that nothing is left of what is equal to it.
+        let cutoff = exp_nonpositive(m, m.sub_f64s(m.splat_f64s(self.cutoff), max));
         let (head, rest) = M::as_mut_simd_f64s(self.values);
         for x in head {
             *x = m.sub_f64s(exp_nonpositive(m, m.sub_f64s(*x, max)), cutoff);
