@@ -26,6 +26,16 @@ from esscher.diversity import (
 )
 from esscher.estimate import Estimate, Interval
 from esscher.evaluate import Report, evaluate
+from esscher.frontier import Frontier, frontier
+from esscher.inference.best_of_n import (
+    BestOfN,
+    BestOfNRewards,
+    best_of_n,
+    best_of_n_kl,
+    best_of_n_kl_bound,
+    best_of_n_rewards,
+    best_of_n_weights,
+)
 from esscher.inference.importance import (
     ExponentialWeights,
     Importance,
@@ -34,11 +44,15 @@ from esscher.inference.importance import (
     importance,
     log_normaliser,
 )
+from esscher.inference.mcmc import Chain, independent_metropolis
+from esscher.inference.rejection import QuasiRejection, Rejection, quasi_rejection, rejection
 from esscher.inference.resampling import resample
 from esscher.mismatch import MismatchReport, mismatch
+from esscher.prototype import Prototype, prototype
 from esscher.ragged import Padded, Ragged
 from esscher.samples import Samples, concatenate
-from esscher.target import Condition, Tilt
+from esscher.solve import solve_beta, solve_moments
+from esscher.target import Condition, Moments, Product, Tilt
 from esscher.token_scores import TokenScores, token_scores
 
 if TYPE_CHECKING:
@@ -46,20 +60,29 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncClient",
+    "BestOfN",
+    "BestOfNRewards",
+    "Chain",
     "Client",
     "Condition",
     "DiversityEstimate",
     "Estimate",
     "ExponentialWeights",
+    "Frontier",
     "Importance",
     "Interval",
     "KlEstimate",
     "KlEstimators",
     "LogprobAggregates",
     "MismatchReport",
+    "Moments",
     "Normaliser",
     "Padded",
+    "Product",
+    "Prototype",
+    "QuasiRejection",
     "Ragged",
+    "Rejection",
     "Report",
     "Samples",
     "Tilt",
@@ -67,6 +90,11 @@ __all__ = [
     "TopNgrams",
     "__version__",
     "aggregate_logprobs",
+    "best_of_n",
+    "best_of_n_kl",
+    "best_of_n_kl_bound",
+    "best_of_n_rewards",
+    "best_of_n_weights",
     "concatenate",
     "distinct",
     "estimate_diversity",
@@ -74,16 +102,23 @@ __all__ = [
     "estimate_kls",
     "evaluate",
     "exponential_weights",
+    "frontier",
     "importance",
+    "independent_metropolis",
     "kl",
     "kl_estimators",
     "log_normaliser",
     "mismatch",
+    "prototype",
+    "quasi_rejection",
     "rarefied_distinct",
+    "rejection",
     "resample",
     "self_bleu",
     "self_bleu_of_texts",
     "sequence_logprobs",
+    "solve_beta",
+    "solve_moments",
     "token_scores",
     "top_ngrams",
 ]

@@ -1,4 +1,4 @@
-"""The command line: demo, serve, score, evaluate, mismatch."""
+"""The command line: demo, serve, score, evaluate, prototype, mismatch."""
 
 from __future__ import annotations
 
@@ -22,10 +22,13 @@ from esscher import files
 from esscher.atomic import check_place
 from esscher.evaluate import evaluate as evaluate_samples
 from esscher.mismatch import mismatch as compare_engines
+from esscher.prototype import prototype as prototype_targets
 from esscher.ragged import Ragged
 from esscher.report import print_report, to_json, write_page
 from esscher.report.mismatch import mismatch_to_json, print_mismatch
 from esscher.report.mismatch_page import write_mismatch_page
+from esscher.report.prototype import check_picture, print_prototype, prototype_to_json, write_picture
+from esscher.report.prototype_page import write_prototype_page
 from esscher.target import Condition, Tilt
 
 if TYPE_CHECKING:
@@ -193,6 +196,42 @@ def evaluate(
 
 
 @app.command()
+def prototype(
+    paths: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Samples of the prior, .parquet or .jsonl.")],
+    beta: Annotated[
+        list[float] | None, typer.Option(help="A beta to look at; may be given several times.  [default: 64 of them]")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON and nothing else.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Also write them as a page.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Also draw the frontier, .svg or .png.")] = None,
+    columns: Renames = None,
+) -> None:
+    """See what fine-tuning could reach, before any training: the best reward at each KL, from the prior's samples.
+
+    The files hold completions of the prior with their rewards, several a prompt; with prior_logprobs the KL of
+    best-of-n is known more closely than by its bound.
+    """
+    for output in (html, picture):
+        _check_page(output, paths)
+    if picture is not None:
+        check_picture(picture)
+    with _progress(counted=False) as progress:
+        task = progress.add_task("reading", total=None)
+        samples = files.read(paths, columns=_renames(columns)).samples
+        progress.update(task, description=f"weighing {samples}")
+        found = prototype_targets(samples, beta)
+    if html is not None:
+        write_prototype_page(found, html, title=f"What could a policy reach? {_title(paths)}")
+    if picture is not None:
+        write_picture(found, picture)
+    if json:
+        print(prototype_to_json(found))
+    else:
+        print_prototype(found, console)
+        _say_where(html)
+
+
+@app.command()
 def mismatch(
     paths: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Completions, .parquet or .jsonl.")],
     train: Annotated[str | None, typer.Option(help="Column of the trainer's log-probs.  [policy_logprobs]")] = None,
@@ -284,7 +323,7 @@ def _check_page(page: Path | None, paths: list[Path]) -> None:
         return
     check_place(page)
     if page.resolve() in [path.resolve() for path in paths]:
-        raise ValueError(f"--html {page} is one of the files that are read: name another")
+        raise ValueError(f"{page} is one of the files that are read: name another to write to")
 
 
 def _renames(columns: list[str] | None) -> dict[str, str]:

@@ -13,8 +13,6 @@ from esscher.inference.importance import as_column
 from esscher.ragged import as_groups
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import ArrayLike, NDArray
 
     from esscher.ragged import Offsets
@@ -265,33 +263,46 @@ def _moments(
 
 def _average(of_prompts: _PerPrompt, sizes: NDArray[np.int64]) -> _Curves:
     """Means over samples of what each prompt gives, with their intervals cut to values that there can be."""
-    of_each = _of_prompt(of_prompts, int(sizes[0])) if len(sizes) == 1 else _of_clusters(of_prompts, sizes)
-    (log_z, assumes), (reward, _), (kl, _), (prior_kl, _), (total_variation, _) = of_each
+    stderrs = np.sqrt(of_prompts.variances / (sizes - 1)[:, None])
+    averaged = map(average_curve, of_prompts.values, stderrs, [sizes] * len(stderrs))
+    (log_z, assumes), (reward, _), (kl, _), (prior_kl, _), (total_variation, _) = averaged
     return _Curves(log_z, reward, _cut(kl), _cut(prior_kl), _cut(total_variation, most=1.0), assumes)
+
+
+def average_curve(
+    values: NDArray[np.float64], stderrs: NDArray[np.float64], sizes: NDArray[np.int64]
+) -> tuple[Curve, str]:
+    """Return the mean over prompts of B estimates, by their numbers of samples, and what its intervals assume.
+
+    With several prompts their spread is the error; of one, that of its own estimates, over its samples.
+
+    Parameters
+    ----------
+    values, stderrs
+        Each prompt's estimates and their standard errors [P, B].
+    sizes
+        Each prompt's number of samples [P].
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> curve, assumes = average_curve(np.array([[1.0], [2.0]]), np.full((2, 1), 0.1), np.array([10, 30]))
+    >>> curve.value
+    array([1.75])
+    """
+    if len(sizes) == 1:
+        low, high, assumes = student_interval(values[0], stderrs[0], int(sizes[0]))
+        return Curve(values[0], stderrs[0], low, high), assumes
+    prompts, weights = np.arange(len(sizes) + 1), sizes.astype(np.float64)
+    found = [with_interval(weights * column, prompts, weights) for column in values.T]
+    value, stderr = np.array([estimate for estimate, _ in found]).T
+    low, high = np.array([interval[:2] for _, interval in found]).T
+    # Most betas have the same: that of the middle is neither flat nor decided by one sample.
+    return Curve(value, stderr, low, high), found[len(found) // 2][1].assumes
 
 
 def _cut(curve: Curve, most: float = np.inf) -> Curve:
     return curve._replace(low=np.maximum(curve.low, 0.0), high=np.minimum(curve.high, most))
-
-
-def _of_clusters(of_prompts: _PerPrompt, sizes: NDArray[np.int64]) -> Iterator[tuple[Curve, str]]:
-    prompts, weights = np.arange(len(sizes) + 1), sizes.astype(np.float64)
-    for of_quantity in of_prompts.values:
-        estimates, intervals = zip(
-            *(with_interval(weights * values, prompts, weights) for values in of_quantity.T), strict=True
-        )
-        value, stderr = np.array(estimates).T
-        low, high = np.array([interval[:2] for interval in intervals]).T
-        # Most betas have the same: that of the middle is neither flat nor decided by one sample.
-        yield Curve(value, stderr, low, high), intervals[len(intervals) // 2].assumes
-
-
-def _of_prompt(of_prompt: _PerPrompt, n: int) -> Iterator[tuple[Curve, str]]:
-    """Errors of a single prompt's estimates are those of its samples, by their influence values."""
-    for value, variance in zip(of_prompt.values[:, 0], of_prompt.variances[:, 0], strict=True):
-        stderr = np.sqrt(variance / (n - 1))
-        low, high, assumes = student_interval(value, stderr, n)
-        yield Curve(value, stderr, low, high), assumes
 
 
 def _diagnose(

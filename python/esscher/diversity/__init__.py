@@ -2,7 +2,7 @@
 
 from esscher.diversity.bleu import self_bleu, self_bleu_of_texts
 from esscher.diversity.copies import compression_ratio, text_compression_ratio, unique_share
-from esscher.diversity.estimates import DiversityEstimate, estimate_distinct, estimate_diversity
+from esscher.diversity.estimates import SIZE_FREE, DiversityEstimate, estimate_distinct, estimate_diversity
 from esscher.diversity.ngrams import (
     NgramStatistics,
     TopNgrams,
@@ -18,6 +18,7 @@ from esscher.diversity.ngrams import (
 from esscher.diversity.vendi import vendi_score
 
 __all__ = [
+    "SIZE_FREE",
     "DiversityEstimate",
     "NgramStatistics",
     "TopNgrams",

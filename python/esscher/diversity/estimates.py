@@ -32,6 +32,10 @@ DISTINCT_ORDERS = (1, 2, 3)
 ORDER, REPETITION_ORDER, BLEU_ORDER = 2, 3, 4
 
 
+# Metrics that do not move with the number of completions.
+SIZE_FREE = ("distinct-2 of 2", "repetition-3")
+
+
 class DiversityEstimate(NamedTuple):
     """A diversity metric of prompts and their completions.
 

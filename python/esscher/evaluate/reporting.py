@@ -8,7 +8,7 @@ import numpy as np
 
 from esscher import _core
 from esscher.divergence import KlEstimate, PresetName, estimate_kl, estimate_kls, sequence_logprobs
-from esscher.diversity import DiversityEstimate, estimate_diversity, top_ngrams
+from esscher.diversity import SIZE_FREE, DiversityEstimate, estimate_diversity, top_ngrams
 from esscher.estimate import clustered_mean
 from esscher.evaluate import warnings
 from esscher.evaluate.record import Counts, Ngram, PerCompletion, Report
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 # Those of policy and prior: disco's needs a target.
 TRAINERS: tuple[PresetName, ...] = ("trl-grpo", "trl-rloo", "trl-ppo", "openrlhf", "verl", "nemo-rl")
-# Metrics that do not move with the number of completions.
-SIZE_FREE = ("distinct-2 of 2", "repetition-3")
 # A Vendi score is cubic in the completions of a prompt: beyond so many it takes longer than all the rest.
 MOST_VENDI = 256
 TOP_ORDERS = (2, 3, 4)

@@ -71,12 +71,23 @@ def label(text: str, color: str, side: Literal["left", "right"]) -> Any:
     return chart([{}]).mark_text(text=text, color=color, align=side, fontWeight=600).encode(**where)
 
 
-def svg(drawn: Any) -> str:
+def svg(drawn: Any, background: str = "transparent") -> str:
     """Render a chart as SVG, text as text."""
+    rendered: str = vl_convert.vegalite_to_svg(drawn.to_dict(), **_how(background))
+    return rendered
+
+
+def png(drawn: Any) -> bytes:
+    """Render a chart as PNG, on white, at twice its size."""
+    rendered: bytes = vl_convert.vegalite_to_png(drawn.to_dict(), scale=2, **_how("white"))
+    return rendered
+
+
+def _how(background: str) -> dict[str, Any]:
     axis = {"gridColor": GRID, "domain": False, "tickColor": GRID, "labelColor": MUTED, "titleColor": MUTED}
     config = {
         "font": FONT,
-        "background": "transparent",
+        "background": background,
         "view": {"stroke": None},
         "axis": axis | {"titleFontWeight": "normal", "labelFontSize": 11, "titleFontSize": 11},
         "axisX": {"grid": False},
@@ -85,7 +96,7 @@ def svg(drawn: Any) -> str:
         "text": {"fontSize": 12},
     }
     version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-    return vl_convert.vegalite_to_svg(drawn.to_dict(), vl_version=version, config=config, allowed_base_urls=[])
+    return {"vl_version": version, "config": config, "allowed_base_urls": []}
 
 
 def left_out(shape: Histogram) -> str:

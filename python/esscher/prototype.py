@@ -1,0 +1,173 @@
+"""What a target would give, seen before any training: the frontier, best-of-n beside it, and their diversity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from esscher import _core
+from esscher.divergence import sequence_logprobs
+from esscher.diversity import SIZE_FREE, estimate_diversity
+from esscher.frontier import Curve, Frontier, average_curve, frontier
+from esscher.inference.best_of_n import best_of_n_kl, best_of_n_kl_bound, best_of_n_rewards, best_of_n_weights
+from esscher.inference.importance import exponential_weights
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from esscher.diversity import DiversityEstimate
+    from esscher.samples import Samples
+
+# Points of the frontier at which diversity is computed, besides the prior.
+DIVERSITIES = 8
+
+
+@dataclass(frozen=True, eq=False)
+class BestOfNCurve:
+    """What the best of n samples of the prior gives, as means over prompts, for K values of n.
+
+    Attributes
+    ----------
+    n
+        Of how many samples the best is taken [K]; at most half of the smallest prompt's.
+    reward
+        Expected reward of the best.
+    kl
+        KL(best-of-n‖prior) in nats, by Beirami's estimate: at least the KL, and nearer to it than the bound.
+    kl_is_bound
+        Whether `kl` is the bound ``log n - (n - 1) / n``, as the samples have no `prior_logprobs`.
+    """
+
+    n: NDArray[np.int64]
+    reward: Curve
+    kl: Curve
+    kl_is_bound: bool
+
+
+@dataclass(frozen=True)
+class TargetDiversity:
+    """The diversity of the target at one beta: infinite for the prior itself."""
+
+    beta: float
+    kl: float
+    metrics: tuple[DiversityEstimate, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Prototype:
+    """What samples of the prior say of the targets that a reward makes of it.
+
+    Attributes
+    ----------
+    version
+        The version of Esscher that made it.
+    prompts, completions
+        How many samples there were.
+    frontier
+        The optimal reward-KL frontier.
+    best_of_n
+        Best-of-n on the same axes.
+    diversity
+        Diversity metrics under the target, from the prior along the part of the frontier that is trusted.
+    warnings
+        What the reader should know before trusting it, and what to do.
+    """
+
+    version: str
+    prompts: int
+    completions: int
+    frontier: Frontier
+    best_of_n: BestOfNCurve
+    diversity: tuple[TargetDiversity, ...]
+    warnings: tuple[str, ...]
+
+
+def prototype(samples: Samples, betas: ArrayLike | None = None, *, threads: int | None = None) -> Prototype:
+    """Say what every target ``prior exp(r / beta) / Z`` would give, from samples of the prior and their rewards.
+
+    Parameters
+    ----------
+    samples
+        Completions of the prior with `rewards`; `prior_logprobs` make the KL of best-of-n tight.
+    betas
+        Strengths of the KL penalty, reward per nat; a grid by the rewards' spread if not given.
+    threads
+        How many threads to use; all cores if not given. The result does not depend on it.
+
+    Raises
+    ------
+    ValueError
+        If the samples have no rewards, and as `frontier`.
+
+    References
+    ----------
+    Beirami et al., "Theoretical guarantees on the best-of-n alignment policy", 2024.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from esscher import Ragged, Samples
+    >>> rng = np.random.default_rng(0)
+    >>> samples = Samples(
+    ...     prompts=Ragged.from_rows([[1]]),
+    ...     completions=Ragged.from_rows(rng.integers(9, size=(200, 4)).tolist()),
+    ...     groups=[0, 200],
+    ...     rewards=rng.normal(size=200),
+    ... )
+    >>> found = prototype(samples)
+    >>> found.best_of_n.n
+    array([ 1,  2,  4,  8, 16, 32, 64])
+    """
+    if samples.rewards is None:
+        raise ValueError("samples have no rewards: the frontier is that of a reward")
+    curve = frontier(samples.rewards, betas, samples.groups, threads=threads)
+    return Prototype(
+        version=_core.__version__,
+        prompts=len(samples.prompts),
+        completions=len(samples),
+        frontier=curve,
+        best_of_n=_best_of_n(samples, samples.rewards),
+        diversity=_diversity(samples, samples.rewards, curve),
+        warnings=curve.warnings,
+    )
+
+
+def _best_of_n(samples: Samples, rewards: NDArray[np.float64]) -> BestOfNCurve:
+    sizes = np.diff(samples.groups)
+    # Of more than half of the samples there is no second opinion.
+    n = 2 ** np.arange(int(np.log2(max(int(sizes.min()) // 2, 1))) + 1)
+    best = best_of_n_rewards(rewards, samples.groups, n)
+    reward, _ = average_curve(best.reward, best.stderr, sizes)
+    if samples.prior_logprobs is None:
+        bound, none = best_of_n_kl_bound(n), np.zeros(len(n))
+        return BestOfNCurve(n, reward, Curve(bound, none, bound, bound), kl_is_bound=True)
+    log_prior = sequence_logprobs(samples.prior_logprobs)
+    kl = np.stack([_kl(log_prior, rewards, int(one), samples) for one in n], axis=1)
+    return BestOfNCurve(n, reward, average_curve(kl, np.full(kl.shape, np.nan), sizes)[0], kl_is_bound=False)
+
+
+def _kl(log_prior: NDArray[np.float64], rewards: NDArray[np.float64], n: int, samples: Samples) -> NDArray[np.float64]:
+    """KL(best-of-n‖prior) of each prompt [P]: the mean over winners of Beirami's terms."""
+    winning = best_of_n_weights(rewards, n, samples.groups)
+    terms: NDArray[np.float64] = np.add.reduceat(winning * best_of_n_kl(log_prior, n), samples.groups[:-1])
+    return terms
+
+
+def _diversity(samples: Samples, rewards: NDArray[np.float64], curve: Frontier) -> tuple[TargetDiversity, ...]:
+    plain = estimate_diversity(samples.completions, samples.groups, vendi=False)
+    found = [TargetDiversity(np.inf, 0.0, _size_free(plain))]
+    trusted = np.flatnonzero(curve.trusted)
+    for i in (
+        trusted[np.unique(np.linspace(0, len(trusted) - 1, DIVERSITIES).round().astype(int))] if len(trusted) else ()
+    ):
+        weights = exponential_weights(rewards, float(curve.beta[i]), samples.groups).weights
+        metrics = estimate_diversity(samples.completions, samples.groups, weights, vendi=False)
+        found.append(TargetDiversity(float(curve.beta[i]), float(curve.kl.value[i]), _size_free(metrics)))
+    return tuple(found)
+
+
+def _size_free(metrics: tuple[DiversityEstimate, ...]) -> tuple[DiversityEstimate, ...]:
+    """Weighted completions are worth fewer than there are: what moves with their number would not compare."""
+    return tuple(metric for metric in metrics if metric.metric in SIZE_FREE)

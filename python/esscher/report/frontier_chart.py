@@ -1,0 +1,183 @@
+"""The picture of the frontier: reward against KL from the prior, with what can be reached and at which beta."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import altair as alt
+import numpy as np
+
+from esscher.report import charts, digits
+from esscher.report.charts import INK, MUTED, SAMPLES, TARGET
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from esscher.frontier import Frontier
+    from esscher.prototype import Prototype
+
+WIDTH, HEIGHT = 720, 400
+# Beyond what is trusted, so much more of the KL is drawn.
+BEYOND = 1.5
+# Points up to this share of the largest KL have room for their names at their right.
+ROOM = 0.85
+# Betas that are named along the curve lie at least so far apart, as a share of the width.
+APART = 0.09
+
+
+class _Frame(NamedTuple):
+    """What is drawn: the part of the curve, and the scales of all layers."""
+
+    shown: NDArray[np.intp]
+    x: alt.X
+    y: alt.Scale
+    most_kl: float
+    bottom: float
+    top: float
+
+
+def frontier_chart(found: Prototype) -> Any:
+    """Draw rewards that targets reach against their KL from the prior, and those of best-of-n.
+
+    The curve is solid as far as it is trusted, with its 95 % interval; above it no policy can be. KL is on a
+    square-root scale, on which a curve begins straight.
+    """
+    frame = _frame(found)
+    layers = [_out_of_reach(found.frontier, frame), _band(found.frontier, frame), *_curve(found.frontier, frame)]
+    layers += [*_best_of_n(found, frame), *_betas(found.frontier, frame), *_prior(found.frontier, frame)]
+    layers += _limit(found.frontier, frame)
+    return alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=_title(found))
+
+
+def _title(found: Prototype) -> alt.Title:
+    sizes = f"{digits.plural(found.prompts, 'prompt')}, {digits.plural(found.completions, 'completion')} of the prior"
+    return alt.Title(
+        "The most reward that a policy can have at its KL from the prior",
+        subtitle=f"From {sizes}. β: the KL penalty whose optimum lies there. Band: 95 % interval.",
+        anchor="start",
+        color=INK,
+        subtitleColor=MUTED,
+        fontSize=15,
+        subtitleFontSize=12,
+        offset=14,
+    )
+
+
+def _frame(found: Prototype) -> _Frame:
+    curve = found.frontier
+    kl, reward = curve.kl.value, curve.reward.value
+    trusted = kl[curve.trusted]
+    most = BEYOND * float(trusted.max()) if len(trusted) else float(kl.max())
+    shown = np.flatnonzero((kl <= most) & (kl > 0) & np.isfinite(reward))
+    best = found.best_of_n.reward.value[found.best_of_n.kl.value <= most]
+    values = np.concatenate([reward[shown], best, [curve.prior_reward.value]])
+    values = values[np.isfinite(values)]
+    bottom, top = float(values.min()), float(values.max())
+    room = 0.12 * (top - bottom) or 1.0
+    scale = alt.Scale(type="sqrt", domain=[0, most], nice=False)
+    x = alt.X("kl:Q", title="KL from the prior, nats per completion", scale=scale, axis=alt.Axis(tickCount=8))
+    bottom, top = bottom - room, top + 1.6 * room
+    return _Frame(shown, x, alt.Scale(domain=[bottom, top], nice=False), most, bottom, top)
+
+
+def _y(frame: _Frame, field: str = "reward") -> alt.Y:
+    return alt.Y(f"{field}:Q", title="mean reward", scale=frame.y, axis=alt.Axis(tickCount=6))
+
+
+def _rows(curve: Frontier, which: NDArray[np.intp]) -> list[dict[str, float]]:
+    columns = (curve.kl.value, curve.reward.value, curve.reward.low, curve.reward.high, curve.beta)
+    names = ("kl", "reward", "low", "high", "beta")
+    return [dict(zip(names, map(float, row), strict=True)) for row in zip(*(c[which] for c in columns), strict=True)]
+
+
+def _start(curve: Frontier) -> dict[str, float]:
+    return {"kl": 0.0, "reward": curve.prior_reward.value}
+
+
+def _with_start(curve: Frontier, rows: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [_start(curve), *rows] if np.isfinite(curve.prior_reward).all() else rows
+
+
+def _trusted(curve: Frontier, frame: _Frame) -> NDArray[np.intp]:
+    return frame.shown[curve.trusted[frame.shown]]
+
+
+def _out_of_reach(curve: Frontier, frame: _Frame) -> Any:
+    rows = _with_start(curve, _rows(curve, _trusted(curve, frame)))
+    area = charts.chart([row | {"top": frame.top} for row in rows]).mark_area(color=MUTED, opacity=0.09)
+    return area.encode(x=frame.x, y=_y(frame), y2="top:Q")
+
+
+def _band(curve: Frontier, frame: _Frame) -> Any:
+    # Cut to the frame here: clipping in SVG refers to a path elsewhere in the page.
+    rows = [
+        row | {"low": max(row["low"], frame.bottom), "high": min(row["high"], frame.top)}
+        for row in _rows(curve, _trusted(curve, frame))
+    ]
+    band = charts.chart(rows).mark_area(color=TARGET, opacity=0.16)
+    return band.encode(x=frame.x, y=_y(frame, "low"), y2="high:Q")
+
+
+def _curve(curve: Frontier, frame: _Frame) -> list[Any]:
+    trusted = _trusted(curve, frame)
+    solid = charts.chart(_with_start(curve, _rows(curve, trusted))).mark_line(color=TARGET, strokeWidth=2.75)
+    beyond = frame.shown[len(trusted) - 1 if len(trusted) else 0 :]
+    dashed = charts.chart(_rows(curve, beyond)).mark_line(color=TARGET, strokeWidth=1.5, strokeDash=[3, 4], opacity=0.7)
+    order = alt.Order("kl:Q")
+    return [line.encode(x=frame.x, y=_y(frame), order=order) for line in (dashed, solid)]
+
+
+def _betas(curve: Frontier, frame: _Frame) -> list[Any]:
+    """Name betas along the curve, where there is room between them."""
+    named: list[int] = []
+    last = -np.inf
+    for i in _trusted(curve, frame).tolist():
+        at = np.sqrt(curve.kl.value[i] / frame.most_kl)
+        if at - last >= APART and at > APART:
+            named.append(i)
+            last = at
+    rows = [row | {"text": f"β {row['beta']:.2g}"} for row in _rows(curve, np.array(named, dtype=np.intp))]
+    base = charts.chart(rows).encode(x=frame.x, y=_y(frame))
+    dots = base.mark_point(color=TARGET, fill=TARGET, size=34, opacity=1)
+    texts = base.mark_text(color=TARGET, align="right", dx=-7, dy=-9, fontSize=11, fontWeight=600)
+    return [dots, texts.encode(text="text:N")]
+
+
+def _best_of_n(found: Prototype, frame: _Frame) -> list[Any]:
+    best = found.best_of_n
+    columns = (best.n, best.kl.value, best.reward.value, best.reward.low, best.reward.high)
+    rows = [
+        {"text": f"best of {n}", "kl": float(kl), "reward": float(reward), "low": float(low), "high": float(high)}
+        for n, kl, reward, low, high in zip(*columns, strict=True)
+        if n > 1 and kl <= ROOM * frame.most_kl and np.isfinite(reward)
+    ]
+    base = charts.chart(rows).encode(x=frame.x, y=_y(frame))
+    dots = base.mark_point(color=SAMPLES, fill=SAMPLES, shape="diamond", size=46, opacity=1)
+    texts = base.mark_text(color=SAMPLES, align="left", dx=7, dy=10, fontSize=11, fontWeight=600)
+    return [dots, texts.encode(text="text:N")]
+
+
+def _prior(curve: Frontier, frame: _Frame) -> list[Any]:
+    if not np.isfinite(curve.prior_reward.value):
+        return []
+    base = charts.chart([_start(curve)]).encode(x=frame.x, y=_y(frame))
+    dot = base.mark_point(color=INK, fill=INK, size=60, opacity=1)
+    return [dot, base.mark_text(text="prior", color=INK, align="left", dx=9, dy=9, fontWeight=600)]
+
+
+def _limit(curve: Frontier, frame: _Frame) -> list[Any]:
+    """Name the regions: what no policy reaches, and where the samples no longer say."""
+    above = {"x": alt.value(10), "y": alt.value(16)}
+    layers = [
+        charts.chart([{}])
+        .mark_text(text="no policy can be here", color=MUTED, align="left", fontStyle="italic")
+        .encode(**above)
+    ]
+    trusted = _trusted(curve, frame)
+    if len(trusted) == len(frame.shown):
+        return layers
+    kl = float(curve.kl.value[trusted].max()) if len(trusted) else 0.0
+    base = charts.chart([{"kl": kl}]).encode(x=frame.x)
+    rule = base.mark_rule(color=MUTED, strokeDash=[2, 3])
+    text = base.mark_text(text="too few samples →", color=MUTED, align="left", dx=6, fontStyle="italic")
+    return [*layers, rule, text.encode(y=alt.value(HEIGHT - 10))]
