@@ -36,6 +36,18 @@ from esscher.inference.best_of_n import (
     best_of_n_rewards,
     best_of_n_weights,
 )
+from esscher.inference.bounds import (
+    Agreement,
+    Bound,
+    EvidenceInterval,
+    agreement,
+    evidence_interval,
+    evidence_lower_bound,
+    evidence_upper_bound,
+    multi_sample_bound,
+    multi_sample_upper_bound,
+)
+from esscher.inference.bridge import Bridge, MixtureLogZ, bridge, mixture_log_z
 from esscher.inference.importance import (
     ExponentialWeights,
     Importance,
@@ -45,6 +57,7 @@ from esscher.inference.importance import (
     log_normaliser,
 )
 from esscher.inference.mcmc import Chain, independent_metropolis
+from esscher.inference.objectives import Objective, dpg, f_dpg, kl_rl, plain_rl
 from esscher.inference.rejection import QuasiRejection, Rejection, quasi_rejection, rejection
 from esscher.inference.resampling import resample
 from esscher.mismatch import MismatchReport, mismatch
@@ -59,14 +72,18 @@ if TYPE_CHECKING:
     from esscher.service.client import AsyncClient, Client
 
 __all__ = [
+    "Agreement",
     "AsyncClient",
     "BestOfN",
     "BestOfNRewards",
+    "Bound",
+    "Bridge",
     "Chain",
     "Client",
     "Condition",
     "DiversityEstimate",
     "Estimate",
+    "EvidenceInterval",
     "ExponentialWeights",
     "Frontier",
     "Importance",
@@ -75,8 +92,10 @@ __all__ = [
     "KlEstimators",
     "LogprobAggregates",
     "MismatchReport",
+    "MixtureLogZ",
     "Moments",
     "Normaliser",
+    "Objective",
     "Padded",
     "Product",
     "Prototype",
@@ -90,25 +109,37 @@ __all__ = [
     "TopNgrams",
     "__version__",
     "aggregate_logprobs",
+    "agreement",
     "best_of_n",
     "best_of_n_kl",
     "best_of_n_kl_bound",
     "best_of_n_rewards",
     "best_of_n_weights",
+    "bridge",
     "concatenate",
     "distinct",
+    "dpg",
     "estimate_diversity",
     "estimate_kl",
     "estimate_kls",
     "evaluate",
+    "evidence_interval",
+    "evidence_lower_bound",
+    "evidence_upper_bound",
     "exponential_weights",
+    "f_dpg",
     "frontier",
     "importance",
     "independent_metropolis",
     "kl",
     "kl_estimators",
+    "kl_rl",
     "log_normaliser",
     "mismatch",
+    "mixture_log_z",
+    "multi_sample_bound",
+    "multi_sample_upper_bound",
+    "plain_rl",
     "prototype",
     "quasi_rejection",
     "rarefied_distinct",
