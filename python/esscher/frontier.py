@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from esscher import _core
+from esscher.divergence.forward import NEARLY_EQUAL
 from esscher.estimate import Estimate, clustered_mean, student_interval, trusted_pareto_k, with_interval
 from esscher.inference.importance import as_column
 from esscher.ragged import as_groups
@@ -319,7 +320,9 @@ def _diagnose(
     pareto_k = np.quantile(known, 1 - MAY_FAIL, axis=0, method="higher")
     pareto_k[np.isnan(k).all(axis=0)] = np.nan
     good = np.array([trusted_pareto_k(n) for n in sizes.tolist()])[:, None]
-    light = (known > good).mean(axis=0) <= MAY_FAIL
+    # The tail of weights that hardly differ decides nothing, be it heavy.
+    heavy = (known > good) & (ess < NEARLY_EQUAL * sizes[:, None])
+    light = heavy.mean(axis=0) <= MAY_FAIL
     total = ess.sum(axis=0)
     many = total >= max(A_PROMPT * len(sizes), IN_ALL)
     return total, pareto_k, np.logical_and.accumulate(light & many)
