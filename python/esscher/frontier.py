@@ -10,7 +10,7 @@ import numpy as np
 from esscher import _core
 from esscher.divergence.forward import NEARLY_EQUAL
 from esscher.estimate import Estimate, clustered_mean, student_interval, trusted_pareto_k, with_interval
-from esscher.inference.importance import as_column
+from esscher.inference.columns import as_column
 from esscher.ragged import as_groups
 
 if TYPE_CHECKING:

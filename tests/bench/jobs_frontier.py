@@ -38,7 +38,11 @@ def whole() -> Job:
     return Job(
         "frontier, whole: also total variation, Pareto k, intervals: f64, N = 10^6, 64 betas",
         partial(esscher.frontier, rewards, BETAS, threads=1),
-        (Peer("SciPy, four quantities, beta by beta", partial(_scipy, rewards), None, 1e-3, _error_of_curves),),
+        (
+            Peer(
+                "SciPy, four quantities, beta by beta", partial(_scipy, rewards), tolerance=1e-3, error=_error_of_curves
+            ),
+        ),
         bytes=rewards.nbytes,
     )
 

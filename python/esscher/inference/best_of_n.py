@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from esscher.inference.importance import as_column
+from esscher.inference.columns import as_column
 from esscher.inference.resampling import resample
 from esscher.ragged import as_groups, as_integers
 

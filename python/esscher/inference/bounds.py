@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from esscher.inference.importance import as_column
-from esscher.ragged import check_offsets
+from esscher.inference.columns import below_infinity, filled_offsets, finite_column, group_of, group_sums, refuse
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -294,45 +293,6 @@ def agreement(values: ArrayLike, stderrs: ArrayLike, threshold: float = 3.0) -> 
     return Agreement(largest, largest <= threshold)
 
 
-def finite_column(name: str, values: ArrayLike, rule: str) -> NDArray[np.float64]:
-    """Return `values` as float64 [N], or raise `ValueError` with `rule` if one is not finite."""
-    column = as_column(name, values)
-    _refuse(name, column, ~np.isfinite(column), rule)
-    return column
-
-
-def below_infinity(name: str, values: ArrayLike) -> NDArray[np.float64]:
-    """Return `values` as float64 [N], or raise `ValueError` if one is NaN or +inf."""
-    column = as_column(name, values)
-    _refuse(name, column, np.isnan(column) | (column == np.inf), "it must be finite or -inf")
-    return column
-
-
-def filled_offsets(name: str, groups: ArrayLike | None, n: int) -> Offsets:
-    """Return `groups` as offsets [P + 1] over `n` samples, or raise `ValueError` if a group is empty."""
-    offsets = check_offsets(name, [0, n] if groups is None else groups, n)
-    empty = np.flatnonzero(np.diff(offsets) == 0)
-    if len(empty):
-        raise ValueError(f"{name}: group {empty[0]} is empty: nothing can be said of it, leave it out")
-    return offsets
-
-
-def group_sums(values: NDArray[np.float64], offsets: Offsets) -> NDArray[np.float64]:
-    """Sum of each group [P]."""
-    return np.bincount(group_of(offsets), weights=values, minlength=len(offsets) - 1).astype(np.float64, copy=False)
-
-
-def group_of(offsets: Offsets) -> NDArray[np.int64]:
-    """Group of each sample [N]."""
-    return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-
-
-def _refuse(name: str, column: NDArray[np.float64], wrong: NDArray[np.bool_], rule: str) -> None:
-    if wrong.any():
-        i = int(wrong.argmax())
-        raise ValueError(f"{name}[{i}] is {column[i]}: {rule}")
-
-
 def _mean(values: NDArray[np.float64], offsets: Offsets) -> Bound:
     """Mean of each group and its standard error; -inf and inf for a group with a -inf."""
     sizes = np.diff(offsets)
@@ -401,7 +361,7 @@ def _estimates(values: ArrayLike, stderrs: ArrayLike) -> tuple[NDArray[np.float6
         raise ValueError(f"values has shape {estimates.shape}, stderrs {errors.shape}: both are [K] or both [K, P]")
     if len(estimates) < 2:
         raise ValueError(f"values has {len(estimates)} estimates: it takes two to agree")
-    _refuse("stderrs", errors.ravel(), ~(errors >= 0).ravel(), "a standard error is at least 0")
+    refuse("stderrs", errors.ravel(), ~(errors >= 0).ravel(), "a standard error is at least 0")
     wrong = ~np.isfinite(estimates) & np.isfinite(errors)
-    _refuse("values", estimates.ravel(), wrong.ravel(), "it must be finite where its standard error is")
+    refuse("values", estimates.ravel(), wrong.ravel(), "it must be finite where its standard error is")
     return estimates, errors

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from esscher import _core
-from esscher.inference.bounds import below_infinity, filled_offsets, finite_column, group_of, group_sums
-from esscher.inference.importance import as_column
+from esscher.inference.columns import as_column, below_infinity, filled_offsets, finite_column, group_of, group_sums
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import numpy as np
-
 from esscher import _core
+from esscher.inference.columns import as_column
 from esscher.ragged import as_groups
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
 TailRule = Literal["arviz-stats", "loo"]
@@ -213,11 +213,3 @@ def pareto_smooth(
     """
     column = as_column("log_ratios", log_ratios)
     return ParetoSmoothed(*_core.pareto_smooth(column, as_groups(groups, len(column)), tail_rule, threads))
-
-
-def as_column(name: str, values: ArrayLike) -> NDArray[np.float64]:
-    """Return `values` as float64 [N], without a copy where they are; raises `ValueError` on other shapes."""
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1:
-        raise ValueError(f"{name} has {array.ndim} dimensions: it has one, with an entry for each sample")
-    return np.ascontiguousarray(array)

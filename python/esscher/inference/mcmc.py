@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from esscher import _core
-from esscher.inference.importance import as_column
+from esscher.inference.columns import as_column
 from esscher.ragged import as_groups
 
 if TYPE_CHECKING:

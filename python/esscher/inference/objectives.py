@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 import numpy as np
 
 from esscher import _core
-from esscher.inference.bounds import below_infinity, finite_column, group_of, group_sums
+from esscher.inference.columns import below_infinity, finite_column, group_of, group_sums
 from esscher.ragged import as_groups
 
 if TYPE_CHECKING:

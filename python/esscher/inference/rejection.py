@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from esscher import _core
-from esscher.inference.importance import as_column
+from esscher.inference.columns import as_column, group_sums
 from esscher.ragged import as_groups
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def rejection(
         groups=np.searchsorted(accepted, offsets).astype(np.int64),
         acceptance_rate=np.exp(_core.normalise(log_chances, offsets, None)[1]),
         log_z=log_z,
-        exceeding=_group_sums(excess > 0, offsets) / np.maximum(np.diff(offsets), 1),
+        exceeding=group_sums(excess > 0, offsets) / np.maximum(np.diff(offsets), 1),
     )
 
 
@@ -196,7 +196,7 @@ def _distances(
     p, q = np.exp(log_p), np.exp(log_q)
     has_weight = log_p > -np.inf
     ratios = np.subtract(log_p, log_q, out=np.zeros(len(log_p)), where=has_weight)
-    kl, total_variation = _group_sums(p * ratios, offsets), _group_sums(np.abs(p - q), offsets) / 2
+    kl, total_variation = group_sums(p * ratios, offsets), group_sums(np.abs(p - q), offsets) / 2
     # A rounding below 0, or above 1, is neither.
     return np.maximum(kl, 0.0), np.minimum(total_variation, 1.0)
 
@@ -215,10 +215,3 @@ def _check_finite(name: str, values: NDArray[np.float64]) -> None:
     wrong = np.flatnonzero(~np.isfinite(values))
     if len(wrong):
         raise ValueError(f"{name}[{wrong[0]}] is {values[wrong[0]]}: a bound is finite")
-
-
-def _group_sums(values: NDArray[np.float64] | NDArray[np.bool_], offsets: Offsets) -> NDArray[np.float64]:
-    groups = len(offsets) - 1
-    # Not reduceat, which gives an empty group its neighbour's first value.
-    group_of = np.repeat(np.arange(groups), np.diff(offsets))
-    return np.bincount(group_of, weights=values, minlength=groups).astype(np.float64, copy=False)
