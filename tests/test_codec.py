@@ -64,7 +64,28 @@ def target_reports():
     optional = maybe(estimate)
     proposal = st.sampled_from(["policy", "prior"])
     return st.builds(
-        TargetReport, text, proposal, estimate, estimate, number, number, optional, optional, optional, optional
+        TargetReport,
+        *(text, proposal, estimate, estimate, number, number, optional, optional),
+        inference_gap_interval=maybe(interval),
+        forward_kl=maybe(kl(1)),
+        objective=optional,
+        objective_bound=optional,
+    )
+
+
+interval = st.builds(Interval, number, number, text)
+some = st.lists(text, max_size=2).map(tuple)
+
+
+def kl(n):
+    """A KL of n completions."""
+    numbers = st.lists(number, min_size=n, max_size=n).map(np.array)
+    return st.builds(
+        *(KlEstimate, number, number, numbers, text, interval, number),
+        clamped=number,
+        ess=maybe(number),
+        pareto_k=maybe(number),
+        warnings=some,
     )
 
 
@@ -74,28 +95,20 @@ def any_report(draw):
     n = draw(st.integers(1, 3))
     numbers = st.lists(number, min_size=n, max_size=n).map(np.array)
     count = st.integers(0, 2**40)
-    interval = st.builds(Interval, number, number, text)
-    some = st.lists(text, max_size=2).map(tuple)
-    kl = st.builds(
-        *(KlEstimate, number, number, numbers, text, interval, number),
-        clamped=number,
-        ess=maybe(number),
-        pareto_k=maybe(number),
-        warnings=some,
-    )
     diversity = st.builds(DiversityEstimate, text, estimate, interval, count, maybe(number))
     ngram = st.builds(Ngram, st.lists(st.integers(0, 2**32 - 1)).map(tuple), count)
     return Report(
         version=draw(text),
         counts=Counts(draw(count), draw(count), draw(count), draw(maybe(count))),
         reward=draw(maybe(estimate)),
-        kl=draw(st.dictionaries(st.sampled_from(["k1", "k2", "k3", "abs"]), kl)),
-        trainer_kl=draw(st.dictionaries(st.sampled_from(["verl", "disco"]), kl)),
+        kl=draw(st.dictionaries(st.sampled_from(["k1", "k2", "k3", "abs"]), kl(n))),
+        trainer_kl=draw(st.dictionaries(st.sampled_from(["verl", "disco"]), kl(n))),
         prior_perplexity=draw(maybe(number)),
         entropy=draw(maybe(number)),
         target=draw(maybe(target_reports())),
         diversity=draw(st.lists(diversity, max_size=2).map(tuple)),
         target_diversity=draw(st.lists(diversity, max_size=2).map(tuple)),
+        excess_collapse=draw(st.lists(diversity, max_size=2).map(tuple)),
         top_ngrams=draw(st.dictionaries(st.integers(1, 9), st.lists(ngram, max_size=2).map(tuple), max_size=2)),
         per_completion=PerCompletion(
             np.arange(n) // 2, np.arange(1, n + 1), draw(maybe(numbers)), draw(maybe(numbers)), draw(maybe(numbers))

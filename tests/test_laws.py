@@ -142,6 +142,7 @@ EXACT = {
     "log_z": LOG_Z.mean(),
     "target_reward": per_prompt(TARGET * WORLD.rewards).mean(),
     "inference_gap": per_prompt(POLICY * (LOG_POLICY - np.log(TARGET))).mean(),
+    "forward_kl": per_prompt(TARGET * (np.log(TARGET) - LOG_POLICY)).mean(),
     "objective": per_prompt(POLICY * (WORLD.rewards - BETA * (LOG_POLICY - LOG_PRIOR))).mean(),
 }
 
@@ -153,6 +154,7 @@ def estimates(report):
         "log_z": report.target.log_z,
         "target_reward": report.target.reward,
         "inference_gap": report.target.inference_gap,
+        "forward_kl": None if report.target.forward_kl is None else report.target.forward_kl[:2],
         "objective": report.target.objective,
     }
     return {name: value for name, value in found.items() if value is not None}
@@ -170,6 +172,8 @@ def test_evaluate_converges_to_the_exact_values_from_the_priors_samples():
     assert report.target.log_z.value == pytest.approx(EXACT["log_z"], abs=0.02)
     assert report.target.reward.value == pytest.approx(EXACT["target_reward"], abs=0.02)
     assert report.target.elbo is report.target.inference_gap is report.target.objective is None
+    assert report.target.inference_gap_interval is report.target.forward_kl is None
+    assert report.excess_collapse == ()
     assert report.kl == {}
 
 
@@ -207,6 +211,7 @@ def exact_of_one():
         "log_z": LOG_Z[0],
         "target_reward": (TARGET * WORLD.rewards)[first].sum(),
         "inference_gap": (POLICY * (LOG_POLICY - np.log(TARGET)))[first].sum(),
+        "forward_kl": (TARGET * (np.log(TARGET) - LOG_POLICY))[first].sum(),
     }
 
 
@@ -230,3 +235,25 @@ def test_j_never_exceeds_its_bound_on_the_same_samples(seed, n):
     assert report.objective.value <= report.objective_bound.value + 1e-12
     assert report.inference_gap.value >= -1e-12
     assert report.inference_gap.value == pytest.approx(report.log_z.value - report.elbo.value, abs=1e-12)
+
+
+def test_excess_collapse_is_what_the_policy_lost_beyond_the_target():
+    """Of two completions of a prompt, against the exact share of different 2-grams in two draws."""
+    samples = draw(LOG_POLICY, 4000, seed=8)
+    report = evaluate(samples, Tilt(BETA))
+    (excess,) = (d for d in report.excess_collapse if d.metric == "distinct-2 of 2")
+    asked = draw(np.log(TARGET), 4000, seed=9)
+    plain = {d.metric: d.within.value for d in report.diversity}
+    of_target = {d.metric: d.within.value for d in evaluate(asked).diversity}
+    assert excess.within.value == pytest.approx(plain[excess.metric] - of_target[excess.metric], abs=0.01)
+    assert excess.interval.low < excess.within.value < excess.interval.high
+
+
+def test_the_interval_of_the_gap_is_about_the_gap():
+    report = evaluate(draw(LOG_POLICY, 50, seed=3), Tilt(BETA)).target
+    low, high, _ = report.inference_gap_interval
+    assert low < report.inference_gap.value < high
+    low, high, _ = report.forward_kl.interval
+    assert low < report.forward_kl.value < high
+    assert "target-policy" in report.forward_kl.signature
+    assert "target:tilt" in report.forward_kl.signature

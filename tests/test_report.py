@@ -123,7 +123,15 @@ def test_every_report_is_valid_json_with_the_same_keys(name):
     record = json.loads(to_json(report, per_completion=True), parse_constant=refuse)
     assert list(record) == [
         *("version", "counts", "reward", "kl", "trainer_kl", "prior_perplexity", "entropy", "target"),
-        *("diversity", "target_diversity", "top_ngrams", "warnings", "unavailable", "per_completion"),
+        *(
+            "diversity",
+            "target_diversity",
+            "excess_collapse",
+            "top_ngrams",
+            "warnings",
+            "unavailable",
+            "per_completion",
+        ),
     ]
     SCHEMA.validate(record)
     assert len(record["per_completion"]["lengths"]) == report.counts.completions
@@ -149,6 +157,9 @@ def test_json_holds_the_report_s_numbers_exactly():
     assert record["target"]["target"] == "tilt|beta:0.5"
     assert record["target"]["log_z"]["value"] == report.target.log_z.value
     assert record["target"]["inference_gap"]["stderr"] == report.target.inference_gap.stderr
+    assert record["target"]["inference_gap_interval"]["low"] == report.target.inference_gap_interval.low
+    assert record["target"]["forward_kl"]["value"] == report.target.forward_kl.value
+    assert record["excess_collapse"]["distinct-2 of 2"]["within"]["value"] == report.excess_collapse[0].within.value
     assert record["target"]["ess"] == report.target.ess
     assert record["diversity"]["distinct-2"]["across"] == report.diversity[1].across
     first = report.top_ngrams[2][0]
@@ -191,6 +202,7 @@ def test_a_printed_report_shows_the_numbers_with_their_units_in_order():
         f"its bound, beta log Z {digits.estimate(target.objective_bound)}",
         f"log Z {digits.estimate(target.log_z)} nats",
         f"inference gap {digits.estimate(target.inference_gap)} nats, KL(policy‖target)",
+        f"the other way round {digits.estimate(Estimate(*target.forward_kl[:2]))} nats, KL(target‖policy)",
         f"effective sample size {digits.number(target.ess)} ({digits.share(target.ess, 48)}) of 48 completions",
         "Pareto k",
         "Warnings ! ",

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from esscher.divergence import sequence_logprobs
-from esscher.estimate import Estimate, clustered_mean
+from esscher.divergence import KlEstimate, sequence_logprobs
+from esscher.divergence.forward import estimate_forward
+from esscher.estimate import Estimate, Interval, clustered_mean, with_interval
 from esscher.inference.importance import Importance, importance
 from esscher.target import Target, Tilt
 
@@ -43,6 +44,11 @@ class TargetReport:
         E_policy[log_potential] - KL(policy‖prior), a lower bound of log Z; `None` if the samples came from the prior.
     inference_gap
         log Z - elbo = KL(policy‖target), each prompt's subtracted before averaging; `None` with `elbo`.
+    inference_gap_interval
+        The 95 % confidence interval of `inference_gap`; `None` with it.
+    forward_kl
+        KL(target‖policy), what the policy lacks of the target, by importance weights (see `estimate_forward`); `None`
+        with `elbo`.
     objective
         J = beta * elbo = E_policy[r] - beta KL(policy‖prior), in units of reward; `None` if the target has no beta.
     objective_bound
@@ -57,6 +63,8 @@ class TargetReport:
     pareto_k: float
     elbo: Estimate | None
     inference_gap: Estimate | None
+    inference_gap_interval: Interval | None
+    forward_kl: KlEstimate | None
     objective: Estimate | None
     objective_bound: Estimate | None
 
@@ -100,7 +108,9 @@ def assess(samples: Samples, target: Target, proposal: Proposal = "policy") -> t
     # Influence values: their means over a prompt are its log Z, their spread is its Monte Carlo error.
     log_z = weights.log_z[samples.group_of] + (relative - 1.0)
     elbo = log_potential - (policy - prior) if proposal == "policy" else None
-    return _report(samples, target, weights, log_z, elbo, _reward(samples, samples.rewards, relative)), weights
+    forward = estimate_forward(samples, log_potential, target=str(target)) if proposal == "policy" else None
+    reward = _reward(samples, samples.rewards, relative)
+    return _report(samples, target, weights, log_z, elbo, reward, forward), weights
 
 
 def _log_probs(samples: Samples) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -125,11 +135,12 @@ def _report(
     log_z: NDArray[np.float64],
     elbo: NDArray[np.float64] | None,
     reward: Estimate,
+    forward: KlEstimate | None,
 ) -> TargetReport:
     log_z_mean = clustered_mean(log_z, samples.groups)
     elbo_mean = None if elbo is None else clustered_mean(elbo, samples.groups)
     with np.errstate(invalid="ignore"):  # -inf - -inf: a prompt without weight has no gap, and NaN says so
-        gap = None if elbo is None else clustered_mean(log_z - elbo, samples.groups)
+        gap, interval = (None, None) if elbo is None else with_interval(log_z - elbo, samples.groups)
     beta = target.beta if isinstance(target, Tilt) else None
     k = weights.pareto_k[~np.isnan(weights.pareto_k)]
     return TargetReport(
@@ -141,6 +152,8 @@ def _report(
         pareto_k=float(k.max()) if len(k) else np.nan,
         elbo=elbo_mean,
         inference_gap=gap,
+        inference_gap_interval=interval,
+        forward_kl=forward,
         objective=_scale(elbo_mean, beta),
         objective_bound=_scale(log_z_mean, beta),
     )

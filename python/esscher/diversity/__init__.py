@@ -2,7 +2,13 @@
 
 from esscher.diversity.bleu import self_bleu, self_bleu_of_texts
 from esscher.diversity.copies import compression_ratio, text_compression_ratio, unique_share
-from esscher.diversity.estimates import SIZE_FREE, DiversityEstimate, estimate_distinct, estimate_diversity
+from esscher.diversity.estimates import (
+    SIZE_FREE,
+    DiversityEstimate,
+    estimate_distinct,
+    estimate_diversity,
+    estimate_excess,
+)
 from esscher.diversity.ngrams import (
     NgramStatistics,
     TopNgrams,
@@ -28,6 +34,7 @@ __all__ = [
     "ead",
     "estimate_distinct",
     "estimate_diversity",
+    "estimate_excess",
     "ngram_entropy",
     "ngram_statistics",
     "rarefied_distinct",

@@ -32,6 +32,8 @@ DISTINCT_ORDERS = (1, 2, 3)
 ORDER, REPETITION_ORDER, BLEU_ORDER = 2, 3, 4
 
 
+# Of how many completions the rarefied distinct-n is, if not told otherwise.
+SUBSAMPLE = 2
 # Metrics that do not move with the number of completions.
 SIZE_FREE = ("distinct-2 of 2", "repetition-3")
 
@@ -67,7 +69,7 @@ def estimate_diversity(
     groups: ArrayLike,
     weights: ArrayLike | None = None,
     *,
-    subsample: int = 2,
+    subsample: int = SUBSAMPLE,
     vendi: bool = True,
 ) -> tuple[DiversityEstimate, ...]:
     """Return the diversity of completions by all metrics, within a prompt's completions and across all.
@@ -124,6 +126,43 @@ def estimate_diversity(
     metrics = [*_of_ngrams(rows, borders, relative, subsample), _repetition(rows, borders, relative)]
     metrics += _of_completions(rows, borders, relative, vendi)
     return tuple(map(_estimate, metrics))
+
+
+def estimate_excess(completions: Ragged, groups: ArrayLike, weights: ArrayLike) -> tuple[DiversityEstimate, ...]:
+    """Return how the diversity of completions differs from that of the distribution that weights lead to.
+
+    Diversity of the completions minus their weighted diversity, prompt by prompt, for the metrics of `SIZE_FREE`. With
+    the weights of a target, it is what a policy has lost beyond what the target asks for: below 0 for distinct n-grams,
+    above 0 for repetition. Where weights are worth few completions, weighted values lie nearer to the unweighted ones
+    than they would with more, and the difference nearer to 0.
+
+    Parameters
+    ----------
+    completions, groups, weights
+        As in `estimate_diversity`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `estimate_diversity`.
+
+    Examples
+    --------
+    >>> from esscher import Ragged
+    >>> completions = Ragged.from_rows([[1, 2, 3], [1, 2, 3], [4, 5, 6], [7, 8, 9]])
+    >>> distinct, _ = estimate_excess(completions, [0, 4], weights=[0.0, 0.5, 1.0, 1.0])
+    >>> distinct.metric, round(distinct.within.value, 4)
+    ('distinct-2 of 2', -0.0833)
+    """
+    rows = as_token_ids("completions", completions)
+    borders = as_groups(groups, len(rows))
+    relative = as_weights(weights, len(rows))
+    assert relative is not None
+    check_weights(relative)
+    plain = _size_free(rows, borders, None)
+    weighted = _size_free(rows, borders, _relative_to_prompt(relative, borders))
+    pairs = zip(plain, weighted, strict=True)
+    return tuple(_estimate(_Metric(one.name, one.within - other.within, None, 1.0, -1.0)) for one, other in pairs)
 
 
 def estimate_distinct(completions: Ragged, n: int, groups: ArrayLike) -> Estimate:
@@ -189,6 +228,11 @@ def _of_ngrams(rows: Ragged, groups: Offsets, weights: NDArray[np.float64] | Non
     at = DISTINCT_ORDERS.index(ORDER)
     yield _Metric(f"distinct-{ORDER} of {subsample}", _rarefied(within)[at], float(_rarefied(across)[at, 0]))
     yield _Metric(f"{ORDER}-gram entropy", within.entropy[at], float(across.entropy[at, 0]), np.inf)
+
+
+def _size_free(rows: Ragged, groups: Offsets, weights: NDArray[np.float64] | None) -> list[_Metric]:
+    metrics = [*_of_ngrams(rows, groups, weights, SUBSAMPLE), _repetition(rows, groups, weights)]
+    return [metric for metric in metrics if metric.name in SIZE_FREE]
 
 
 def _rarefied(said: NgramStatistics) -> NDArray[np.float64]:

@@ -83,6 +83,9 @@ class Report:
     target_diversity
         Those of them that do not move with the number of completions but for what weights do, of the completions
         weighted to stand for the target: what it asks for. Empty without weights.
+    excess_collapse
+        The diversity of the completions minus that of the target, of the same metrics (see `estimate_excess`): what the
+        policy has lost beyond what the target asks for. Empty unless the completions came from the policy.
     top_ngrams
         The most frequent n-grams of each order, most frequent first.
     per_completion
@@ -103,6 +106,7 @@ class Report:
     target: TargetReport | None
     diversity: tuple[DiversityEstimate, ...]
     target_diversity: tuple[DiversityEstimate, ...]
+    excess_collapse: tuple[DiversityEstimate, ...]
     top_ngrams: dict[int, tuple[Ngram, ...]]
     per_completion: PerCompletion
     warnings: tuple[str, ...]

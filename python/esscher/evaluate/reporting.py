@@ -8,7 +8,7 @@ import numpy as np
 
 from esscher import _core
 from esscher.divergence import KlEstimate, PresetName, estimate_kl, estimate_kls, sequence_logprobs
-from esscher.diversity import SIZE_FREE, DiversityEstimate, estimate_diversity, top_ngrams
+from esscher.diversity import SIZE_FREE, DiversityEstimate, estimate_diversity, estimate_excess, top_ngrams
 from esscher.estimate import clustered_mean
 from esscher.evaluate import warnings
 from esscher.evaluate.record import Counts, Ngram, PerCompletion, Report
@@ -89,6 +89,7 @@ def evaluate(samples: Samples, target: Target | None = None, *, proposal: Propos
         target=posterior,
         diversity=estimate_diversity(samples.completions, samples.groups, vendi=_is_small(samples)),
         target_diversity=() if weights is None else _target_diversity(samples, weights),
+        excess_collapse=() if weights is None or proposal == "prior" else _excess_collapse(samples, weights),
         top_ngrams={n: _top_ngrams(samples.completions, n) for n in TOP_ORDERS},
         per_completion=PerCompletion(
             prompts=samples.group_of,
@@ -151,6 +152,10 @@ def _target_diversity(samples: Samples, weights: Importance) -> tuple[DiversityE
     relative = np.exp(weights.log_weights)
     every = estimate_diversity(samples.completions, samples.groups, relative, vendi=False)
     return tuple(diversity for diversity in every if diversity.metric in SIZE_FREE)
+
+
+def _excess_collapse(samples: Samples, weights: Importance) -> tuple[DiversityEstimate, ...]:
+    return estimate_excess(samples.completions, samples.groups, np.exp(weights.log_weights))
 
 
 def _top_ngrams(completions: Ragged, n: int) -> tuple[Ngram, ...]:

@@ -37,6 +37,7 @@ def to_dict(report: Report, *, per_completion: bool = False) -> Json:
                           ``objective_bound``, each ``{value, stderr}`` or null
     ``diversity``         by metric: ``{within: {value, stderr}, interval, left_out, across}``
     ``target_diversity``  the same under the target
+    ``excess_collapse``   diversity minus target_diversity
     ``top_ngrams``        by order, as a string: list of ``{token_ids, count}``
     ``warnings``          list of sentences
     ``unavailable``       by what is missing: why
@@ -64,6 +65,7 @@ def to_dict(report: Report, *, per_completion: bool = False) -> Json:
         "target": _target(report.target),
         "diversity": {diversity.metric: _diversity(diversity) for diversity in report.diversity},
         "target_diversity": {diversity.metric: _diversity(diversity) for diversity in report.target_diversity},
+        "excess_collapse": {diversity.metric: _diversity(diversity) for diversity in report.excess_collapse},
         "top_ngrams": {
             str(n): [{"token_ids": list(ngram.token_ids), "count": ngram.count} for ngram in ngrams]
             for n, ngrams in report.top_ngrams.items()
@@ -107,7 +109,13 @@ def _target(target: TargetReport | None) -> Json | None:
         return None
     record: Json = {"target": target.target, "proposal": target.proposal}
     record |= {name: _estimate(getattr(target, name)) for name in TARGET_ESTIMATES}
-    return record | {"ess": _number(target.ess), "pareto_k": _number(target.pareto_k)}
+    interval, forward = target.inference_gap_interval, target.forward_kl
+    return record | {
+        "inference_gap_interval": None if interval is None else _interval(interval),
+        "forward_kl": None if forward is None else _kl(forward),
+        "ess": _number(target.ess),
+        "pareto_k": _number(target.pareto_k),
+    }
 
 
 def _diversity(diversity: DiversityEstimate) -> Json:

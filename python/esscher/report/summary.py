@@ -74,7 +74,7 @@ def sections(report: Report) -> tuple[Section, ...]:
         return (samples,)
     target = report.target
     title = f"Target {target.target}, seen from samples of the {target.proposal}"
-    return samples, Section(title, tuple(_target_rows(target, report.counts)))
+    return samples, Section(title, (*_target_rows(target, report.counts), *_excess_rows(report)))
 
 
 def headline_kl(report: Report) -> str | None:
@@ -179,7 +179,8 @@ def _target_rows(target: TargetReport, counts: Counts) -> list[Row]:
             ("its bound, beta log Z", target.objective_bound, "the J of the best policy there is"),
             ("lower bound of log Z", None if target.objective else target.elbo, "nats (ELBO)"),
             ("log Z", target.log_z, "nats"),
-            ("inference gap", target.inference_gap, "nats, KL(policy‖target)"),
+            ("inference gap", target.inference_gap, f"nats, KL(policy‖target){_range(target.inference_gap_interval)}"),
+            ("the other way round", _forward(target), f"nats, KL(target‖policy){_forward_range(target)}"),
             ("reward under the target", target.reward, "what reaching the target gives"),
         ]
     )
@@ -189,6 +190,33 @@ def _target_rows(target: TargetReport, counts: Counts) -> list[Row]:
         Row("effective sample size", ess, f"of {plural(counts.completions, 'completion')}"),
         Row("Pareto k", number(target.pareto_k), pareto_k_meaning(target.pareto_k)),
     ]
+
+
+def _excess_rows(report: Report) -> list[Row]:
+    """Return what the policy lost of diversity beyond what the target asks for; what has no value has no row."""
+    return [
+        Row(
+            f"excess of {excess.metric}",
+            estimate(excess.within),
+            f"the policy's minus the target's{_range(excess.interval)}",
+        )
+        for excess in report.excess_collapse
+        if not math.isnan(excess.within.value)
+    ]
+
+
+def _forward(target: TargetReport) -> Estimate | None:
+    return None if target.forward_kl is None else Estimate(*target.forward_kl[:2])
+
+
+def _forward_range(target: TargetReport) -> str:
+    return "" if target.forward_kl is None else _range(target.forward_kl.interval)
+
+
+def _range(interval: Interval | None) -> str:
+    if interval is None or not (math.isfinite(interval.low) and math.isfinite(interval.high)):
+        return ""
+    return f"; 95 %: {interval_text(interval)}"
 
 
 def _estimates(rows: list[tuple[str, Estimate | None, str]]) -> list[Row]:

@@ -32,6 +32,7 @@ def encode_report(report: Report) -> report_pb2.Report:
         target=None if report.target is None else _encode_target_report(report.target),
         diversity=[_encode_diversity(diversity) for diversity in report.diversity],
         target_diversity=[_encode_diversity(diversity) for diversity in report.target_diversity],
+        excess_collapse=[_encode_diversity(diversity) for diversity in report.excess_collapse],
         top_ngrams=[_encode_ngrams(order, ngrams) for order, ngrams in report.top_ngrams.items()],
         per_completion=report_pb2.PerCompletion(
             **{name: column.tolist() for name, column in vars(report.per_completion).items() if column is not None}
@@ -57,6 +58,7 @@ def decode_report(message: report_pb2.Report) -> Report:
         target=_decode_target_report(message.target) if message.HasField("target") else None,
         diversity=tuple(_decode_diversity(diversity) for diversity in message.diversity),
         target_diversity=tuple(_decode_diversity(diversity) for diversity in message.target_diversity),
+        excess_collapse=tuple(_decode_diversity(diversity) for diversity in message.excess_collapse),
         top_ngrams={table.order: _decode_ngrams(table) for table in message.top_ngrams},
         per_completion=_decode_per_completion(message.per_completion),
         warnings=tuple(message.warnings),
@@ -159,6 +161,10 @@ def _encode_target_report(target: TargetReport) -> report_pb2.TargetReport:
         pareto_k=target.pareto_k,
         elbo=_encode_estimate(target.elbo),
         inference_gap=_encode_estimate(target.inference_gap),
+        inference_gap_interval=(
+            None if target.inference_gap_interval is None else _encode_interval(target.inference_gap_interval)
+        ),
+        forward_kl=None if target.forward_kl is None else _encode_kl("forward", target.forward_kl),
         objective=_encode_estimate(target.objective),
         objective_bound=_encode_estimate(target.objective_bound),
     )
@@ -174,6 +180,10 @@ def _decode_target_report(target: report_pb2.TargetReport) -> TargetReport:
         pareto_k=target.pareto_k,
         elbo=_decode_optional_estimate(target, "elbo"),
         inference_gap=_decode_optional_estimate(target, "inference_gap"),
+        inference_gap_interval=(
+            _decode_interval(target.inference_gap_interval) if target.HasField("inference_gap_interval") else None
+        ),
+        forward_kl=_decode_kl(target.forward_kl) if target.HasField("forward_kl") else None,
         objective=_decode_optional_estimate(target, "objective"),
         objective_bound=_decode_optional_estimate(target, "objective_bound"),
     )

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Report(_message.Message):
-    __slots__ = ("version", "counts", "reward", "kl", "trainer_kl", "prior_perplexity", "entropy", "target", "diversity", "target_diversity", "top_ngrams", "per_completion", "warnings", "unavailable")
+    __slots__ = ("version", "counts", "reward", "kl", "trainer_kl", "prior_perplexity", "entropy", "target", "diversity", "target_diversity", "top_ngrams", "per_completion", "warnings", "unavailable", "excess_collapse")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     COUNTS_FIELD_NUMBER: _ClassVar[int]
     REWARD_FIELD_NUMBER: _ClassVar[int]
@@ -22,6 +22,7 @@ class Report(_message.Message):
     PER_COMPLETION_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     UNAVAILABLE_FIELD_NUMBER: _ClassVar[int]
+    EXCESS_COLLAPSE_FIELD_NUMBER: _ClassVar[int]
     version: str
     counts: Counts
     reward: Estimate
@@ -36,7 +37,8 @@ class Report(_message.Message):
     per_completion: PerCompletion
     warnings: _containers.RepeatedScalarFieldContainer[str]
     unavailable: _containers.RepeatedCompositeFieldContainer[Unavailable]
-    def __init__(self, version: _Optional[str] = ..., counts: _Optional[_Union[Counts, _Mapping]] = ..., reward: _Optional[_Union[Estimate, _Mapping]] = ..., kl: _Optional[_Iterable[_Union[KlEstimate, _Mapping]]] = ..., trainer_kl: _Optional[_Iterable[_Union[KlEstimate, _Mapping]]] = ..., prior_perplexity: _Optional[float] = ..., entropy: _Optional[float] = ..., target: _Optional[_Union[TargetReport, _Mapping]] = ..., diversity: _Optional[_Iterable[_Union[Diversity, _Mapping]]] = ..., target_diversity: _Optional[_Iterable[_Union[Diversity, _Mapping]]] = ..., top_ngrams: _Optional[_Iterable[_Union[NgramTable, _Mapping]]] = ..., per_completion: _Optional[_Union[PerCompletion, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., unavailable: _Optional[_Iterable[_Union[Unavailable, _Mapping]]] = ...) -> None: ...
+    excess_collapse: _containers.RepeatedCompositeFieldContainer[Diversity]
+    def __init__(self, version: _Optional[str] = ..., counts: _Optional[_Union[Counts, _Mapping]] = ..., reward: _Optional[_Union[Estimate, _Mapping]] = ..., kl: _Optional[_Iterable[_Union[KlEstimate, _Mapping]]] = ..., trainer_kl: _Optional[_Iterable[_Union[KlEstimate, _Mapping]]] = ..., prior_perplexity: _Optional[float] = ..., entropy: _Optional[float] = ..., target: _Optional[_Union[TargetReport, _Mapping]] = ..., diversity: _Optional[_Iterable[_Union[Diversity, _Mapping]]] = ..., target_diversity: _Optional[_Iterable[_Union[Diversity, _Mapping]]] = ..., top_ngrams: _Optional[_Iterable[_Union[NgramTable, _Mapping]]] = ..., per_completion: _Optional[_Union[PerCompletion, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., unavailable: _Optional[_Iterable[_Union[Unavailable, _Mapping]]] = ..., excess_collapse: _Optional[_Iterable[_Union[Diversity, _Mapping]]] = ...) -> None: ...
 
 class Counts(_message.Message):
     __slots__ = ("prompts", "completions", "tokens", "terminated")
@@ -125,7 +127,7 @@ class Ngram(_message.Message):
     def __init__(self, token_ids: _Optional[_Iterable[int]] = ..., count: _Optional[int] = ...) -> None: ...
 
 class TargetReport(_message.Message):
-    __slots__ = ("target", "proposal", "log_z", "reward", "ess", "pareto_k", "elbo", "inference_gap", "objective", "objective_bound")
+    __slots__ = ("target", "proposal", "log_z", "reward", "ess", "pareto_k", "elbo", "inference_gap", "objective", "objective_bound", "inference_gap_interval", "forward_kl")
     TARGET_FIELD_NUMBER: _ClassVar[int]
     PROPOSAL_FIELD_NUMBER: _ClassVar[int]
     LOG_Z_FIELD_NUMBER: _ClassVar[int]
@@ -136,6 +138,8 @@ class TargetReport(_message.Message):
     INFERENCE_GAP_FIELD_NUMBER: _ClassVar[int]
     OBJECTIVE_FIELD_NUMBER: _ClassVar[int]
     OBJECTIVE_BOUND_FIELD_NUMBER: _ClassVar[int]
+    INFERENCE_GAP_INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    FORWARD_KL_FIELD_NUMBER: _ClassVar[int]
     target: str
     proposal: _target_pb2.Proposal
     log_z: Estimate
@@ -146,7 +150,9 @@ class TargetReport(_message.Message):
     inference_gap: Estimate
     objective: Estimate
     objective_bound: Estimate
-    def __init__(self, target: _Optional[str] = ..., proposal: _Optional[_Union[_target_pb2.Proposal, str]] = ..., log_z: _Optional[_Union[Estimate, _Mapping]] = ..., reward: _Optional[_Union[Estimate, _Mapping]] = ..., ess: _Optional[float] = ..., pareto_k: _Optional[float] = ..., elbo: _Optional[_Union[Estimate, _Mapping]] = ..., inference_gap: _Optional[_Union[Estimate, _Mapping]] = ..., objective: _Optional[_Union[Estimate, _Mapping]] = ..., objective_bound: _Optional[_Union[Estimate, _Mapping]] = ...) -> None: ...
+    inference_gap_interval: Interval
+    forward_kl: KlEstimate
+    def __init__(self, target: _Optional[str] = ..., proposal: _Optional[_Union[_target_pb2.Proposal, str]] = ..., log_z: _Optional[_Union[Estimate, _Mapping]] = ..., reward: _Optional[_Union[Estimate, _Mapping]] = ..., ess: _Optional[float] = ..., pareto_k: _Optional[float] = ..., elbo: _Optional[_Union[Estimate, _Mapping]] = ..., inference_gap: _Optional[_Union[Estimate, _Mapping]] = ..., objective: _Optional[_Union[Estimate, _Mapping]] = ..., objective_bound: _Optional[_Union[Estimate, _Mapping]] = ..., inference_gap_interval: _Optional[_Union[Interval, _Mapping]] = ..., forward_kl: _Optional[_Union[KlEstimate, _Mapping]] = ...) -> None: ...
 
 class PerCompletion(_message.Message):
     __slots__ = ("lengths", "rewards", "kl", "log_weights", "prompts")
