@@ -286,3 +286,19 @@ def test_a_panic_of_a_kernel_is_an_exception_and_the_next_call_works():
     with pytest.raises(RuntimeError, match="a kernel panicked, which is a bug: on purpose"):
         _core.panic()
     assert evaluate(SAMPLES).counts.completions == 60
+
+
+def test_many_completions_with_equal_weights_are_not_called_few():
+    """Where the tail's weights are mostly ties there is no Pareto k, however many completions there are."""
+    n = 200
+    samples = Samples(
+        prompts=Ragged.from_rows([[1]]),
+        completions=Ragged.from_rows([[5]] * n),
+        groups=[0, n],
+        policy_logprobs=Ragged.from_rows([[-1.0]] * n),
+        prior_logprobs=Ragged.from_rows([[-1.0]] * n),
+        rewards=np.where(np.arange(n) % 4 == 0, 1.0, np.where(np.arange(n) == 1, 1.5, 0.0)),
+    )
+    report = evaluate(samples, Tilt(0.5))
+    assert np.isnan(report.target.pareto_k)
+    assert not any("too few" in warning for warning in report.warnings)

@@ -86,7 +86,7 @@ def _of_weights(samples: Samples, target: Target, posterior: TargetReport, weigh
             f"The effective sample size is {posterior.ess:.1f} of {n} completions: {what} likely too low. "
             f"{_nearer(target)}, draw more completions a prompt, or sample nearer to the target."
         )
-    if np.isnan(posterior.pareto_k) and posterior.ess < NEARLY_EQUAL * n:
+    if np.isnan(posterior.pareto_k) and sizes.max() < FEW and posterior.ess < NEARLY_EQUAL * n:
         warnings.append(
             f"With {int(sizes.max())} completions a prompt, {what} on average too low and the target's diversity too "
             f"near that of the samples, and there are too few to tell by how much. Draw {FEW} a prompt or more to see "

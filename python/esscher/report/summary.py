@@ -149,7 +149,7 @@ def ngram_text(ngram: Ngram, decode: Decode | None) -> str:
 def pareto_k_meaning(k: float) -> str:
     """Say what a tail of importance weights with this shape means (Vehtari et al. 2024)."""
     if math.isnan(k):
-        return "too few completions a prompt to fit the tail of the weights"
+        return "too few completions a prompt, or too many alike, to fit the tail of the weights"
     if k == -math.inf:
         return "the weights have no tail: they are all alike"
     if k < 0.5:
