@@ -167,13 +167,14 @@ def _prior(curve: Frontier, frame: _Frame) -> list[Any]:
 
 def _limit(curve: Frontier, frame: _Frame) -> list[Any]:
     """Name the regions: what no policy reaches, and where the samples no longer say."""
-    above = {"x": alt.value(10), "y": alt.value(16)}
-    layers = [
-        charts.chart([{}])
-        .mark_text(text="no policy can be here", color=MUTED, align="left", fontStyle="italic")
-        .encode(**above)
-    ]
     trusted = _trusted(curve, frame)
+    layers = []
+    if len(trusted):
+        (first, *_) = _with_start(curve, _rows(curve, trusted))
+        above = charts.chart([first]).mark_text(
+            text="no policy can be here", color=MUTED, align="left", dx=10, fontStyle="italic"
+        )
+        layers.append(above.encode(x=frame.x, y=alt.value(16)))
     if len(trusted) == len(frame.shown):
         return layers
     kl = float(curve.kl.value[trusted].max()) if len(trusted) else 0.0
