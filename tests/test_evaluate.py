@@ -231,7 +231,7 @@ def test_a_policy_that_the_target_excludes_is_infinitely_far_and_the_report_says
 
 
 def test_what_is_no_target_is_refused():
-    with pytest.raises(TypeError, match="target is float: it must be a Tilt or a Condition"):
+    with pytest.raises(TypeError, match="target is float: it must be a Tilt, a Condition"):
         evaluate(SAMPLES, 0.5)
 
 

@@ -5,7 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from esscher import Condition, Ragged, Samples, Tilt, concatenate, evaluate, importance, kl, resample, sequence_logprobs
+from esscher import (
+    Condition,
+    Moments,
+    Ragged,
+    Samples,
+    Tilt,
+    concatenate,
+    evaluate,
+    importance,
+    kl,
+    resample,
+    sequence_logprobs,
+)
 from esscher.lm.tabular import TabularLM
 
 BETAS = (0.1, 0.7, 3.0)
@@ -257,3 +269,22 @@ def test_the_interval_of_the_gap_is_about_the_gap():
     assert low < report.forward_kl.value < high
     assert "target-policy" in report.forward_kl.signature
     assert "target:tilt" in report.forward_kl.signature
+
+
+def test_targets_of_features_and_products_are_evaluated_as_others_are():
+    """Moments of the reward itself is a tilt; a product with a condition cuts it."""
+    samples = draw(LOG_POLICY, 200, seed=4)
+    tilt = evaluate(samples, Tilt(0.5)).target
+    moments = evaluate(samples, Moments([2.0]), features=samples.rewards).target
+    assert moments.log_z == pytest.approx(tilt.log_z, rel=1e-12)
+    assert moments.inference_gap == pytest.approx(tilt.inference_gap, rel=1e-9)
+    assert moments.objective is None
+    cut = evaluate(samples, Condition(0.3) * Moments([1.0]) * Tilt(1.0), features=samples.rewards).target
+    assert cut.reward.value > tilt.reward.value
+    assert cut.inference_gap.value == np.inf
+    with pytest.raises(ValueError, match="features"):
+        evaluate(samples, Moments([1.0]))
+    with pytest.raises(ValueError, match="features"):
+        evaluate(samples, Moments([1.0]), features=samples.rewards[1:])
+    nothing = evaluate(samples, Condition(1e9) * Tilt(1.0))
+    assert any("excludes every completion" in warning for warning in nothing.warnings)

@@ -14,7 +14,7 @@ from esscher.inference.importance import Importance, importance
 from esscher.target import Target, Tilt
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from esscher.samples import Samples
 
@@ -69,7 +69,9 @@ class TargetReport:
     objective_bound: Estimate | None
 
 
-def assess(samples: Samples, target: Target, proposal: Proposal = "policy") -> tuple[TargetReport, Importance]:
+def assess(
+    samples: Samples, target: Target, proposal: Proposal = "policy", features: ArrayLike | None = None
+) -> tuple[TargetReport, Importance]:
     """Weight the samples so that they stand for the target, prompt by prompt.
 
     From the policy's samples ``w = prior exp(log_potential) / policy``, from the prior's ``w = exp(log_potential)``.
@@ -77,8 +79,9 @@ def assess(samples: Samples, target: Target, proposal: Proposal = "policy") -> t
     Raises
     ------
     ValueError
-        If the samples lack rewards or, coming from the policy, `policy_logprobs` or `prior_logprobs`; or if a
-        completion is impossible under the policy that produced it.
+        If the target needs features and none are given, or not one row a completion; if the samples lack rewards or,
+        coming from the policy, `policy_logprobs` or `prior_logprobs`; or if a completion is impossible under the policy
+        that produced it.
 
     References
     ----------
@@ -100,7 +103,9 @@ def assess(samples: Samples, target: Target, proposal: Proposal = "policy") -> t
     """
     if samples.rewards is None:
         raise ValueError("samples have no rewards: a target is made of them")
-    log_potential = target.log_potential(samples.rewards)
+    log_potential = target.log_potential(samples.rewards, features)
+    if len(log_potential) != len(samples):
+        raise ValueError(f"features has {len(log_potential)} rows for {len(samples)} completions: give a row for each")
     zeros = np.zeros(len(samples))
     policy, prior = _log_probs(samples) if proposal == "policy" else (zeros, zeros)
     weights = importance(prior + log_potential, policy, samples.groups)

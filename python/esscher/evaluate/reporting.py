@@ -13,13 +13,14 @@ from esscher.estimate import clustered_mean
 from esscher.evaluate import warnings
 from esscher.evaluate.record import Counts, Ngram, PerCompletion, Report
 from esscher.posterior import Proposal, assess
-from esscher.target import Condition, Tilt
+from esscher.target import Target
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
     from esscher.inference.importance import Importance
     from esscher.ragged import Ragged
     from esscher.samples import Samples
-    from esscher.target import Target
 
 # Those of policy and prior: disco's needs a target.
 TRAINERS: tuple[PresetName, ...] = ("trl-grpo", "trl-rloo", "trl-ppo", "openrlhf", "verl", "nemo-rl")
@@ -29,7 +30,13 @@ TOP_ORDERS = (2, 3, 4)
 TOP_COUNT = 10
 
 
-def evaluate(samples: Samples, target: Target | None = None, *, proposal: Proposal = "policy") -> Report:
+def evaluate(
+    samples: Samples,
+    target: Target | None = None,
+    *,
+    proposal: Proposal = "policy",
+    features: ArrayLike | None = None,
+) -> Report:
     """Report what samples say of a policy: reward, KL, diversity, and its distance from a target.
 
     Samples of a corpus may be cut into parts anywhere between prompts: the report on their `concatenate` is that on
@@ -43,12 +50,14 @@ def evaluate(samples: Samples, target: Target | None = None, *, proposal: Propos
         The distribution that the policy should become. With it come log Z, the weights, and the inference gap.
     proposal
         Where the completions came from: the policy that `policy_logprobs` are of, or the prior.
+    features
+        Features of each completion [N, K], for a target with `Moments`.
 
     Raises
     ------
     ValueError
-        If `proposal` is neither "policy" nor "prior", a token is impossible under both policy and prior, or, with a
-        target, a completion under the policy that produced it.
+        If `features` are missing or not one row a completion, `proposal` is neither "policy" nor "prior", a token is
+        impossible under both policy and prior, or, with a target, a completion under the policy that produced it.
     TypeError
         If `target` is none.
 
@@ -69,14 +78,17 @@ def evaluate(samples: Samples, target: Target | None = None, *, proposal: Propos
     >>> round(report.target.log_z.value, 4), round(report.target.inference_gap.value, 4)
     (0.2005, 0.0755)
     """
-    if target is not None and not isinstance(target, Tilt | Condition):
-        raise TypeError(f"target is {type(target).__name__}: it must be a Tilt or a Condition, such as Tilt(beta=0.1)")
+    if target is not None and not isinstance(target, Target):
+        raise TypeError(
+            f"target is {type(target).__name__}: it must be a Tilt, a Condition, Moments or a product of them, such as "
+            "Tilt(beta=0.1)"
+        )
     if proposal not in ("policy", "prior"):
         raise ValueError(f"proposal is {proposal!r}: it must be 'policy' or 'prior', where the completions came from")
     unavailable = _unavailable(samples, target, proposal)
     kl: dict[str, KlEstimate] = {} if "kl" in unavailable else estimate_kls(samples)
     posterior, weights = (
-        (None, None) if target is None or "target" in unavailable else assess(samples, target, proposal)
+        (None, None) if target is None or "target" in unavailable else assess(samples, target, proposal, features)
     )
     return Report(
         version=_core.__version__,
@@ -98,7 +110,7 @@ def evaluate(samples: Samples, target: Target | None = None, *, proposal: Propos
             kl=kl["k1"].per_sequence if kl else None,
             log_weights=None if weights is None else weights.log_weights,
         ),
-        warnings=(*warnings.of_kl(samples, kl), *warnings.of_target(samples, target, posterior, weights)),
+        warnings=(*warnings.of_kl(samples, kl), *warnings.of_target(samples, target, features, posterior, weights)),
         unavailable=unavailable,
     )
 

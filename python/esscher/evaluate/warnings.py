@@ -8,9 +8,11 @@ import numpy as np
 
 from esscher.divergence.forward import FEW, NEARLY_EQUAL
 from esscher.estimate import trusted_pareto_k
-from esscher.target import Condition
+from esscher.target import Condition, Tilt
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
     from esscher.divergence import KlEstimate
     from esscher.inference.importance import Importance
     from esscher.posterior import TargetReport
@@ -46,14 +48,18 @@ def of_kl(samples: Samples, kl: dict[str, KlEstimate]) -> list[str]:
 
 
 def of_target(
-    samples: Samples, target: Target | None, posterior: TargetReport | None, weights: Importance | None
+    samples: Samples,
+    target: Target | None,
+    features: ArrayLike | None,
+    posterior: TargetReport | None,
+    weights: Importance | None,
 ) -> list[str]:
     """Say what makes numbers of the target unfit to be trusted."""
     if target is None or posterior is None or weights is None:
         return []
     sizes, weightless = np.diff(samples.groups), int((weights.ess == 0).sum())
     if weightless == len(sizes):
-        return [_no_weight(samples, target)]
+        return [_no_weight(samples, target, features)]
     warnings = []
     if weightless:
         warnings.append(
@@ -108,17 +114,18 @@ def _of_weights(samples: Samples, target: Target, posterior: TargetReport, weigh
     return warnings
 
 
-def _no_weight(samples: Samples, target: Target) -> str:
+def _no_weight(samples: Samples, target: Target, features: ArrayLike | None) -> str:
     assert samples.rewards is not None  # the weights are made of them
     highest = float(samples.rewards.max())
     if highest == -np.inf:
         return "All rewards are -inf: the target excludes every completion, and nothing can be said of it."
-    if (target.log_potential(samples.rewards) > -np.inf).any():
+    if (target.log_potential(samples.rewards, features) > -np.inf).any():
         return (
             "The prior cannot produce any of the completions that the target allows (their log-prob is -inf): check "
             "that its log-probs are those of the model before fine-tuning."
         )
-    assert isinstance(target, Condition)  # a tilt allows every finite reward
+    if not isinstance(target, Condition):
+        return f"The target, {target}, excludes every completion: ask for less, or draw more completions."
     return (
         f"No completion reaches the threshold, {target.threshold:g}: the highest reward is {highest:g}. Lower the "
         "threshold, or draw more completions."
@@ -127,4 +134,10 @@ def _no_weight(samples: Samples, target: Target) -> str:
 
 def _nearer(target: Target) -> str:
     """Say what brings a target nearer to where the samples are."""
-    return "Lower the threshold" if isinstance(target, Condition) else "Raise beta"
+    match target:
+        case Condition():
+            return "Lower the threshold"
+        case Tilt():
+            return "Raise beta"
+        case _:
+            return "Ask for a target nearer to the prior"

@@ -131,7 +131,9 @@ def encode_target(target: Target) -> target_pb2.Target:
         return target_pb2.Target(tilt=target_pb2.Tilt(beta=target.beta))
     if isinstance(target, Condition):
         return target_pb2.Target(condition=target_pb2.Condition(threshold=target.threshold))
-    raise TypeError(f"target is {type(target).__name__}: it must be Tilt, Condition or None")
+    raise TypeError(
+        f"target is {type(target).__name__}: a server takes Tilt or Condition; use esscher.evaluate for others"
+    )
 
 
 def decode_target(message: target_pb2.Target) -> Target:
