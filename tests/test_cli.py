@@ -48,7 +48,7 @@ def scored(unscored, tmp_path, esscher):
 def test_help_names_every_command(esscher):
     code, out, _ = esscher("--help")
     assert code == 0
-    for command in ("demo", "serve", "score", "evaluate", "prototype", "mismatch"):
+    for command in ("demo", "serve", "score", "evaluate", "prototype", "compare", "mismatch"):
         assert command in out
         assert esscher(command, "--help")[0] == 0
 

@@ -23,6 +23,7 @@ LAYERS = [
     {"posterior", "mismatch"},
     {"frontier", "solve"},
     {"evaluate", "prototype"},
+    {"compare"},
     {"report", "files"},
     {"v1"},
     {"service"},

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from esscher._core import __version__
+from esscher.compare import Comparison, compare
 from esscher.divergence import (
     KlEstimate,
     KlEstimators,
@@ -80,6 +81,7 @@ __all__ = [
     "Bridge",
     "Chain",
     "Client",
+    "Comparison",
     "Condition",
     "DiversityEstimate",
     "Estimate",
@@ -116,6 +118,7 @@ __all__ = [
     "best_of_n_rewards",
     "best_of_n_weights",
     "bridge",
+    "compare",
     "concatenate",
     "distinct",
     "dpg",

@@ -1,4 +1,4 @@
-"""The command line: demo, serve, score, evaluate, prototype, mismatch."""
+"""The command line: demo, serve, score, evaluate, prototype, compare, mismatch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -20,6 +21,7 @@ from rich.text import Text
 
 from esscher import files
 from esscher.atomic import check_place
+from esscher.compare import compare as compare_policies
 from esscher.evaluate import evaluate as evaluate_samples
 from esscher.mismatch import mismatch as compare_engines
 from esscher.prototype import prototype as prototype_targets
@@ -27,7 +29,14 @@ from esscher.ragged import Ragged
 from esscher.report import print_report, to_json, write_page
 from esscher.report.mismatch import mismatch_to_json, print_mismatch
 from esscher.report.mismatch_page import write_mismatch_page
-from esscher.report.prototype import check_picture, print_prototype, prototype_to_json, write_picture
+from esscher.report.prototype import (
+    check_picture,
+    comparison_to_json,
+    print_comparison,
+    print_prototype,
+    prototype_to_json,
+    write_picture,
+)
 from esscher.report.prototype_page import write_prototype_page
 from esscher.target import Condition, Tilt
 
@@ -228,6 +237,49 @@ def prototype(
         print(prototype_to_json(found))
     else:
         print_prototype(found, console)
+        _say_where(html)
+
+
+@app.command()
+def compare(
+    paths: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Samples of policies, a file each.")],
+    prior: Annotated[Path, typer.Option(help="Samples of the prior with rewards, .parquet or .jsonl.")],
+    beta: Annotated[
+        float | None, typer.Option(help="The target of gap and excess.  [default: that of each policy's KL]")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON and nothing else.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Also write them as a page.")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Also draw the frontier with the policies, .svg or .png.")
+    ] = None,
+    columns: Renames = None,
+) -> None:
+    """Put trained policies beside the frontier: what they got of what their KL could buy, and what they left undone.
+
+    Each file holds completions of one policy with rewards, policy_logprobs and prior_logprobs, and names it.
+    """
+    for output in (html, picture):
+        _check_page(output, [prior, *paths])
+    if picture is not None:
+        check_picture(picture)
+    names = [path.stem for path in paths]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"two files are called {twice[0]}: a file's name is its policy's, rename one")
+    with _progress(counted=False) as progress:
+        task = progress.add_task("reading", total=None)
+        read = {path: files.read(path, columns=_renames(columns)).samples for path in [prior, *paths]}
+        progress.update(task, description="comparing")
+        found = compare_policies(read[prior], {path.stem: read[path] for path in paths}, beta)
+    whole = replace(found.prototype, warnings=found.warnings)
+    if html is not None:
+        write_prototype_page(whole, html, title=f"How good could they be? {_title(paths)}", policies=found.policies)
+    if picture is not None:
+        write_picture(whole, picture, found.policies)
+    if json:
+        print(comparison_to_json(found))
+    else:
+        print_comparison(found, console)
         _say_where(html)
 
 

@@ -11,14 +11,19 @@ from esscher.report import charts, digits
 from esscher.report.charts import INK, MUTED, SAMPLES, TARGET
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
+    from esscher.compare import PolicyPoint
     from esscher.frontier import Frontier
     from esscher.prototype import Prototype
 
 WIDTH, HEIGHT = 720, 400
 # Beyond what is trusted, so much more of the KL is drawn.
 BEYOND = 1.5
+# Right of a policy there is so much more of the KL, for its name.
+AROUND = 1.35
 # Points up to this share of the largest KL have room for their names at their right.
 ROOM = 0.85
 # Betas that are named along the curve lie at least so far apart, as a share of the width.
@@ -29,6 +34,7 @@ class _Frame(NamedTuple):
     """What is drawn: the part of the curve, and the scales of all layers."""
 
     shown: NDArray[np.intp]
+    scale: alt.Scale
     x: alt.X
     y: alt.Scale
     most_kl: float
@@ -36,16 +42,16 @@ class _Frame(NamedTuple):
     top: float
 
 
-def frontier_chart(found: Prototype) -> Any:
-    """Draw rewards that targets reach against their KL from the prior, and those of best-of-n.
+def frontier_chart(found: Prototype, policies: Sequence[PolicyPoint] = ()) -> Any:
+    """Draw rewards that targets reach against their KL from the prior, those of best-of-n, and those of policies.
 
     The curve is solid as far as it is trusted, with its 95 % interval; above it no policy can be. KL is on a
     square-root scale, on which a curve begins straight.
     """
-    frame = _frame(found)
+    frame = _frame(found, policies)
     layers = [_out_of_reach(found.frontier, frame), _band(found.frontier, frame), *_curve(found.frontier, frame)]
     layers += [*_best_of_n(found, frame), *_betas(found.frontier, frame), *_prior(found.frontier, frame)]
-    layers += _limit(found.frontier, frame)
+    layers += [*_limit(found.frontier, frame), *_policies(policies, frame)]
     return alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=_title(found))
 
 
@@ -63,21 +69,22 @@ def _title(found: Prototype) -> alt.Title:
     )
 
 
-def _frame(found: Prototype) -> _Frame:
+def _frame(found: Prototype, policies: Sequence[PolicyPoint]) -> _Frame:
     curve = found.frontier
     kl, reward = curve.kl.value, curve.reward.value
     trusted = kl[curve.trusted]
     most = BEYOND * float(trusted.max()) if len(trusted) else float(kl.max())
+    most = max([most, *(AROUND * policy.kl.value for policy in policies if np.isfinite(policy.kl.value))])
     shown = np.flatnonzero((kl <= most) & (kl > 0) & np.isfinite(reward))
     best = found.best_of_n.reward.value[found.best_of_n.kl.value <= most]
-    values = np.concatenate([reward[shown], best, [curve.prior_reward.value]])
+    values = np.array([*reward[shown], *best, curve.prior_reward.value, *(p.reward.value for p in policies)])
     values = values[np.isfinite(values)]
     bottom, top = float(values.min()), float(values.max())
     room = 0.12 * (top - bottom) or 1.0
     scale = alt.Scale(type="sqrt", domain=[0, most], nice=False)
     x = alt.X("kl:Q", title="KL from the prior, nats per completion", scale=scale, axis=alt.Axis(tickCount=8))
     bottom, top = bottom - room, top + 1.6 * room
-    return _Frame(shown, x, alt.Scale(domain=[bottom, top], nice=False), most, bottom, top)
+    return _Frame(shown, scale, x, alt.Scale(domain=[bottom, top], nice=False), most, bottom, top)
 
 
 def _y(frame: _Frame, field: str = "reward") -> alt.Y:
@@ -155,6 +162,33 @@ def _best_of_n(found: Prototype, frame: _Frame) -> list[Any]:
     dots = base.mark_point(color=SAMPLES, fill=SAMPLES, shape="diamond", size=46, opacity=1)
     texts = base.mark_text(color=SAMPLES, align="left", dx=7, dy=10, fontSize=11, fontWeight=600)
     return [dots, texts.encode(text="text:N")]
+
+
+def _policies(policies: Sequence[PolicyPoint], frame: _Frame) -> list[Any]:
+    """Draw each policy with the intervals of its KL and its reward; a KL below 0 is drawn at 0."""
+    rows = [
+        {
+            "text": policy.name,
+            "kl": max(policy.kl.value, 0.0),
+            "reward": policy.reward.value,
+            "low": max(policy.reward_interval.low, frame.bottom),
+            "high": min(policy.reward_interval.high, frame.top),
+            "left": max(policy.kl.interval.low, 0.0),
+            "right": min(policy.kl.interval.high, frame.most_kl),
+        }
+        for policy in policies
+        if np.isfinite([policy.kl.value, policy.reward.value]).all()
+    ]
+    # NaN, of what has no interval, is not equal to itself.
+    errors = charts.chart([row for row in rows if all(value == value for value in row.values())])
+    up = errors.mark_rule(color=INK, strokeWidth=1.25).encode(x=frame.x, y=_y(frame, "low"), y2="high:Q")
+    across = errors.mark_rule(color=INK, strokeWidth=1.25).encode(
+        x=alt.X("left:Q", scale=frame.scale), x2="right:Q", y=_y(frame)
+    )
+    base = charts.chart(rows).encode(x=frame.x, y=_y(frame))
+    dots = base.mark_point(color=INK, fill=INK, shape="square", size=60, opacity=1)
+    texts = base.mark_text(color=INK, align="left", dx=8, dy=12, fontWeight=600).encode(text="text:N")
+    return [up, across, dots, texts] if rows else []
 
 
 def _prior(curve: Frontier, frame: _Frame) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,9 +19,12 @@ from esscher.report import digits
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+    from esscher.compare import Comparison, PolicyPoint
+    from esscher.estimate import Interval
     from esscher.frontier import Curve
     from esscher.prototype import Prototype
 
@@ -51,6 +55,18 @@ class BestRow(NamedTuple):
     n: str
     reward: str
     kl: str
+
+
+class PolicyRow(NamedTuple):
+    """A policy beside the frontier."""
+
+    name: str
+    reward: str
+    kl: str
+    reachable: str
+    efficiency: str
+    gap: str
+    excess: str
 
 
 class DiversityRow(NamedTuple):
@@ -95,6 +111,22 @@ def diversity_rows(found: Prototype) -> tuple[DiversityRow, ...]:
     )
 
 
+def policy_rows(policies: Sequence[PolicyPoint]) -> tuple[PolicyRow, ...]:
+    """Return the policies; `excess` is that of the first metric, distinct 2-grams of two completions."""
+    return tuple(
+        PolicyRow(
+            policy.name,
+            digits.estimate(policy.reward),
+            digits.estimate(Estimate(policy.kl.value, policy.kl.stderr)),
+            "not known" if policy.reachable is None else digits.number(policy.reachable.value, 3),
+            "not known" if policy.efficiency is None else _percent(policy.efficiency),
+            _or_unknown(policy.inference_gap),
+            _or_unknown(policy.excess_collapse[0].within if policy.excess_collapse else None),
+        )
+        for policy in policies
+    )
+
+
 def diversity_names(found: Prototype) -> tuple[str, ...]:
     """Return what the columns of `diversity_rows` are."""
     return tuple(metric.metric for metric in found.diversity[0].metrics)
@@ -108,6 +140,17 @@ def counts(found: Prototype) -> str:
 def footnote(found: Prototype) -> str:
     """Say what ± means, and what it assumes."""
     return f"± is one standard error. Intervals are of 95 %, if {found.frontier.assumes}."
+
+
+def print_comparison(found: Comparison, console: Console | None = None) -> None:
+    """Print policies beside the frontier, then what targets would give."""
+    console = console or Console()
+    _section(console, "Policies, and what their KL could buy", _policies(found.policies))
+    targets = dict.fromkeys(str(policy.target) for policy in found.policies if policy.target is not None)
+    against = "the target of the same KL" if len(targets) > 1 else next(iter(targets), "no target")
+    console.print(Text(f"  Gap (nats) and excess of distinct-2 are against {against}.", "dim"))
+    console.print()
+    print_prototype(replace(found.prototype, warnings=found.warnings), console)
 
 
 def print_prototype(found: Prototype, console: Console | None = None) -> None:
@@ -124,10 +167,47 @@ def print_prototype(found: Prototype, console: Console | None = None) -> None:
     console.print(Text(f"\n{footnote(found)}", "dim"))
 
 
+def comparison_to_json(found: Comparison) -> str:
+    """Return everything as indented JSON, with the rules of `prototype_to_json`."""
+    record = _record(found.prototype) | {
+        "policies": [_policy(policy) for policy in found.policies],
+        "warnings": list(found.warnings),
+    }
+    return json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False)
+
+
 def prototype_to_json(found: Prototype) -> str:
     """Return everything as indented JSON; NaN becomes null, infinities "inf" and "-inf"."""
+    return json.dumps(_record(found), indent=2, allow_nan=False, ensure_ascii=False)
+
+
+def _policy(policy: PolicyPoint) -> Json:
+    return {
+        "name": policy.name,
+        "reward": _estimate(policy.reward, policy.reward_interval),
+        "kl": _estimate(Estimate(policy.kl.value, policy.kl.stderr), policy.kl.interval),
+        "kl_signature": policy.kl.signature,
+        "beta": policy.beta,
+        "reachable": _estimate(policy.reachable),
+        "efficiency": _estimate(policy.efficiency, policy.efficiency_interval),
+        "target": None if policy.target is None else str(policy.target),
+        "inference_gap": _estimate(policy.inference_gap, policy.inference_gap_interval),
+        "excess_collapse": {
+            excess.metric: _estimate(excess.within, excess.interval) for excess in policy.excess_collapse
+        },
+    }
+
+
+def _estimate(estimate: Estimate | None, interval: Interval | None = None) -> Json | None:
+    if estimate is None:
+        return None
+    record = {"value": _number(estimate.value), "stderr": _number(estimate.stderr)}
+    return record if interval is None else record | {"low": _number(interval.low), "high": _number(interval.high)}
+
+
+def _record(found: Prototype) -> Json:
     curve, best = found.frontier, found.best_of_n
-    record: Json = {
+    return {
         "version": found.version,
         "prompts": found.prompts,
         "completions": found.completions,
@@ -160,10 +240,9 @@ def prototype_to_json(found: Prototype) -> str:
         ],
         "warnings": list(found.warnings),
     }
-    return json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False)
 
 
-def write_picture(found: Prototype, path: str | os.PathLike[str]) -> None:
+def write_picture(found: Prototype, path: str | os.PathLike[str], policies: Sequence[PolicyPoint] = ()) -> None:
     """Write the picture of the frontier as SVG or PNG, by the path's suffix; the file appears whole or not at all.
 
     Raises
@@ -176,7 +255,7 @@ def write_picture(found: Prototype, path: str | os.PathLike[str]) -> None:
     from esscher.report import charts
     from esscher.report.frontier_chart import frontier_chart
 
-    drawn = frontier_chart(found)
+    drawn = frontier_chart(found, policies)
     picture = charts.png(drawn) if Path(path).suffix == ".png" else charts.svg(drawn, "white").encode()
     with replacing(path) as file:
         file.write(picture)
@@ -226,6 +305,22 @@ def _frontier(found: Prototype) -> Table:
         cells = (row.reward, row.kl, row.log_z, row.ess, row.pareto_k)
         table.add_row(Text(row.beta), *(Text(cell, style) for cell in cells))
     return table
+
+
+def _policies(policies: Sequence[PolicyPoint]) -> Table:
+    table = _grid("policy", "reward", "KL, nats", "reachable", "got", "gap", "excess")
+    for row in policy_rows(policies):
+        name, *cells = row
+        table.add_row(Text(name), *(Text(cell, "cyan") for cell in cells))
+    return table
+
+
+def _or_unknown(estimate: Estimate | None) -> str:
+    return "not known" if estimate is None else digits.estimate(estimate)
+
+
+def _percent(share: Estimate) -> str:
+    return f"{digits.estimate(Estimate(100 * share.value, 100 * share.stderr))} %"
 
 
 def _best(found: Prototype) -> Table:

@@ -10,17 +10,30 @@ from esscher.atomic import replacing
 from esscher.estimate import Estimate
 from esscher.report import digits
 from esscher.report.page import Card, fill
-from esscher.report.prototype import best_rows, counts, diversity_names, diversity_rows, footnote, frontier_rows
+from esscher.report.prototype import (
+    best_rows,
+    counts,
+    diversity_names,
+    diversity_rows,
+    footnote,
+    frontier_rows,
+    policy_rows,
+)
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Sequence
 
+    from esscher.compare import PolicyPoint
     from esscher.frontier import Curve
     from esscher.prototype import Prototype
 
 
 def write_prototype_page(
-    found: Prototype, path: str | os.PathLike[str], title: str = "What could a policy reach?"
+    found: Prototype,
+    path: str | os.PathLike[str],
+    title: str = "What could a policy reach?",
+    policies: Sequence[PolicyPoint] = (),
 ) -> None:
     """Write what targets would give as one self-contained HTML file, replacing a file that is there.
 
@@ -32,6 +45,8 @@ def write_prototype_page(
         Where to; the file appears whole or not at all.
     title
         The page's title.
+    policies
+        Policies to show beside the frontier.
 
     Raises
     ------
@@ -50,7 +65,8 @@ def write_prototype_page(
         found=found,
         counts=counts(found),
         cards=_cards(found),
-        picture=charts.svg(frontier_chart(found)),
+        picture=charts.svg(frontier_chart(found, policies)),
+        policies=policy_rows(policies),
         frontier=frontier_rows(found),
         prior=digits.estimate(found.frontier.prior_reward),
         best=best_rows(found),

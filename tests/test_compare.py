@@ -1,0 +1,187 @@
+"""`compare`: policies beside the frontier, against exact enumeration, and from the command line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from io import StringIO
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from esscher import Ragged, Tilt, compare, evaluate, files, sequence_logprobs
+from esscher.lm.tabular import TabularLM
+from esscher.report.prototype import comparison_to_json, print_comparison
+from pages import check_page, plain
+
+PROMPTS, DRAWN = 6, 1000
+
+
+def reward(completion):
+    """Of one completion always the same, and of no two alike."""
+    return float(np.tanh(np.random.default_rng(completion.tolist()).normal()))
+
+
+def rewarded(samples):
+    return replace(samples, rewards=np.array([reward(row) for row in samples.completions]))
+
+
+LOGITS = np.random.default_rng(0).normal(size=(PROMPTS, 13, 4))
+LIKED = np.array([reward(np.array([token])) for token in range(4)])
+PRIOR = TabularLM(LOGITS)
+POLICIES = {"little": TabularLM(LOGITS + 0.5 * LIKED), "much": TabularLM(LOGITS + 2.0 * LIKED)}
+EVERY = rewarded(PRIOR.completions())
+PRIOR_PROBABILITY = np.exp(sequence_logprobs(EVERY.policy_logprobs))
+BETA = 0.5
+
+
+def draw(model, seed):
+    drawn = model.sample(Ragged.from_rows([[p] for p in range(PROMPTS)]), DRAWN, 3, np.random.default_rng(seed))
+    scored = PRIOR.logprobs(drawn.prompts, drawn.completions, drawn.groups)
+    return rewarded(replace(drawn, prior_logprobs=scored))
+
+
+def exact_target(beta):
+    weights = PRIOR_PROBABILITY * np.exp(EVERY.rewards / beta)
+    z = np.add.reduceat(weights, EVERY.groups[:-1])
+    return weights / z[EVERY.group_of]
+
+
+def exact(model):
+    """Reward and KL of a policy, the reward of the target at that KL, and its inference gap at BETA."""
+    probability = np.exp(sequence_logprobs(model.logprobs(EVERY.prompts, EVERY.completions, EVERY.groups)))
+
+    def kl(p, q):
+        return float((p * np.log(p / q)).sum() / PROMPTS)
+
+    low, high = 0.01, 1e4
+    for _ in range(100):
+        middle = np.sqrt(low * high)
+        low, high = (
+            (middle, high)
+            if kl(exact_target(middle), PRIOR_PROBABILITY) > kl(probability, PRIOR_PROBABILITY)
+            else (low, middle)
+        )
+    return {
+        "reward": float(probability @ EVERY.rewards / PROMPTS),
+        "kl": kl(probability, PRIOR_PROBABILITY),
+        "reachable": float(exact_target(low) @ EVERY.rewards / PROMPTS),
+        "gap": kl(probability, exact_target(BETA)),
+    }
+
+
+@pytest.fixture(scope="module")
+def prior():
+    return replace(draw(PRIOR, 1), policy_logprobs=None)
+
+
+@pytest.fixture(scope="module")
+def policies():
+    return {name: draw(model, 2 + i) for i, (name, model) in enumerate(POLICIES.items())}
+
+
+@pytest.fixture(scope="module")
+def found(prior, policies):
+    return compare(prior, policies, beta=BETA)
+
+
+def test_points_are_near_the_exact_ones(found):
+    least = float(PRIOR_PROBABILITY @ EVERY.rewards / PROMPTS)
+    for point, model in zip(found.policies, POLICIES.values(), strict=True):
+        expected = exact(model)
+        assert point.reward.value == pytest.approx(expected["reward"], abs=0.05)
+        assert point.kl.value == pytest.approx(expected["kl"], abs=0.05)
+        assert point.reachable.value == pytest.approx(expected["reachable"], abs=0.05)
+        efficiency = (expected["reward"] - least) / (expected["reachable"] - least)
+        # Prompts are the same in both sets of samples, so that the error is well below the standard error.
+        assert abs(point.efficiency.value - efficiency) < 2 * point.efficiency.stderr
+        assert point.inference_gap.value == pytest.approx(expected["gap"], abs=0.05)
+        assert point.efficiency_interval.low < point.efficiency.value < point.efficiency_interval.high
+
+
+def test_gap_and_excess_are_those_of_evaluate(found, policies):
+    for point, samples in zip(found.policies, policies.values(), strict=True):
+        report = evaluate(samples, Tilt(BETA))
+        assert point.inference_gap == report.target.inference_gap
+        assert point.excess_collapse == report.excess_collapse
+
+
+def test_the_target_itself_is_fully_efficient(prior):
+    """Its samples are drawn from the enumeration."""
+    rng, target = np.random.default_rng(5), exact_target(BETA)
+    drawn = np.concatenate(
+        [
+            rng.choice(np.arange(a, b), size=DRAWN, p=target[a:b] / target[a:b].sum())
+            for a, b in zip(EVERY.groups[:-1], EVERY.groups[1:], strict=True)
+        ]
+    )
+    logprobs = EVERY.policy_logprobs.take(drawn)
+    shares = np.log(target / PRIOR_PROBABILITY)[drawn] / logprobs.lengths
+    samples = replace(
+        EVERY,
+        completions=EVERY.completions.take(drawn),
+        groups=np.arange(PROMPTS + 1) * DRAWN,
+        policy_logprobs=Ragged(
+            np.minimum(logprobs.values + np.repeat(shares, logprobs.lengths), 0.0), logprobs.offsets
+        ),
+        prior_logprobs=logprobs,
+        rewards=EVERY.rewards[drawn],
+        terminated=None,
+    )
+    (point,) = compare(prior, {"target": samples}).policies
+    assert point.efficiency.value == pytest.approx(1.0, abs=0.08)
+    assert point.beta == pytest.approx(BETA, rel=0.15)
+
+
+def test_without_beta_each_is_held_against_the_target_of_its_kl(prior, policies):
+    points = compare(prior, policies).policies
+    assert [point.target.beta for point in points] == [point.beta for point in points]
+    assert points[0].beta > points[1].beta
+
+
+def test_what_the_priors_samples_do_not_show_is_not_known(prior, policies):
+    far = replace(policies["much"], policy_logprobs=policies["much"].prior_logprobs)
+    far = replace(far, prior_logprobs=Ragged(far.prior_logprobs.values - 10.0, far.prior_logprobs.offsets))
+    same = replace(policies["little"], policy_logprobs=policies["little"].prior_logprobs)
+    found = compare(prior, {"far": far, "same": same})
+    for point in found.policies:
+        assert point.beta is point.reachable is point.efficiency is point.inference_gap is None
+    assert any("far: what its KL could buy is not known" in warning for warning in found.warnings)
+    assert any("same: the estimate of its KL is 0" in warning for warning in found.warnings)
+    json.loads(comparison_to_json(found))
+    out = StringIO()
+    print_comparison(found, Console(file=out, width=100))
+    assert "not known" in out.getvalue()
+
+
+def test_columns_that_lack_are_named(prior, policies):
+    with pytest.raises(ValueError, match="policy bare lacks the columns rewards and prior_logprobs"):
+        compare(prior, {"bare": replace(policies["much"], rewards=None, prior_logprobs=None)})
+    with pytest.raises(ValueError, match="policies is empty"):
+        compare(prior, {})
+
+
+def test_the_command_says_the_same(found, prior, policies, tmp_path, esscher, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files.write(files.to_table(prior), tmp_path / "prior.parquet")
+    for name, samples in policies.items():
+        files.write(files.to_table(samples), tmp_path / f"{name}.parquet")
+    arguments = ("compare", "little.parquet", "much.parquet", "--prior", "prior.parquet", "--beta", BETA)
+    code, out, err = esscher(*arguments, "--html", "page.html", "--picture", "picture.png")
+    assert code == 0, err
+    text = plain(out)
+    assert "Policies, and what their KL could buy" in text
+    assert f"against tilt|beta:{BETA}" in text
+    page = (tmp_path / "page.html").read_text()
+    check_page(page)
+    assert ">little<" in page
+    assert (tmp_path / "picture.png").exists()
+    record = json.loads(esscher(*arguments, "--json")[1])
+    assert [policy["name"] for policy in record["policies"]] == ["little", "much"]
+    # Files hold log-probs as float32.
+    efficiencies = [policy["efficiency"]["value"] for policy in record["policies"]]
+    assert efficiencies == pytest.approx([point.efficiency.value for point in found.policies], rel=1e-4)
+    code, _, err = esscher("compare", "much.parquet", "much.parquet", "--prior", "prior.parquet")
+    assert code == 2
+    assert "two files are called much" in plain(err)
