@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from esscher.divergence import KlEstimate, estimate_kl
-from esscher.estimate import Estimate, Interval, clustered_mean, with_interval
+from esscher.estimate import NORMAL, Estimate, Interval, clustered_mean, with_interval
 from esscher.evaluate import evaluate
 from esscher.inference.importance import exponential_weights
 from esscher.prototype import Prototype, prototype
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from esscher.diversity import DiversityEstimate
     from esscher.samples import Samples
-
-NORMAL = 1.9599640
 
 
 @dataclass(frozen=True, eq=False)

@@ -96,23 +96,24 @@ def _cards(report: Report) -> list[Card]:
     """Return reward, KL, and how the policy stands to the target."""
     cards = []
     if report.reward is not None:
-        cards.append(_card("Reward", report.reward, "mean per completion"))
+        cards.append(card("Reward", report.reward, "mean per completion"))
     kl = summary.headline_kl(report)
     if kl is not None:
-        cards.append(_card("KL(policy‖prior)", Estimate(*report.kl[kl][:2]), f"nats per completion ({kl})"))
+        cards.append(card("KL(policy‖prior)", Estimate(*report.kl[kl][:2]), f"nats per completion ({kl})"))
     target = report.target
     if target is None:
         return cards
     if target.objective is not None and target.objective_bound is not None:
         bound = digits.number(target.objective_bound.value, 3)
-        cards.append(_card("Objective J", target.objective, f"of at most {bound}, beta log Z"))
+        cards.append(card("Objective J", target.objective, f"of at most {bound}, beta log Z"))
     if target.inference_gap is not None:
-        cards.append(_card("Inference gap", target.inference_gap, "nats, KL(policy‖target)"))
+        cards.append(card("Inference gap", target.inference_gap, "nats, KL(policy‖target)"))
     share = digits.share(target.ess, report.counts.completions)
     note = f"of {digits.plural(report.counts.completions, 'completion')}"
     return [*cards, Card("Effective sample size", digits.number(target.ess, 3), share, note)]
 
 
-def _card(name: str, estimate: Estimate, note: str) -> Card:
+def card(name: str, estimate: Estimate, note: str) -> Card:
+    """Return the card of an estimate."""
     value, _, stderr = digits.estimate(estimate).partition(" ± ")
     return Card(name, value, f"± {stderr}" if stderr else "", note)

@@ -9,7 +9,7 @@ import numpy as np
 from esscher.atomic import replacing
 from esscher.estimate import Estimate
 from esscher.report import digits
-from esscher.report.page import Card, fill
+from esscher.report.page import Card, card, fill
 from esscher.report.prototype import (
     best_rows,
     counts,
@@ -80,13 +80,13 @@ def write_prototype_page(
 
 def _cards(found: Prototype) -> list[Card]:
     curve = found.frontier
-    cards = [_card("Reward of the prior", curve.prior_reward, "where every policy starts")]
+    cards = [card("Reward of the prior", curve.prior_reward, "where every policy starts")]
     trusted = np.flatnonzero(curve.trusted)
     if len(trusted):
         last = int(trusted[-1])
         beta = digits.number(float(curve.beta[last]), 2)
-        cards.append(_card("Reward within sight", _at(curve.reward, last), f"of the target at beta {beta}"))
-        cards.append(_card("Its KL", _at(curve.kl, last), "nats per completion from the prior"))
+        cards.append(card("Reward within sight", _at(curve.reward, last), f"of the target at beta {beta}"))
+        cards.append(card("Its KL", _at(curve.kl, last), "nats per completion from the prior"))
         share = digits.share(float(curve.ess[last]), found.completions)
         cards.append(Card("Its effective samples", digits.number(float(curve.ess[last]), 3), share, "of the samples"))
     return cards
@@ -94,8 +94,3 @@ def _cards(found: Prototype) -> list[Card]:
 
 def _at(curve: Curve, i: int) -> Estimate:
     return Estimate(float(curve.value[i]), float(curve.stderr[i]))
-
-
-def _card(name: str, estimate: Estimate, note: str) -> Card:
-    value, _, stderr = digits.estimate(estimate).partition(" ± ")
-    return Card(name, value, f"± {stderr}" if stderr else "", note)
