@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from esscher.diversity import DiversityEstimate
+    from esscher.ragged import Ragged
     from esscher.samples import Samples
 
 
@@ -78,7 +79,8 @@ def compare(prior: Samples, policies: Mapping[str, Samples], beta: float | None 
     """Put trained policies beside the frontier of their prior.
 
     The standard error of the efficiency is the delta method's, clustered by prompt, of the policy's rewards and KL and
-    of the prior's rewards; the two sets of samples are taken as independent.
+    of the prior's rewards. Where both have the same prompts, in the same order, what these have in common cancels;
+    otherwise the two sets of samples are taken as independent.
 
     Parameters
     ----------
@@ -143,11 +145,7 @@ def _point(
     beta, warning = _beta_of(name, kl.value, prior, found)
     reachable = efficiency = interval = None
     if beta is not None:
-        reachable, efficiency = _efficiency(samples, samples.rewards, kl, beta, prior, prior.rewards)
-        reach = NORMAL * efficiency.stderr
-        interval = Interval(
-            efficiency.value - reach, efficiency.value + reach, "both sets of samples are many (normal)"
-        )
+        reachable, efficiency, interval = _efficiency(samples, samples.rewards, kl, beta, prior, prior.rewards)
     against = target if target is not None else None if beta is None else Tilt(beta)
     report = None if against is None else evaluate(samples, against)
     gap = None if report is None else report.target
@@ -192,19 +190,42 @@ def _efficiency(
     beta: float,
     prior: Samples,
     prior_rewards: NDArray[np.float64],
-) -> tuple[Estimate, Estimate]:
-    """Return the reachable reward, and the share of it that was got."""
-    weights = exponential_weights(prior_rewards, beta, prior.groups).weights
-    sizes = np.diff(prior.groups)[prior.group_of]
-    relative = weights * sizes
-    weighted = relative * np.where(relative > 0, prior_rewards, 0.0)
-    means = (np.add.reduceat(weighted, prior.groups[:-1]) / np.diff(prior.groups))[prior.group_of]
-    of_target = weighted + (1.0 - relative) * means  # influence values: their means are the target's reward
-    reachable = clustered_mean(of_target, prior.groups)
+) -> tuple[Estimate, Estimate, Interval]:
+    """Return the reachable reward, and the share of it that was got with its interval."""
+    weights, log_z, _ = exponential_weights(prior_rewards, beta, prior.groups)
+    sizes = np.diff(prior.groups)
+    relative = weights * sizes[prior.group_of]
+    reward = float((relative * np.where(relative > 0, prior_rewards, 0.0)).sum()) / len(prior)
+    # At a given KL the target's reward varies as beta log Z does (the envelope theorem), by these influence values.
+    of_target = beta * (log_z[prior.group_of] + relative - 1.0)
+    reachable = Estimate(reward, clustered_mean(of_target, prior.groups).stderr)
     least = float(prior_rewards.mean())
     gained, possible = float(rewards.mean()) - least, reachable.value - least
     share = gained / possible
     # d reachable / d KL = beta along the frontier.
-    of_policy = clustered_mean((rewards - share * beta * kl.per_sequence) / possible, samples.groups)
-    of_prior = clustered_mean((share * of_target + (1.0 - share) * prior_rewards) / possible, prior.groups)
-    return reachable, Estimate(share, float(np.hypot(of_policy.stderr, of_prior.stderr)))
+    of_policy = (rewards - share * beta * kl.per_sequence) / possible
+    of_prior = (share * of_target + (1.0 - share) * prior_rewards) / possible
+    return reachable, *_difference(share, of_policy, samples, of_prior, prior)
+
+
+def _difference(
+    value: float, of_policy: NDArray[np.float64], samples: Samples, of_prior: NDArray[np.float64], prior: Samples
+) -> tuple[Estimate, Interval]:
+    """Return a value with the error and the interval of the difference of two means of influence values."""
+    if len(samples.prompts) > 1 and _are_equal(samples.prompts, prior.prompts):
+        residuals = _residuals(of_policy, samples) - _residuals(of_prior, prior)
+        return with_interval(value + len(residuals) * residuals, np.arange(len(residuals) + 1))
+    errors = clustered_mean(of_policy, samples.groups).stderr, clustered_mean(of_prior, prior.groups).stderr
+    stderr = float(np.hypot(*errors))
+    assumes = "both sets of samples are many and independent of each other (normal)"
+    return Estimate(value, stderr), Interval(value - NORMAL * stderr, value + NORMAL * stderr, assumes)
+
+
+def _are_equal(some: Ragged, others: Ragged) -> bool:
+    return np.array_equal(some.offsets, others.offsets) and np.array_equal(some.values, others.values)
+
+
+def _residuals(values: NDArray[np.float64], samples: Samples) -> NDArray[np.float64]:
+    """Return what each prompt adds to the mean beyond its share [P]."""
+    residuals: NDArray[np.float64] = np.add.reduceat(values - values.mean(), samples.groups[:-1]) / len(values)
+    return residuals
