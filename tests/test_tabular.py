@@ -67,6 +67,68 @@ def test_sampled_logprobs_are_rescored_logprobs():
     np.testing.assert_array_equal(samples.policy_logprobs.values, rescored.values)
 
 
+def test_a_prefix_and_its_continuation_are_scored_as_the_whole():
+    """Wherever a completion is cut in two, the second part has the log-probs after the first that it has in it."""
+    lm = model()
+    whole = lm.sample(Ragged.from_rows([[2], [0]]), 30, 5, np.random.default_rng(8))
+    cuts = [(i, k) for i, length in enumerate(whole.completions.lengths) for k in range(length)]
+    prompts = Ragged.from_rows([[2 if i < 30 else 0, *whole.completions[i][:k]] for i, k in cuts])
+    rests = Ragged.from_rows([whole.completions[i][k:] for i, k in cuts])
+    found = lm.logprobs(prompts, rests, np.arange(len(cuts) + 1))
+    expected = np.concatenate([whole.policy_logprobs[i][k:] for i, k in cuts])
+    assert set(prompts.lengths) == {1, 2, 3, 4, 5}
+    np.testing.assert_array_equal(found.values, expected)
+
+
+def test_a_prefix_is_continued_as_the_whole_would_go_on():
+    """Token by token, each drawn after all that came before, is as all at once: the same uniforms, the same tokens."""
+    lm, n, steps = model(), 40, 5
+    uniforms = np.random.default_rng(9).random((n, steps))
+
+    class Given:
+        def __init__(self, columns):
+            self.columns = columns
+
+        def random(self, shape):
+            assert shape == self.columns.shape
+            return self.columns
+
+    whole = lm.sample(Ragged.from_rows([[1]]), n, steps, Given(uniforms))
+    rows, going = [[1] for _ in range(n)], list(range(n))
+    for t in range(steps):
+        step = lm.sample(Ragged.from_rows([rows[i] for i in going]), 1, 1, Given(uniforms[going, t : t + 1]))
+        for i, token in zip(going, step.completions.values, strict=True):
+            rows[i].append(int(token))
+        going = [i for i, ended in zip(going, step.terminated, strict=True) if not ended]
+    assert [row[1:] for row in rows] == [row.tolist() for row in whole.completions]
+
+
+def test_prefixes_of_unequal_length_are_continued_side_by_side():
+    """The frequencies of the next token after each prefix are its table's."""
+    lm, n = model(), 20_000
+    prompts = Ragged.from_rows([[1, 3, 2], [0], [1, 2]])
+    drawn = lm.sample(prompts, n, 1, np.random.default_rng(10)).completions.values.reshape(3, n)
+    tokens = Ragged.from_rows([[0], [1], [2], [3]] * 3)
+    expected = n * np.exp(lm.logprobs(prompts, tokens, np.arange(4) * 4).values).reshape(3, 4)
+    counts = np.array([np.bincount(row, minlength=4) for row in drawn])
+    assert len(np.unique(expected.round(6))) == 12
+    assert (np.abs(counts - expected) < 5 * np.sqrt(expected * (1 - expected / n))).all()
+
+
+def test_a_seed_gives_what_it_gave_before_prompts_could_have_a_prefix():
+    samples = model().sample(Ragged.from_rows([[2], [0]]), 4, 5, np.random.default_rng(0))
+    assert [row.tolist() for row in samples.completions] == [
+        [2, 2, 0],
+        [3, 0],
+        [2, 0],
+        [0],
+        [0],
+        [1, 3, 3, 3, 1],
+        [2, 1, 0],
+        [0],
+    ]
+
+
 @pytest.mark.parametrize("sampling_temperature", [1.0, 0.5, 2.0])
 def test_frequencies_are_probabilities(sampling_temperature):
     """Pearson's statistic over all completions stays within five standard deviations of its mean."""
@@ -143,7 +205,16 @@ def test_bad_tables_are_refused(logits, message):
 @pytest.mark.parametrize(
     ("prompts", "completions", "groups", "message"),
     [
-        ([[0, 1]], [[1]], [0, 1], r"prompts\[0\] has 2 tokens: it is one"),
+        ([[0, 1, 4]], [[1]], [0, 1], r"prompts\[0\]\[2\] is 4: after the first, .* come only tokens 1 to 3"),
+        (
+            [[0], [1, 2, 0]],
+            [[1], [1]],
+            [0, 1, 2],
+            r"prompts\[1\]\[2\] is 0: after the first, .* come only tokens 1 to 3",
+        ),
+        ([[3, 1]], [[1]], [0, 1], r"prompts\[0\]\[0\] is 3: it names the table, 0 to 2"),
+        ([[0, 1, 1, 1, 1, 1]], [[1]], [0, 1], r"prompts\[0\] has 5 tokens after the first, .* cuts sequences off at 5"),
+        ([[0, 1, 1]], [[1, 1, 1, 1]], [0, 1], r"completions\[0\] has 4 tokens after the 3 of prompts\[0\]"),
         ([[]], [[1]], [0, 1], r"prompts\[0\] has no tokens"),
         ([[3]], [[1]], [0, 1], r"prompts\[0\]\[0\] is 3: .* 0 to 2"),
         ([[0]], [[1], [2, 4]], [0, 2], r"completions\[1\]\[1\] is 4: .* 0 to 3"),
@@ -167,7 +238,12 @@ def test_bad_requests_are_refused(prompts, completions, groups, message):
         ({"sampling_temperature": 0.0}, "sampling_temperature is 0.0"),
         ({"sampling_temperature": float("nan")}, "sampling_temperature is nan"),
         ({"prompts": Ragged.from_rows([[0], [9]])}, r"prompts\[1\]\[0\] is 9"),
+        ({"prompts": Ragged.from_rows([[-1]])}, r"prompts\[0\]\[0\] is -1: it names the table, 0 to 2"),
         ({"prompts": Ragged.from_rows([])}, "prompts is empty"),
+        ({"prompts": Ragged.from_rows([[0], []])}, r"prompts\[1\] has no tokens"),
+        ({"prompts": Ragged.from_rows([[0], [1, 0]])}, r"prompts\[1\]\[1\] is 0: after the first"),
+        ({"prompts": Ragged.from_rows([[1, 2, 3, 1, 1, 3]])}, r"prompts\[0\] has 5 tokens after the first"),
+        ({"prompts": Ragged.from_rows([[1, 2, 3, 1]])}, r"prompts\[0\] has 4 tokens and max_new_tokens is 3"),
     ],
 )
 def test_bad_sampling_is_refused(changes, message):
@@ -177,5 +253,6 @@ def test_bad_sampling_is_refused(changes, message):
 
 
 def test_prompts_that_are_not_ragged_are_refused():
-    with pytest.raises(TypeError, match="prompts is not Ragged"):
-        model().sample([[0]], 1, 1, np.random.default_rng(0))
+    for prompts in ([[0]], Ragged.from_rows([[0.0]])):
+        with pytest.raises(TypeError, match="prompts is not Ragged"):
+            model().sample(prompts, 1, 1, np.random.default_rng(0))

@@ -61,6 +61,8 @@ from esscher.inference.mcmc import Chain, independent_metropolis
 from esscher.inference.objectives import Objective, dpg, f_dpg, kl_rl, plain_rl
 from esscher.inference.rejection import QuasiRejection, Rejection, quasi_rejection, rejection
 from esscher.inference.resampling import resample
+from esscher.inference.smc import TemperedSmc, tempered_smc
+from esscher.inference.token_smc import TokenSmc, token_smc
 from esscher.mismatch import MismatchReport, mismatch
 from esscher.prototype import Prototype, prototype
 from esscher.ragged import Padded, Ragged
@@ -106,8 +108,10 @@ __all__ = [
     "Rejection",
     "Report",
     "Samples",
+    "TemperedSmc",
     "Tilt",
     "TokenScores",
+    "TokenSmc",
     "TopNgrams",
     "__version__",
     "aggregate_logprobs",
@@ -153,7 +157,9 @@ __all__ = [
     "sequence_logprobs",
     "solve_beta",
     "solve_moments",
+    "tempered_smc",
     "token_scores",
+    "token_smc",
     "top_ngrams",
 ]
 

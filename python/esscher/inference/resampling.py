@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
@@ -69,6 +69,7 @@ def resample(
     >>> resample(np.log([0.5, 0.3, 0.2]), 4, np.random.default_rng(0), scheme="residual")
     array([0, 0, 1, 2])
     """
+    check_scheme(scheme)
     if size < 1:
         raise ValueError(f"size is {size}: draw at least 1 sample")
     column = as_column("log_weights", log_weights)
@@ -76,6 +77,12 @@ def resample(
     if scheme == "residual":
         return _residual(column, offsets, size, rng)
     return _core.resample(column, offsets, _uniforms(len(offsets) - 1, size, rng, scheme).ravel())
+
+
+def check_scheme(scheme: str) -> None:
+    """Refuse what names no scheme of `resample`."""
+    if scheme not in get_args(Scheme):
+        raise ValueError(f"scheme is {scheme!r}: it must be one of {', '.join(get_args(Scheme))}")
 
 
 def _residual(
@@ -105,9 +112,7 @@ def _uniforms(groups: int, size: int, rng: np.random.Generator, scheme: Scheme) 
         return rng.random((groups, size))
     if scheme == "stratified":
         return _below_one((strata + rng.random((groups, size))) / size)
-    if scheme == "systematic":
-        return _below_one((strata + rng.random((groups, 1))) / size)
-    raise ValueError(f"scheme is {scheme!r}: it must be one of multinomial, residual, stratified, systematic")
+    return _below_one((strata + rng.random((groups, 1))) / size)
 
 
 def _below_one(uniforms: NDArray[np.float64]) -> NDArray[np.float64]:

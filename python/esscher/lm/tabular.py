@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from esscher.lm.base import check_sampling, check_scoring
-from esscher.ragged import Ragged
+from esscher.ragged import MAX_TOKEN_ID, Ragged
 from esscher.samples import Samples
 
 if TYPE_CHECKING:
@@ -21,7 +21,9 @@ END = 0
 class TabularLM:
     """A table of logits for every prefix of every prompt; token 0 ends a sequence.
 
-    A prompt is a single token id, which names its table. A completion has at most `depth` tokens: one that gets there
+    The first token of a prompt is the number of its table. The tokens after it, if any, are a prefix that the sequence
+    begins with, none of them an end token: so what has been written can be a prompt, and be continued. Prefix and
+    completion have at most `depth` tokens together (`max_tokens` counts the table's too): a sequence that gets there
     without an end token is cut off. The next token depends on the whole prefix, so nothing is Markov by accident.
     Prefixes (nodes) are numbered breadth first: the empty one is 0, and node i followed by token t > 0 is
     ``i * (vocabulary - 1) + t``.
@@ -47,6 +49,11 @@ class TabularLM:
     [[0], [1, 0], [1, 1]]
     >>> np.exp(everything.policy_logprobs.values)
     array([0.5 , 0.5 , 0.25, 0.5 , 0.75])
+
+    After a prefix, here of the token 1:
+
+    >>> np.exp(model.logprobs(Ragged.from_rows([[0, 1]]), Ragged.from_rows([[0], [1]]), [0, 2]).values)
+    array([0.25, 0.75])
     """
 
     end_token_ids: tuple[int, ...] = (END,)
@@ -83,16 +90,16 @@ class TabularLM:
         Raises
         ------
         ValueError
-            As `LanguageModel.logprobs`, and if a prompt is not one token that names a table, or a completion goes on
-            after an end token.
+            As `LanguageModel.logprobs`, and if a prompt does not begin with a table's number, or has an end token or
+            `depth` tokens after it, or if a completion goes on after an end token.
         """
-        samples = check_scoring(self, prompts, completions, groups, prompt_ids=len(self._logits))
-        tables = _tables(samples.prompts)[samples.group_of]
+        self._check_prompts(prompts)
+        samples = check_scoring(self, prompts, completions, groups, prompt_ids=MAX_TOKEN_ID + 1)
+        tables, node = (column[samples.group_of] for column in self._starts(samples.prompts))
         _check_nothing_after_the_end(samples.completions)
         tokens = samples.completions.to_padded(fill=END).astype(np.int64)
         values = np.zeros(tokens.shape)
         table = _log_softmax(self._logits)
-        node = np.zeros(len(samples), np.int64)
         for t, token in enumerate(tokens.T):
             values[:, t] = table[tables, node, token]
             # Rows that have ended stay at a node that exists; what they read there is not kept.
@@ -107,14 +114,15 @@ class TabularLM:
         Raises
         ------
         ValueError
-            As `LanguageModel.sample`, and if a prompt is not one token that names a table.
+            As `LanguageModel.sample`, and if a prompt does not begin with a table's number, or has an end token or
+            `depth` tokens after it.
         """
-        check_sampling(self, prompts, n, max_new_tokens, sampling_temperature, prompt_ids=len(self._logits))
-        tables = np.repeat(_tables(prompts), n)
+        self._check_prompts(prompts)
+        check_sampling(self, prompts, n, max_new_tokens, sampling_temperature, prompt_ids=MAX_TOKEN_ID + 1)
+        tables, node = (np.repeat(column, n) for column in self._starts(prompts))
         table = _log_softmax(self._logits / sampling_temperature)
         uniforms = rng.random((len(tables), max_new_tokens))
         tokens = np.zeros(uniforms.shape, np.int64)
-        node = np.zeros(len(tables), np.int64)
         values, alive, lengths = np.zeros(uniforms.shape), np.ones(len(tables), np.bool_), np.zeros(len(tables), int)
         for t, uniform in enumerate(uniforms.T):
             cdf = np.exp(table[tables, node]).cumsum(axis=1)
@@ -149,6 +157,37 @@ class TabularLM:
             terminated=np.array([row[-1] == END for row in rows] * len(prompts)),
         )
 
+    def _check_prompts(self, prompts: Ragged) -> None:
+        """Refuse ids that are no table's in the first place, or no token's that others may follow after it."""
+        if not isinstance(prompts, Ragged):
+            return  # which the checks that every model makes refuse
+        first = np.zeros(len(prompts.values), np.bool_)
+        first[prompts.offsets[:-1][prompts.lengths > 0]] = True
+        ids, known = prompts.values, np.where(first, len(self._logits), self.vocabulary_size)
+        wrong = np.flatnonzero((ids < 0) | (ids >= known) | (~first & (ids == END)))
+        if len(wrong):
+            row, place = prompts.locate(wrong[0])
+            rule = (
+                f"it names the table, 0 to {len(self._logits) - 1}"
+                if place == 0
+                else f"after the first, which names the table, come only tokens 1 to {self.vocabulary_size - 1}"
+            )
+            raise ValueError(f"prompts[{row}][{place}] is {ids[wrong[0]]}: {rule}")
+        full = np.flatnonzero(prompts.lengths > self.depth)
+        if len(full):
+            raise ValueError(
+                f"prompts[{full[0]}] has {prompts.lengths[full[0]] - 1} tokens after the first, which names the table: "
+                f"{self.name} cuts sequences off at {self.depth}, so nothing follows"
+            )
+
+    def _starts(self, prompts: Ragged) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Which table each prompt names, and the node of the prefix after it [P]."""
+        padded = prompts.to_padded(fill=END).astype(np.int64)
+        node = np.zeros(len(prompts), np.int64)
+        for place in range(1, padded.shape[1]):
+            node = np.where(place < prompts.lengths, self._child(node, padded[:, place]), node)
+        return padded[:, 0], node
+
     def _every_completion(self) -> list[list[int]]:
         prefixes: list[list[int]] = [[]]
         ended = []
@@ -160,14 +199,6 @@ class TabularLM:
     def _child(self, node: NDArray[np.int64], token: NDArray[np.int64]) -> NDArray[np.int64]:
         child: NDArray[np.int64] = node * (self.vocabulary_size - 1) + token
         return child
-
-
-def _tables(prompts: Ragged) -> NDArray[np.int64]:
-    """Which table each prompt names [P]."""
-    wrong = np.flatnonzero(prompts.lengths != 1)
-    if len(wrong):
-        raise ValueError(f"prompts[{wrong[0]}] has {prompts.lengths[wrong[0]]} tokens: it is one, which names a table")
-    return prompts.values.astype(np.int64)
 
 
 def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
