@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esscher import Condition, Ragged, Samples, Tilt, concatenate, evaluate
+from esscher import Condition, Ragged, Samples, Tilt, concatenate, evaluate, frontier
 
 
 def random_samples(seed=0, prompts=12, per_prompt=5):
@@ -82,8 +82,12 @@ def test_what_samples_cannot_tell_is_said():
 def test_samples_of_the_prior_need_rewards_only():
     bare = replace(SAMPLES, policy_logprobs=None, prior_logprobs=None)
     report = evaluate(bare, Tilt(0.5), proposal="prior")
-    by_hand = [np.log(np.mean(np.exp(row / 0.5))) for row in SAMPLES.rewards.reshape(12, 5)]
+    weights = np.exp(SAMPLES.rewards.reshape(12, 5) / 0.5)
+    by_hand = [np.log(np.mean(row)) + np.var(row) / np.mean(row) ** 2 / 10 for row in weights]
     assert report.target.log_z.value == pytest.approx(np.mean(by_hand), rel=1e-12)
+    of_frontier = frontier(SAMPLES.rewards, [0.5], SAMPLES.groups)
+    assert report.target.log_z == pytest.approx((of_frontier.log_z.value[0], of_frontier.log_z.stderr[0]), rel=1e-9)
+    assert report.target.reward.value == pytest.approx(of_frontier.reward.value[0], rel=1e-9)
     assert "came from the prior" in report.unavailable["kl"]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -19,6 +21,7 @@ from esscher import (
     sequence_logprobs,
 )
 from esscher.lm.tabular import TabularLM
+from esscher.posterior import assess
 
 BETAS = (0.1, 0.7, 3.0)
 
@@ -225,6 +228,38 @@ def exact_of_one():
         "inference_gap": (POLICY * (LOG_POLICY - np.log(TARGET)))[first].sum(),
         "forward_kl": (TARGET * (np.log(TARGET) - LOG_POLICY))[first].sum(),
     }
+
+
+def expected_errors(n, chance=0.3):
+    """Exact bias of what is estimated from n completions of one prompt that can have two, over all counts of them."""
+    prior, log_potential = np.log([0.6, 0.4]), np.array([0.2, 1.1])
+    policy = np.log([1 - chance, chance])
+    log_z = np.log(np.exp(prior + log_potential).sum())
+    target = np.exp(prior + log_potential - log_z)
+    exact = [log_z, target @ log_potential, target @ (np.log(target) - policy)]
+    biases = np.zeros(3)
+    for k in range(n + 1):
+        drawn = np.arange(n) >= n - k
+        samples = Samples(
+            prompts=Ragged.from_rows([[0]]),
+            completions=Ragged.from_rows([[int(i)] for i in drawn]),
+            groups=[0, n],
+            policy_logprobs=Ragged.from_rows([[policy[int(i)]] for i in drawn]),
+            prior_logprobs=Ragged.from_rows([[prior[int(i)]] for i in drawn]),
+            rewards=log_potential[drawn.astype(int)],
+        )
+        found, _ = assess(samples, Tilt(1.0))
+        values = [found.log_z.value, found.reward.value, found.forward_kl.value]
+        biases += math.comb(n, k) * chance**k * (1 - chance) ** (n - k) * (np.array(values) - exact)
+    return biases
+
+
+def test_estimates_have_no_bias_of_order_one_over_n():
+    """Of the order 1 / n^2, it falls by four where n doubles, and not by two; it is tiny, and the errors are not."""
+    some, more = expected_errors(24), expected_errors(48)
+    assert (np.abs(some / more) > 3.3).all()
+    assert (np.abs(more) < 1e-3).all()
+    assert (np.abs(more) > 1e-7).all()
 
 
 def test_the_expected_z_hat_is_z():

@@ -188,6 +188,45 @@ def student_interval(
     return value - reach, value + reach, f"{draws}, and their means are normal (Student t)"
 
 
+def bias_of_log_mean(relative: NDArray[np.float64], groups: Offsets) -> NDArray[np.float64]:
+    """Return the bias of the log of each prompt's mean weight [P], from its weights relative to that mean [N].
+
+    To the first order it is ``-variance / 2n``: the log of a noisy mean is on average too low (Jensen).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> bias_of_log_mean(np.array([0.5, 1.5]), np.array([0, 2]))
+    array([-0.0625])
+    """
+    sizes = np.diff(groups)
+    squares = np.add.reduceat(relative * relative, groups[:-1]) / sizes
+    bias: NDArray[np.float64] = -np.maximum(squares - 1.0, 0.0) / (2 * sizes)
+    return bias
+
+
+def bias_of_weighted_mean(
+    relative: NDArray[np.float64], values: NDArray[np.float64], groups: Offsets
+) -> NDArray[np.float64]:
+    """Return the bias of each prompt's self-normalised mean [P], from weights relative to their mean and values [N].
+
+    To the first order it is ``-mean(u^2 (x - mean(u x))) / n``: the values of heavy weights are drawn too rarely, and
+    count too much when they are. Values of weight 0 do not count, whatever they are.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> bias_of_weighted_mean(np.array([0.5, 1.5]), np.array([0.0, 1.0]), np.array([0, 2]))
+    array([-0.09375])
+    """
+    sizes = np.diff(groups)
+    values = np.where(relative > 0, values, 0.0)
+    means = np.add.reduceat(relative * values, groups[:-1]) / sizes
+    products = relative * relative * (values - np.repeat(means, sizes))
+    bias: NDArray[np.float64] = -np.add.reduceat(products, groups[:-1]) / sizes / sizes
+    return bias
+
+
 def trusted_pareto_k(n: int) -> float:
     """Up to which Pareto k an estimate from n weights can be trusted: ``min(1 - 1 / log10(n), 0.7)``.
 

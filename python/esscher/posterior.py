@@ -9,7 +9,14 @@ import numpy as np
 
 from esscher.divergence import KlEstimate, sequence_logprobs
 from esscher.divergence.forward import estimate_forward
-from esscher.estimate import Estimate, Interval, clustered_mean, with_interval
+from esscher.estimate import (
+    Estimate,
+    Interval,
+    bias_of_log_mean,
+    bias_of_weighted_mean,
+    clustered_mean,
+    with_interval,
+)
 from esscher.inference.importance import Importance, importance
 from esscher.target import Target, Tilt
 
@@ -32,10 +39,11 @@ class TargetReport:
     proposal
         Which distribution the samples came from.
     log_z
-        Log normaliser of the target, mean over completions of their prompt's. The log of a mean of few weights is on
-        average too low (Jensen), and `inference_gap` with it.
+        Log normaliser of the target, mean over completions of their prompt's, less its bias of order 1/n: the log of a
+        mean of few weights is on average too low (Jensen), and `inference_gap` would be with it.
     reward
-        Mean reward under the target, in units of reward; prompts in which nothing has weight are left out.
+        Mean reward under the target, in units of reward, less its bias of order 1/n; prompts in which nothing has
+        weight are left out.
     ess
         Effective sample size summed over prompts, in completions.
     pareto_k
@@ -99,7 +107,7 @@ def assess(
     ... )
     >>> posterior, weights = assess(samples, Tilt(beta=1.0), proposal="prior")
     >>> round(posterior.log_z.value, 4), round(posterior.reward.value, 4)
-    (0.6201, 0.7311)
+    (0.6735, 0.8219)
     """
     if samples.rewards is None:
         raise ValueError("samples have no rewards: a target is made of them")
@@ -111,7 +119,7 @@ def assess(
     weights = importance(prior + log_potential, policy, samples.groups)
     relative = np.exp(weights.log_weights) * np.diff(samples.groups)[samples.group_of]
     # Influence values: their means over a prompt are its log Z, their spread is its Monte Carlo error.
-    log_z = weights.log_z[samples.group_of] + (relative - 1.0)
+    log_z = (weights.log_z - bias_of_log_mean(relative, samples.groups))[samples.group_of] + (relative - 1.0)
     elbo = log_potential - (policy - prior) if proposal == "policy" else None
     forward = estimate_forward(samples, log_potential, target=str(target)) if proposal == "policy" else None
     reward = _reward(samples, samples.rewards, relative)
@@ -169,7 +177,8 @@ def _reward(samples: Samples, rewards: NDArray[np.float64], relative: NDArray[np
     sizes, group_of = np.diff(samples.groups), samples.group_of
     weighted = relative * np.where(relative > 0, rewards, 0.0)
     means = np.add.reduceat(weighted, samples.groups[:-1]) / sizes
-    influence = weighted + (1.0 - relative) * means[group_of]
+    bias = bias_of_weighted_mean(relative, rewards, samples.groups)
+    influence = weighted + (1.0 - relative) * means[group_of] - bias[group_of]
     kept = np.add.reduceat(relative, samples.groups[:-1]) > 0
     return clustered_mean(influence[kept[group_of]], np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes[kept])]))
 

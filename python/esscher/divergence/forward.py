@@ -10,7 +10,7 @@ from esscher import _core
 from esscher.divergence.columns import check_ratios, logprobs_of
 from esscher.divergence.estimators import aggregate_logprobs
 from esscher.divergence.record import KlEstimate, signature
-from esscher.estimate import trusted_pareto_k, with_interval
+from esscher.estimate import bias_of_log_mean, bias_of_weighted_mean, trusted_pareto_k, with_interval
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -25,12 +25,18 @@ NEARLY_EQUAL = 0.95
 
 
 def estimate_forward(
-    samples: Samples, log_potential: ArrayLike, log_proposal: ArrayLike | None = None, **parts: str
+    samples: Samples,
+    log_potential: ArrayLike,
+    log_proposal: ArrayLike | None = None,
+    *,
+    corrected: bool = True,
+    **parts: str,
 ) -> KlEstimate:
     """Estimate KL(target‖policy) by importance weights, prompt by prompt, with what `log_z` adds to its error.
 
     ``-log Z + mean(w (log P - log policy)) / Z`` with ``P = prior exp(log_potential)``, ``w = P / proposal`` and
-    ``Z = mean(w)``, averaged over completions. Prompts in which nothing has weight are left out.
+    ``Z = mean(w)``, averaged over completions, less its bias of order 1/n. Prompts in which nothing has weight are left
+    out.
 
     Parameters
     ----------
@@ -40,6 +46,8 @@ def estimate_forward(
         log P - log prior of each completion, in nats [N]; -inf for one that the target excludes.
     log_proposal
         Log-prob of each completion under what it was drawn from, in nats [N]; the policy's if not given.
+    corrected
+        Whether to take the bias off; `raw` always has it.
     parts
         What the signature says of it besides.
 
@@ -60,7 +68,7 @@ def estimate_forward(
     ...     prior_logprobs=Ragged.from_rows([[-0.7], [-0.7]]),
     ... )
     >>> round(estimate_forward(samples, log_potential=[0.0, 0.0]).value, 4)
-    0.0303
+    0.0441
     """
     policy, prior = logprobs_of(samples)
     check_ratios(policy, prior)
@@ -72,7 +80,10 @@ def estimate_forward(
     with np.errstate(invalid="ignore"):  # of what neither can produce, which has no weight
         products = _products(relative, log_target - log_policy)
     alive = np.isfinite(log_z)
-    per_sequence = products - np.where(alive, log_z, np.nan)[samples.group_of]
+    uncorrected = products - np.where(alive, log_z, np.nan)[samples.group_of]
+    per_sequence = uncorrected
+    if corrected:
+        per_sequence = uncorrected - _bias(relative, log_target - log_policy, samples.groups)[samples.group_of]
     kept, groups = alive[samples.group_of], _offsets(np.diff(samples.groups)[alive])
     influences = _influences(per_sequence[kept], relative[kept], products[kept], groups)
     (value, stderr), interval = with_interval(influences, groups)
@@ -83,7 +94,7 @@ def estimate_forward(
         per_sequence=per_sequence,
         signature=signature(samples, "forward", level="sequence", dir="target-policy", **parts),
         interval=interval,
-        raw=value,
+        raw=float(uncorrected[kept].mean()) if kept.any() else np.nan,
         ess=float(ess.sum()),
         pareto_k=_largest(pareto_k),
         warnings=(*_left_out(alive), *_heavy(pareto_k, np.diff(samples.groups)), *_few(ess, np.diff(samples.groups))),
@@ -94,6 +105,13 @@ def _products(relative: NDArray[np.float64], log_ratios: NDArray[np.float64]) ->
     """Multiply; where the target excludes a completion, 0 times -inf is 0."""
     products = np.zeros(len(relative))
     return np.multiply(relative, log_ratios, out=products, where=relative > 0)
+
+
+def _bias(relative: NDArray[np.float64], log_ratios: NDArray[np.float64], groups: Offsets) -> NDArray[np.float64]:
+    """Return the bias of order 1/n of each prompt's estimate [P]; 0 of an infinite one."""
+    with np.errstate(invalid="ignore"):
+        bias = bias_of_weighted_mean(relative, log_ratios, groups) - bias_of_log_mean(relative, groups)
+    return np.where(np.isfinite(bias), bias, 0.0)
 
 
 def _largest(pareto_k: NDArray[np.float64]) -> float:

@@ -215,7 +215,7 @@ def estimate_preset(
                 "such as Tilt(beta).log_potential(samples.rewards)"
             )
         parts = {"agg": recipe.aggregation, "preset": preset}
-        return estimate_forward(samples, log_potential, log_proposal, **parts)
+        return estimate_forward(samples, log_potential, log_proposal, corrected=False, **parts)
     if log_potential is not None or log_proposal is not None:
         raise ValueError(f"preset {preset!r} knows no target: log_potential and log_proposal are for 'disco' alone")
     return _reverse(samples, preset, estimator, recipe)
