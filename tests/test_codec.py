@@ -65,7 +65,7 @@ def target_reports():
     proposal = st.sampled_from(["policy", "prior"])
     return st.builds(
         TargetReport,
-        *(text, proposal, estimate, estimate, number, number, optional, optional),
+        *(text, proposal, estimate, estimate, number, number, optional, optional, optional),
         inference_gap_interval=maybe(interval),
         forward_kl=maybe(kl(1)),
         objective=optional,

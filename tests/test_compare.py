@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from esscher import Ragged, Tilt, compare, evaluate, files, sequence_logprobs
+from esscher import Ragged, Samples, Tilt, compare, evaluate, files, sequence_logprobs
 from esscher.lm.tabular import TabularLM
 from esscher.report.prototype import comparison_to_json, print_comparison
 from pages import check_page, plain
@@ -144,7 +144,7 @@ def test_what_the_priors_samples_do_not_show_is_not_known(prior, policies):
     far = replace(policies["much"], policy_logprobs=policies["much"].prior_logprobs)
     far = replace(far, prior_logprobs=Ragged(far.prior_logprobs.values - 10.0, far.prior_logprobs.offsets))
     same = replace(policies["little"], policy_logprobs=policies["little"].prior_logprobs)
-    found = compare(prior, {"far": far, "same": same})
+    found = compare(replace(prior, prior_logprobs=None), {"far": far, "same": same})
     for point in found.policies:
         assert point.beta is point.reachable is point.efficiency is point.inference_gap is None
     assert any("far: what its KL could buy is not known" in warning for warning in found.warnings)
@@ -153,6 +153,72 @@ def test_what_the_priors_samples_do_not_show_is_not_known(prior, policies):
     out = StringIO()
     print_comparison(found, Console(file=out, width=100))
     assert "not known" in out.getvalue()
+
+
+def test_log_z_is_known_by_the_samples_of_prior_and_policy_and_by_both(prior, policies):
+    """All within 4 of their standard errors of the exact one, of which that by both is the smallest."""
+    z = np.add.reduceat(PRIOR_PROBABILITY * np.exp(EVERY.rewards / BETA), EVERY.groups[:-1])
+    for name, model in POLICIES.items():
+        scored = replace(prior, policy_logprobs=model.logprobs(prior.prompts, prior.completions, prior.groups))
+        (point,) = compare(scored, {name: policies[name]}, beta=BETA).policies
+        found = point.log_z
+        for estimate in (found.prior, found.policy, found.both):
+            assert abs(estimate.value - np.log(z).mean()) < 4 * estimate.stderr
+        assert found.both.stderr < min(found.prior.stderr, found.policy.stderr)
+        assert found.agree
+        assert found.difference < 3
+        lower, upper = point.log_z_bounds
+        assert lower.value < found.both.value < upper.value
+        report = evaluate(policies[name], Tilt(BETA)).target
+        assert (lower, upper) == (report.elbo, report.eubo)
+        assert found.policy.value == pytest.approx(report.log_z.value, rel=1e-12)
+
+
+def test_log_z_by_both_needs_log_probs_of_the_one_policy(prior, policies):
+    """Those of the sampler are the prior's own, and of several policies it is not known whose they are."""
+    own = replace(prior, policy_logprobs=prior.prior_logprobs)
+    assert compare(own, {"much": policies["much"]}).policies[0].log_z.both is None
+    logprobs = POLICIES["much"].logprobs(prior.prompts, prior.completions, prior.groups)
+    several = compare(replace(prior, policy_logprobs=logprobs), policies).policies
+    assert [point.log_z.both for point in several] == [None, None]
+    backwards = policies["much"].take_prompts(np.arange(PROMPTS)[::-1])
+    (point,) = compare(replace(prior, policy_logprobs=logprobs), {"much": backwards}).policies
+    assert point.log_z.both is None
+    assert point.log_z.agree
+
+
+def test_samples_that_miss_the_target_disagree(prior, policies):
+    """The policy's samples of what it likes best are taken away: what they say of log Z is wrong."""
+    whole = policies["much"]
+    poor = whole.rewards < 0.3
+    kept = Samples(
+        prompts=whole.prompts,
+        completions=whole.completions.take(np.flatnonzero(poor)),
+        groups=np.concatenate([[0], np.cumsum(np.add.reduceat(poor.astype(int), whole.groups[:-1]))]),
+        policy_logprobs=whole.policy_logprobs.take(np.flatnonzero(poor)),
+        prior_logprobs=whole.prior_logprobs.take(np.flatnonzero(poor)),
+        rewards=whole.rewards[poor],
+    )
+    found = compare(prior, {"cut": kept}, beta=BETA)
+    assert not found.policies[0].log_z.agree
+    assert any("cut: log Z of " in warning for warning in found.warnings)
+    record = json.loads(comparison_to_json(found))["policies"][0]["log_z"]
+    assert record["agree"] is False
+    assert record["both"] is None
+    assert record["difference"] > 3
+
+
+@pytest.mark.parametrize("column", ["prior_logprobs", "policy_logprobs"])
+def test_log_probs_of_other_models_are_refused(prior, policies, column):
+    logprobs = POLICIES["much"].logprobs(prior.prompts, prior.completions, prior.groups)
+    scored = replace(prior, policy_logprobs=logprobs)
+    off = getattr(scored, column)
+    off = Ragged(off.values - 0.2 * np.random.default_rng(3).random(len(off.values)), off.offsets)
+    with pytest.raises(ValueError, match=f"policy much: the {column} of completion .* different models"):
+        compare(replace(scored, **{column: off}), {"much": policies["much"]})
+    noisy = getattr(scored, column)
+    noisy = Ragged(noisy.values - 0.02 * np.random.default_rng(3).random(len(noisy.values)), noisy.offsets)
+    compare(replace(scored, **{column: noisy}), {"much": policies["much"]})
 
 
 def test_columns_that_lack_are_named(prior, policies):

@@ -158,6 +158,8 @@ EXACT = {
     "target_reward": per_prompt(TARGET * WORLD.rewards).mean(),
     "inference_gap": per_prompt(POLICY * (LOG_POLICY - np.log(TARGET))).mean(),
     "forward_kl": per_prompt(TARGET * (np.log(TARGET) - LOG_POLICY)).mean(),
+    "elbo": per_prompt(POLICY * (WORLD.rewards / BETA + LOG_PRIOR - LOG_POLICY)).mean(),
+    "eubo": per_prompt(TARGET * (WORLD.rewards / BETA + LOG_PRIOR - LOG_POLICY)).mean(),
     "objective": per_prompt(POLICY * (WORLD.rewards - BETA * (LOG_POLICY - LOG_PRIOR))).mean(),
 }
 
@@ -170,6 +172,8 @@ def estimates(report):
         "target_reward": report.target.reward,
         "inference_gap": report.target.inference_gap,
         "forward_kl": None if report.target.forward_kl is None else report.target.forward_kl[:2],
+        "elbo": report.target.elbo,
+        "eubo": report.target.eubo,
         "objective": report.target.objective,
     }
     return {name: value for name, value in found.items() if value is not None}
@@ -186,7 +190,7 @@ def test_evaluate_converges_to_the_exact_values_from_the_priors_samples():
     report = evaluate(draw(LOG_PRIOR, 100_000, seed=6), Tilt(BETA), proposal="prior")
     assert report.target.log_z.value == pytest.approx(EXACT["log_z"], abs=0.02)
     assert report.target.reward.value == pytest.approx(EXACT["target_reward"], abs=0.02)
-    assert report.target.elbo is report.target.inference_gap is report.target.objective is None
+    assert report.target.elbo is report.target.eubo is report.target.inference_gap is report.target.objective is None
     assert report.target.inference_gap_interval is report.target.forward_kl is None
     assert report.excess_collapse == ()
     assert report.kl == {}
@@ -227,6 +231,7 @@ def exact_of_one():
         "target_reward": (TARGET * WORLD.rewards)[first].sum(),
         "inference_gap": (POLICY * (LOG_POLICY - np.log(TARGET)))[first].sum(),
         "forward_kl": (TARGET * (np.log(TARGET) - LOG_POLICY))[first].sum(),
+        "eubo": (TARGET * (WORLD.rewards / BETA + LOG_PRIOR - LOG_POLICY))[first].sum(),
     }
 
 
@@ -282,6 +287,7 @@ def test_j_never_exceeds_its_bound_on_the_same_samples(seed, n):
     assert report.objective.value <= report.objective_bound.value + 1e-12
     assert report.inference_gap.value >= -1e-12
     assert report.inference_gap.value == pytest.approx(report.log_z.value - report.elbo.value, abs=1e-12)
+    assert report.forward_kl.value == pytest.approx(report.eubo.value - report.log_z.value, abs=1e-12)
 
 
 def test_excess_collapse_is_what_the_policy_lost_beyond_the_target():

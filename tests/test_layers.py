@@ -22,7 +22,7 @@ LAYERS = [
     {"target", "divergence", "diversity", "lm"},
     {"inference"},
     {"posterior", "mismatch"},
-    {"frontier", "solve"},
+    {"frontier", "solve", "evidence"},
     {"evaluate", "prototype"},
     {"compare"},
     {"report", "files"},

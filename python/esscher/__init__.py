@@ -27,6 +27,7 @@ from esscher.diversity import (
 )
 from esscher.estimate import Estimate, Interval
 from esscher.evaluate import Report, evaluate
+from esscher.evidence import LogZ, compare_log_z
 from esscher.frontier import Frontier, frontier
 from esscher.inference.best_of_n import (
     BestOfN,
@@ -94,6 +95,7 @@ __all__ = [
     "Interval",
     "KlEstimate",
     "KlEstimators",
+    "LogZ",
     "LogprobAggregates",
     "MismatchReport",
     "MixtureLogZ",
@@ -123,6 +125,7 @@ __all__ = [
     "best_of_n_weights",
     "bridge",
     "compare",
+    "compare_log_z",
     "concatenate",
     "distinct",
     "dpg",

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from esscher.divergence import KlEstimate, estimate_kl
+from esscher.divergence import KlEstimate, estimate_kl, sequence_logprobs
 from esscher.estimate import NORMAL, Estimate, Interval, clustered_mean, with_interval
 from esscher.evaluate import evaluate
+from esscher.evidence import LogZ, compare_log_z
 from esscher.inference.importance import exponential_weights
 from esscher.prototype import Prototype, prototype
 from esscher.solve import solve_beta
 from esscher.target import Tilt
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
     from esscher.diversity import DiversityEstimate
-    from esscher.ragged import Ragged
     from esscher.samples import Samples
+
+# Log-probs of the same completion that differ by more, in nats per token, are not of the same model: bfloat16 and
+# other kernels make less.
+DIFFERENT = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +50,11 @@ class PolicyPoint:
         buy, and the 95 % interval of it; `None` with `beta`.
     target
         The target that it is measured against.
+    log_z
+        log Z of the target, from the prior's samples and from the policy's; `None` with `target`.
+    log_z_bounds
+        Bounds of it from below and above by the policy's samples (see `TargetReport.elbo` and `eubo`); `None` where
+        they cannot tell.
     inference_gap, inference_gap_interval
         KL(policy‖target) in nats, and the 95 % interval of it; `None` where the samples cannot tell.
     excess_collapse
@@ -61,6 +70,8 @@ class PolicyPoint:
     efficiency: Estimate | None
     efficiency_interval: Interval | None
     target: Tilt | None
+    log_z: LogZ | None
+    log_z_bounds: tuple[Estimate, Estimate] | None
     inference_gap: Estimate | None
     inference_gap_interval: Interval | None
     excess_collapse: tuple[DiversityEstimate, ...]
@@ -85,7 +96,9 @@ def compare(prior: Samples, policies: Mapping[str, Samples], beta: float | None 
     Parameters
     ----------
     prior
-        Completions of the prior with `rewards`.
+        Completions of the prior with `rewards`. Where they have `prior_logprobs`, these must be of the model that the
+        policies' are of. Where they have `policy_logprobs` that differ from them and there is one policy, these must be
+        its: then log Z is estimated from both sets of samples together.
     policies
         By name, completions of each policy with `rewards`, `policy_logprobs` and `prior_logprobs`.
     beta
@@ -95,7 +108,8 @@ def compare(prior: Samples, policies: Mapping[str, Samples], beta: float | None 
     Raises
     ------
     ValueError
-        If there are no policies, one lacks a column, `beta` is not positive and finite, and as `prototype`.
+        If there are no policies, one lacks a column, log-probs of the same completions differ between the prior's
+        samples and a policy's, `beta` is not positive and finite, and as `prototype`.
 
     Examples
     --------
@@ -118,14 +132,17 @@ def compare(prior: Samples, policies: Mapping[str, Samples], beta: float | None 
     if not policies:
         raise ValueError("policies is empty: give at least one to compare")
     target = None if beta is None else Tilt(beta)
+    if len(policies) > 1 or _is_own(prior):
+        prior = replace(prior, policy_logprobs=None)
     for name, samples in policies.items():
         _check(name, samples)
+        _check_same_models(name, samples, prior)
     found = prototype(prior)
     points, warnings = [], list(found.warnings)
     for name, samples in policies.items():
-        point, warning = _point(name, samples, prior, target, found)
+        point, of_point = _point(name, samples, prior, target, found)
         points.append(point)
-        warnings += [warning] if warning else []
+        warnings += of_point
     return Comparison(found, tuple(points), tuple(warnings))
 
 
@@ -135,9 +152,58 @@ def _check(name: str, samples: Samples) -> None:
         raise ValueError(f"policy {name} lacks the column{'s' * (len(missing) > 1)} {' and '.join(missing)}")
 
 
+def _is_own(prior: Samples) -> bool:
+    """Whether there are no log-probs but the prior's own, be it as those of the policy that drew its samples."""
+    if prior.policy_logprobs is None or prior.prior_logprobs is None:
+        return True
+    own, others = sequence_logprobs(prior.prior_logprobs), sequence_logprobs(prior.policy_logprobs)
+    return float(np.median(_differences(own, others, prior.completions.lengths))) <= DIFFERENT
+
+
+def _check_same_models(name: str, samples: Samples, prior: Samples) -> None:
+    """Refuse log-probs that disagree on the completions that are in both samples."""
+    for column in ("prior_logprobs", "policy_logprobs"):
+        of_prior = getattr(prior, column)
+        if of_prior is None:
+            continue
+        known = dict(zip(_rows(prior), sequence_logprobs(of_prior).tolist(), strict=True))
+        rows, others = _shared(samples, known)
+        mine = sequence_logprobs(getattr(samples, column))[rows]
+        differences = _differences(mine, others, samples.completions.lengths[rows])
+        if len(rows) and np.median(differences) > DIFFERENT:
+            worst = int(differences.argmax())
+            raise ValueError(
+                f"policy {name}: the {column} of completion {rows[worst]} sum to {mine[worst]:.4g}, those of the same "
+                f"completion among the prior's samples to {others[worst]:.4g}, and they differ in most of the "
+                f"{len(rows)} that are in both: they are of different models, or of other sampling settings. Score "
+                "both with the same model"
+            )
+
+
+def _rows(samples: Samples) -> Iterator[tuple[bytes, bytes]]:
+    """Prompt and completion of each, to find the same again."""
+    prompts = [row.tobytes() for row in samples.prompts]
+    return ((prompts[p], row.tobytes()) for p, row in zip(samples.group_of.tolist(), samples.completions, strict=True))
+
+
+def _shared(samples: Samples, known: dict[tuple[bytes, bytes], float]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Which completions are known, and what of each is known."""
+    shared = [(i, known[row]) for i, row in enumerate(_rows(samples)) if row in known]
+    return np.array([i for i, _ in shared], np.int64), np.array([value for _, value in shared])
+
+
+def _differences(
+    some: NDArray[np.float64], others: NDArray[np.float64], lengths: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """How far log-probs of completions are apart, in nats per token; the same infinities are not."""
+    with np.errstate(invalid="ignore"):
+        differences: NDArray[np.float64] = np.where(some == others, 0.0, np.abs(some - others)) / lengths
+    return differences
+
+
 def _point(
     name: str, samples: Samples, prior: Samples, target: Tilt | None, found: Prototype
-) -> tuple[PolicyPoint, str | None]:
+) -> tuple[PolicyPoint, list[str]]:
     assert samples.rewards is not None  # `_check` has seen them
     assert prior.rewards is not None
     reward, reward_interval = with_interval(samples.rewards, samples.groups)
@@ -149,6 +215,9 @@ def _point(
     against = target if target is not None else None if beta is None else Tilt(beta)
     report = None if against is None else evaluate(samples, against)
     gap = None if report is None else report.target
+    bounds = None if gap is None or gap.elbo is None or gap.eubo is None else (gap.elbo, gap.eubo)
+    log_z = None if against is None else compare_log_z(prior, samples, against)
+    warnings = [text for text in (warning, _disagreement(name, against, log_z)) if text]
     return (
         PolicyPoint(
             name=name,
@@ -160,11 +229,23 @@ def _point(
             efficiency=efficiency,
             efficiency_interval=interval,
             target=against,
+            log_z=log_z,
+            log_z_bounds=bounds,
             inference_gap=None if gap is None else gap.inference_gap,
             inference_gap_interval=None if gap is None else gap.inference_gap_interval,
             excess_collapse=() if report is None else report.excess_collapse,
         ),
-        warning,
+        warnings,
+    )
+
+
+def _disagreement(name: str, target: Tilt | None, log_z: LogZ | None) -> str | None:
+    if log_z is None or log_z.agree:
+        return None
+    return (
+        f"{name}: log Z of {target} is {log_z.prior.value:.3g} by the prior's samples and {log_z.policy.value:.3g} by "
+        f"its own, {log_z.difference:.1f} standard errors apart. One of them misses where the target is: raise beta, "
+        "or draw more of both."
     )
 
 
@@ -212,17 +293,13 @@ def _difference(
     value: float, of_policy: NDArray[np.float64], samples: Samples, of_prior: NDArray[np.float64], prior: Samples
 ) -> tuple[Estimate, Interval]:
     """Return a value with the error and the interval of the difference of two means of influence values."""
-    if len(samples.prompts) > 1 and _are_equal(samples.prompts, prior.prompts):
+    if len(samples.prompts) > 1 and samples.has_same_prompts(prior):
         residuals = _residuals(of_policy, samples) - _residuals(of_prior, prior)
         return with_interval(value + len(residuals) * residuals, np.arange(len(residuals) + 1))
     errors = clustered_mean(of_policy, samples.groups).stderr, clustered_mean(of_prior, prior.groups).stderr
     stderr = float(np.hypot(*errors))
     assumes = "both sets of samples are many and independent of each other (normal)"
     return Estimate(value, stderr), Interval(value - NORMAL * stderr, value + NORMAL * stderr, assumes)
-
-
-def _are_equal(some: Ragged, others: Ragged) -> bool:
-    return np.array_equal(some.offsets, others.offsets) and np.array_equal(some.values, others.values)
 
 
 def _residuals(values: NDArray[np.float64], samples: Samples) -> NDArray[np.float64]:

@@ -50,6 +50,9 @@ class TargetReport:
         Largest over prompts; -inf if no prompt's weights have a tail, NaN if no prompt has completions enough to tell.
     elbo
         E_policy[log_potential] - KL(policy‖prior), a lower bound of log Z; `None` if the samples came from the prior.
+    eubo
+        E_target[log(target / policy)] by importance weights = log Z + KL(target‖policy), an upper bound of log Z as
+        `elbo` is a lower one; `None` with it.
     inference_gap
         log Z - elbo = KL(policy‖target), each prompt's subtracted before averaging; `None` with `elbo`.
     inference_gap_interval
@@ -70,6 +73,7 @@ class TargetReport:
     ess: float
     pareto_k: float
     elbo: Estimate | None
+    eubo: Estimate | None
     inference_gap: Estimate | None
     inference_gap_interval: Interval | None
     forward_kl: KlEstimate | None
@@ -121,9 +125,10 @@ def assess(
     # Influence values: their means over a prompt are its log Z, their spread is its Monte Carlo error.
     log_z = (weights.log_z - bias_of_log_mean(relative, samples.groups))[samples.group_of] + (relative - 1.0)
     elbo = log_potential - (policy - prior) if proposal == "policy" else None
-    forward = estimate_forward(samples, log_potential, target=str(target)) if proposal == "policy" else None
-    reward = _reward(samples, samples.rewards, relative)
-    return _report(samples, target, weights, log_z, elbo, reward, forward), weights
+    eubo = None if elbo is None else _weighted_mean(samples, elbo, relative)
+    forward = None if elbo is None else estimate_forward(samples, log_potential, target=str(target))
+    reward = _weighted_mean(samples, samples.rewards, relative)
+    return _report(samples, target, weights, log_z, elbo, eubo, reward, forward), weights
 
 
 def _log_probs(samples: Samples) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -147,6 +152,7 @@ def _report(
     weights: Importance,
     log_z: NDArray[np.float64],
     elbo: NDArray[np.float64] | None,
+    eubo: Estimate | None,
     reward: Estimate,
     forward: KlEstimate | None,
 ) -> TargetReport:
@@ -164,6 +170,7 @@ def _report(
         ess=float(weights.ess.sum()),
         pareto_k=float(k.max()) if len(k) else np.nan,
         elbo=elbo_mean,
+        eubo=eubo,
         inference_gap=gap,
         inference_gap_interval=interval,
         forward_kl=forward,
@@ -172,12 +179,12 @@ def _report(
     )
 
 
-def _reward(samples: Samples, rewards: NDArray[np.float64], relative: NDArray[np.float64]) -> Estimate:
-    """E_target[r] by self-normalised weights, which are relative to equal ones."""
+def _weighted_mean(samples: Samples, values: NDArray[np.float64], relative: NDArray[np.float64]) -> Estimate:
+    """E_target[values] by self-normalised weights, which are relative to equal ones."""
     sizes, group_of = np.diff(samples.groups), samples.group_of
-    weighted = relative * np.where(relative > 0, rewards, 0.0)
+    weighted = relative * np.where(relative > 0, values, 0.0)
     means = np.add.reduceat(weighted, samples.groups[:-1]) / sizes
-    bias = bias_of_weighted_mean(relative, rewards, samples.groups)
+    bias = bias_of_weighted_mean(relative, values, samples.groups)
     influence = weighted + (1.0 - relative) * means[group_of] - bias[group_of]
     kept = np.add.reduceat(relative, samples.groups[:-1]) > 0
     return clustered_mean(influence[kept[group_of]], np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes[kept])]))

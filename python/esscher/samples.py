@@ -116,6 +116,18 @@ class Samples:
             **{name: _take(column, rows) for name, column in columns.items()},
         )
 
+    def has_same_prompts(self, other: Samples) -> bool:
+        """Whether another has the same prompts in the same order, so that what is known of each can be paired.
+
+        Examples
+        --------
+        >>> samples = Samples(Ragged.from_rows([[1], [2]]), Ragged.from_rows([[7], [8]]), [0, 1, 2])
+        >>> samples.has_same_prompts(samples), samples.has_same_prompts(samples.take_prompts([1, 0]))
+        (True, False)
+        """
+        mine, others = self.prompts, other.prompts
+        return np.array_equal(mine.offsets, others.offsets) and np.array_equal(mine.values, others.values)
+
     def __len__(self) -> int:
         return len(self.completions)
 

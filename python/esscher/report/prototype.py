@@ -69,6 +69,19 @@ class PolicyRow(NamedTuple):
     excess: str
 
 
+class LogZRow(NamedTuple):
+    """log Z of a policy's target, by every way that there is."""
+
+    name: str
+    target: str
+    lower: str
+    prior: str
+    policy: str
+    both: str
+    upper: str
+    agree: str
+
+
 class DiversityRow(NamedTuple):
     """Diversity of the target at one beta."""
 
@@ -127,6 +140,24 @@ def policy_rows(policies: Sequence[PolicyPoint]) -> tuple[PolicyRow, ...]:
     )
 
 
+def log_z_rows(policies: Sequence[PolicyPoint]) -> tuple[LogZRow, ...]:
+    """Return log Z of the target of each policy that has one."""
+    return tuple(
+        LogZRow(
+            policy.name,
+            str(policy.target),
+            _bound(policy, 0),
+            digits.estimate(policy.log_z.prior),
+            digits.estimate(policy.log_z.policy),
+            _or_unknown(policy.log_z.both),
+            _bound(policy, 1),
+            "yes" if policy.log_z.agree else f"no, {policy.log_z.difference:.1f} standard errors apart",
+        )
+        for policy in policies
+        if policy.log_z is not None
+    )
+
+
 def diversity_names(found: Prototype) -> tuple[str, ...]:
     """Return what the columns of `diversity_rows` are."""
     return tuple(metric.metric for metric in found.diversity[0].metrics)
@@ -149,6 +180,8 @@ def print_comparison(found: Comparison, console: Console | None = None) -> None:
     targets = dict.fromkeys(str(policy.target) for policy in found.policies if policy.target is not None)
     against = "the target of the same KL" if len(targets) > 1 else next(iter(targets), "no target")
     console.print(Text(f"  Gap (nats) and excess of distinct-2 are against {against}.", "dim"))
+    if any(policy.log_z is not None for policy in found.policies):
+        _section(console, "log Z of these targets, nats: by whose samples?", _log_z(found.policies))
     console.print()
     print_prototype(replace(found.prototype, warnings=found.warnings), console)
 
@@ -191,10 +224,26 @@ def _policy(policy: PolicyPoint) -> Json:
         "reachable": _estimate(policy.reachable),
         "efficiency": _estimate(policy.efficiency, policy.efficiency_interval),
         "target": None if policy.target is None else str(policy.target),
+        "log_z": _log_z_record(policy),
         "inference_gap": _estimate(policy.inference_gap, policy.inference_gap_interval),
         "excess_collapse": {
             excess.metric: _estimate(excess.within, excess.interval) for excess in policy.excess_collapse
         },
+    }
+
+
+def _log_z_record(policy: PolicyPoint) -> Json | None:
+    if policy.log_z is None:
+        return None
+    lower, upper = policy.log_z_bounds or (None, None)
+    return {
+        "prior": _estimate(policy.log_z.prior),
+        "policy": _estimate(policy.log_z.policy),
+        "both": _estimate(policy.log_z.both),
+        "elbo": _estimate(lower),
+        "eubo": _estimate(upper),
+        "difference": _number(policy.log_z.difference),
+        "agree": policy.log_z.agree,
     }
 
 
@@ -315,8 +364,20 @@ def _policies(policies: Sequence[PolicyPoint]) -> Table:
     return table
 
 
+def _log_z(policies: Sequence[PolicyPoint]) -> Table:
+    table = _grid("policy", "ELBO", "by prior's", "by policy's", "by both", "EUBO", "agree")
+    for row in log_z_rows(policies):
+        cells = (row.lower, row.prior, row.policy, row.both, row.upper)
+        table.add_row(Text(row.name), *(Text(cell, "cyan") for cell in cells), Text(row.agree))
+    return table
+
+
 def _or_unknown(estimate: Estimate | None) -> str:
     return "not known" if estimate is None else digits.estimate(estimate)
+
+
+def _bound(policy: PolicyPoint, which: int) -> str:
+    return "not known" if policy.log_z_bounds is None else digits.number(policy.log_z_bounds[which].value)
 
 
 def _percent(share: Estimate) -> str:

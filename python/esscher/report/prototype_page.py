@@ -17,6 +17,7 @@ from esscher.report.prototype import (
     diversity_rows,
     footnote,
     frontier_rows,
+    log_z_rows,
     policy_rows,
 )
 
@@ -67,6 +68,7 @@ def write_prototype_page(
         cards=_cards(found),
         picture=charts.svg(frontier_chart(found, policies)),
         policies=policy_rows(policies),
+        log_z=log_z_rows(policies),
         frontier=frontier_rows(found),
         prior=digits.estimate(found.frontier.prior_reward),
         best=best_rows(found),

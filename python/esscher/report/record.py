@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from esscher.posterior import TargetReport
 
 Json = dict[str, Any]
-TARGET_ESTIMATES = ("log_z", "reward", "elbo", "inference_gap", "objective", "objective_bound")
+TARGET_ESTIMATES = ("log_z", "reward", "elbo", "eubo", "inference_gap", "objective", "objective_bound")
 
 
 def to_dict(report: Report, *, per_completion: bool = False) -> Json:
@@ -33,8 +33,8 @@ def to_dict(report: Report, *, per_completion: bool = False) -> Json:
     ``prior_perplexity``  number or null
     ``entropy``           number or null, nats a token
     ``target``            null or ``{target, proposal, ess, pareto_k}`` with ``log_z``,
-                          ``reward``, ``elbo``, ``inference_gap``, ``objective`` and
-                          ``objective_bound``, each ``{value, stderr}`` or null
+                          ``reward``, ``elbo``, ``eubo``, ``inference_gap``, ``objective``
+                          and ``objective_bound``, each ``{value, stderr}`` or null
     ``diversity``         by metric: ``{within: {value, stderr}, interval, left_out, across}``
     ``target_diversity``  the same under the target
     ``excess_collapse``   diversity minus target_diversity

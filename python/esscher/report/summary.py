@@ -177,8 +177,7 @@ def _target_rows(target: TargetReport, counts: Counts) -> list[Row]:
         [
             ("objective J", target.objective, "E[reward] - beta KL(policy‖prior)"),
             ("its bound, beta log Z", target.objective_bound, "the J of the best policy there is"),
-            ("lower bound of log Z", None if target.objective else target.elbo, "nats (ELBO)"),
-            ("log Z", target.log_z, "nats"),
+            ("log Z", target.log_z, f"nats{_bounds(target)}"),
             ("inference gap", target.inference_gap, f"nats, KL(policy‖target){_range(target.inference_gap_interval)}"),
             ("the other way round", _forward(target), f"nats, KL(target‖policy){_forward_range(target)}"),
             ("reward under the target", target.reward, "what reaching the target gives"),
@@ -203,6 +202,12 @@ def _excess_rows(report: Report) -> list[Row]:
         for excess in report.excess_collapse
         if not math.isnan(excess.within.value)
     ]
+
+
+def _bounds(target: TargetReport) -> str:
+    if target.elbo is None or target.eubo is None:
+        return ""
+    return f"; between {number(target.elbo.value)} (ELBO) and {number(target.eubo.value)} (EUBO, by weights)"
 
 
 def _forward(target: TargetReport) -> Estimate | None:

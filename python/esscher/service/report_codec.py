@@ -160,6 +160,7 @@ def _encode_target_report(target: TargetReport) -> report_pb2.TargetReport:
         ess=target.ess,
         pareto_k=target.pareto_k,
         elbo=_encode_estimate(target.elbo),
+        eubo=_encode_estimate(target.eubo),
         inference_gap=_encode_estimate(target.inference_gap),
         inference_gap_interval=(
             None if target.inference_gap_interval is None else _encode_interval(target.inference_gap_interval)
@@ -179,6 +180,7 @@ def _decode_target_report(target: report_pb2.TargetReport) -> TargetReport:
         ess=target.ess,
         pareto_k=target.pareto_k,
         elbo=_decode_optional_estimate(target, "elbo"),
+        eubo=_decode_optional_estimate(target, "eubo"),
         inference_gap=_decode_optional_estimate(target, "inference_gap"),
         inference_gap_interval=(
             _decode_interval(target.inference_gap_interval) if target.HasField("inference_gap_interval") else None

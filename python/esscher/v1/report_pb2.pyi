@@ -127,7 +127,7 @@ class Ngram(_message.Message):
     def __init__(self, token_ids: _Optional[_Iterable[int]] = ..., count: _Optional[int] = ...) -> None: ...
 
 class TargetReport(_message.Message):
-    __slots__ = ("target", "proposal", "log_z", "reward", "ess", "pareto_k", "elbo", "inference_gap", "objective", "objective_bound", "inference_gap_interval", "forward_kl")
+    __slots__ = ("target", "proposal", "log_z", "reward", "ess", "pareto_k", "elbo", "inference_gap", "objective", "objective_bound", "inference_gap_interval", "forward_kl", "eubo")
     TARGET_FIELD_NUMBER: _ClassVar[int]
     PROPOSAL_FIELD_NUMBER: _ClassVar[int]
     LOG_Z_FIELD_NUMBER: _ClassVar[int]
@@ -140,6 +140,7 @@ class TargetReport(_message.Message):
     OBJECTIVE_BOUND_FIELD_NUMBER: _ClassVar[int]
     INFERENCE_GAP_INTERVAL_FIELD_NUMBER: _ClassVar[int]
     FORWARD_KL_FIELD_NUMBER: _ClassVar[int]
+    EUBO_FIELD_NUMBER: _ClassVar[int]
     target: str
     proposal: _target_pb2.Proposal
     log_z: Estimate
@@ -152,7 +153,8 @@ class TargetReport(_message.Message):
     objective_bound: Estimate
     inference_gap_interval: Interval
     forward_kl: KlEstimate
-    def __init__(self, target: _Optional[str] = ..., proposal: _Optional[_Union[_target_pb2.Proposal, str]] = ..., log_z: _Optional[_Union[Estimate, _Mapping]] = ..., reward: _Optional[_Union[Estimate, _Mapping]] = ..., ess: _Optional[float] = ..., pareto_k: _Optional[float] = ..., elbo: _Optional[_Union[Estimate, _Mapping]] = ..., inference_gap: _Optional[_Union[Estimate, _Mapping]] = ..., objective: _Optional[_Union[Estimate, _Mapping]] = ..., objective_bound: _Optional[_Union[Estimate, _Mapping]] = ..., inference_gap_interval: _Optional[_Union[Interval, _Mapping]] = ..., forward_kl: _Optional[_Union[KlEstimate, _Mapping]] = ...) -> None: ...
+    eubo: Estimate
+    def __init__(self, target: _Optional[str] = ..., proposal: _Optional[_Union[_target_pb2.Proposal, str]] = ..., log_z: _Optional[_Union[Estimate, _Mapping]] = ..., reward: _Optional[_Union[Estimate, _Mapping]] = ..., ess: _Optional[float] = ..., pareto_k: _Optional[float] = ..., elbo: _Optional[_Union[Estimate, _Mapping]] = ..., inference_gap: _Optional[_Union[Estimate, _Mapping]] = ..., objective: _Optional[_Union[Estimate, _Mapping]] = ..., objective_bound: _Optional[_Union[Estimate, _Mapping]] = ..., inference_gap_interval: _Optional[_Union[Interval, _Mapping]] = ..., forward_kl: _Optional[_Union[KlEstimate, _Mapping]] = ..., eubo: _Optional[_Union[Estimate, _Mapping]] = ...) -> None: ...
 
 class PerCompletion(_message.Message):
     __slots__ = ("lengths", "rewards", "kl", "log_weights", "prompts")

@@ -1,0 +1,157 @@
+"""Estimates of log Z from the prior's samples, from the policy's, and from both, and whether they agree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from esscher.divergence import sequence_logprobs
+from esscher.estimate import Estimate, bias_of_log_mean, clustered_mean
+from esscher.inference.bounds import agreement
+from esscher.inference.bridge import mixture_log_z
+from esscher.inference.importance import importance
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from esscher.ragged import Offsets
+    from esscher.samples import Samples
+    from esscher.target import Target
+
+
+@dataclass(frozen=True)
+class LogZ:
+    """log Z of one target by every way that samples of prior and policy allow: means over prompts, in nats.
+
+    Where both have the same prompts, in the same order, errors are those of drawing completions of these; otherwise
+    they are clustered by prompt.
+
+    Attributes
+    ----------
+    prior
+        From the prior's samples, by ``w = exp(log_potential)``.
+    policy
+        From the policy's samples, by ``w = prior exp(log_potential) / policy``.
+    both
+        From both, as draws of their mixture (see `mixture_log_z`); `None` unless they have the same prompts and the
+        prior's samples have `policy_logprobs` beside `prior_logprobs`.
+    difference
+        What lies between `prior` and `policy`, in standard errors of the difference.
+    agree
+        Whether that is no more than 3: more means that one of them misses where the weight is.
+    """
+
+    prior: Estimate
+    policy: Estimate
+    both: Estimate | None
+    difference: float
+    agree: bool
+
+
+class _OfPrompts(NamedTuple):
+    """log Z of each prompt and its standard error [P]."""
+
+    log_z: NDArray[np.float64]
+    stderr: NDArray[np.float64]
+
+
+def compare_log_z(prior: Samples, policy: Samples, target: Target) -> LogZ:
+    """Estimate log Z of a target from samples of the prior and of a policy, and say whether they agree.
+
+    Parameters
+    ----------
+    prior
+        Completions of the prior with `rewards`; with `prior_logprobs` and `policy_logprobs` they can be taken together
+        with the policy's.
+    policy
+        Completions of the policy with `rewards`, `policy_logprobs` and `prior_logprobs`.
+    target
+        The target, of rewards alone.
+
+    Raises
+    ------
+    ValueError
+        If samples lack a column, or a completion is impossible under what drew it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from esscher import Ragged, Samples, Tilt
+    >>> def drawn(tokens):
+    ...     rows = Ragged.from_rows([[token] for token in tokens])
+    ...     policy, prior = (Ragged.from_rows([[x] for x in np.log(p)[tokens]]) for p in ([0.2, 0.8], [0.5, 0.5]))
+    ...     return Samples(Ragged.from_rows([[0]]), rows, [0, len(tokens)], policy, prior, rewards=tokens)
+    >>> found = compare_log_z(drawn([0] * 5 + [1] * 5), drawn([0] * 2 + [1] * 8), Tilt(1.0))  # log((1 + e) / 2) = 0.62
+    >>> [round(estimate.value, 3) for estimate in (found.prior, found.policy, found.both)], found.agree
+    ([0.631, 0.622, 0.621], True)
+    """
+    of_prior = _of_prompts(target.log_potential(_rewards("prior", prior)), prior.groups)
+    log_ratios = _log_prob("policy", policy, "prior_logprobs") - _log_prob("policy", policy, "policy_logprobs")
+    of_policy = _of_prompts(target.log_potential(_rewards("policy", policy)) + log_ratios, policy.groups)
+    both = None
+    if prior.has_same_prompts(policy):
+        sizes = np.diff(policy.groups)
+        by_prior, by_policy = (_given_prompts(each, sizes) for each in (of_prior, of_policy))
+        if prior.policy_logprobs is not None and prior.prior_logprobs is not None:
+            both = _given_prompts(_of_both(prior, policy, target), sizes)
+    else:
+        by_prior, by_policy = _over_prompts(of_prior, prior), _over_prompts(of_policy, policy)
+    # Where nothing has weight there is no standard error, and an estimate says nothing.
+    errors = [stderr if np.isfinite(stderr) else np.inf for _, stderr in (by_prior, by_policy)]
+    largest, agrees = agreement([by_prior.value, by_policy.value], errors)
+    return LogZ(by_prior, by_policy, both, float(largest), bool(agrees))
+
+
+def _rewards(name: str, samples: Samples) -> NDArray[np.float64]:
+    if samples.rewards is None:
+        raise ValueError(f"{name} has no rewards: a target is made of them")
+    return samples.rewards
+
+
+def _log_prob(name: str, samples: Samples, column: str) -> NDArray[np.float64]:
+    logprobs = getattr(samples, column)
+    if logprobs is None:
+        raise ValueError(f"{name} has no {column}: without, the weights of its samples are not known")
+    return sequence_logprobs(logprobs)
+
+
+def _of_prompts(log_ratios: NDArray[np.float64], groups: Offsets) -> _OfPrompts:
+    """Estimate from ``log(target / proposal)`` of the samples [N], less the bias of order 1/n."""
+    sizes = np.diff(groups)
+    weights = importance(log_ratios, np.zeros(len(log_ratios)), groups)
+    relative = np.exp(weights.log_weights) * np.repeat(sizes, sizes)
+    bias = bias_of_log_mean(relative, groups)
+    known = (sizes > 1) & np.isfinite(weights.log_z)
+    # The variance of the mean weight is 2n / (n - 1) times the bias of its log.
+    variance = np.where(known, -2 * bias * sizes / np.maximum(sizes - 1, 1), np.inf)
+    return _OfPrompts(weights.log_z - bias, np.sqrt(variance))
+
+
+def _of_both(prior: Samples, policy: Samples, target: Target) -> _OfPrompts:
+    parts = (prior, policy)
+    order = np.argsort(np.concatenate([part.group_of for part in parts]), kind="stable")
+    log_prior, log_policy = (
+        np.concatenate([_log_prob("prior", part, column) for part in parts])[order]
+        for column in ("prior_logprobs", "policy_logprobs")
+    )
+    log_potential = target.log_potential(np.concatenate([_rewards("prior", part) for part in parts]))[order]
+    from_policy = (np.arange(len(order)) >= len(prior))[order]
+    found = mixture_log_z(log_prior + log_potential, log_prior, log_policy, from_policy, prior.groups + policy.groups)
+    # The log of a noisy mean is on average too low by half its variance.
+    variance = np.where(np.isfinite(found.stderr), found.stderr, 0.0) ** 2
+    return _OfPrompts(found.log_z + variance / 2, found.stderr)
+
+
+def _given_prompts(of_prompts: _OfPrompts, sizes: NDArray[np.int64]) -> Estimate:
+    """Average over the very prompts that there are, by their numbers of completions."""
+    shares = sizes / sizes.sum()
+    return Estimate(float(shares @ of_prompts.log_z), float(np.sqrt(shares**2 @ of_prompts.stderr**2)))
+
+
+def _over_prompts(of_prompts: _OfPrompts, samples: Samples) -> Estimate:
+    """Average over prompts that stand for others."""
+    if len(samples.prompts) == 1:
+        return Estimate(float(of_prompts.log_z[0]), float(of_prompts.stderr[0]))
+    return clustered_mean(of_prompts.log_z[samples.group_of], samples.groups)
