@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from esscher.ragged import Offsets
 
+# Below it the log of n times a winner's probability changes no digit of the KL's term.
+RARE = -40.0
+
 
 class BestOfN(NamedTuple):
     """Winners of best-of-n in P groups.
@@ -239,9 +242,11 @@ def best_of_n_kl(log_prior_of_winners: ArrayLike, n: int) -> NDArray[np.float64]
             f"log_prior_of_winners[{wrong[0]}] is {log_e[wrong[0]]}: a winner has a finite log-prob of at most 0 under "
             "the prior that it was drawn from"
         )
-    kl = np.zeros(len(log_e))
-    uncertain = log_e < 0
-    kl[uncertain] = _kl_terms(log_e[uncertain], n)
+    # What is rare enough is as far from the prior as anything can be, and needs no exponential.
+    kl = np.full(len(log_e), best_of_n_kl_bound(n))
+    kl[log_e == 0] = 0.0
+    likely = (log_e < 0) & (log_e > RARE - np.log(n))
+    kl[likely] = _kl_terms(log_e[likely], n)
     return kl
 
 
