@@ -117,7 +117,7 @@ class Moments:
     """An exponential family over the prior: ``prior(x) exp(features(x) @ coefficients) / Z``.
 
     Of all distributions with the same mean features it is the nearest to the prior, in KL(target‖prior);
-    `esscher.solve.solve_moments` finds the coefficients that give the means one asks for.
+    `esscher.solve_moments` finds the coefficients that give the means one asks for.
 
     Parameters
     ----------
