@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -137,13 +138,13 @@ def estimators_chart() -> Any:
     color = alt.Color("kind:N", scale=alt.Scale(domain=["unbiased", "biased"], range=[UNBIASED, BIASED]), legend=None)
     y = alt.Y("name:N", sort=order, title=None, axis=alt.Axis(labelFontSize=13, labelColor=INK, ticks=False))
     x = alt.X("low:Q", title=KL_AXIS, scale=alt.Scale(domainMin=0), axis=alt.Axis(tickCount=6))
-    base = _chart(rows).encode(y=y, color=color)
-    rule = _chart([{"kl": kl}])
+    base = chart_of(rows).encode(y=y, color=color)
+    rule = chart_of([{"kl": kl}])
     line = rule.mark_rule(color=INK, strokeDash=[4, 3], strokeWidth=1.25).encode(x="kl:Q")
     label = rule.mark_text(text="the KL", color=INK, dy=-8, baseline="bottom").encode(x="kl:Q", y=alt.value(0))
     bars = base.mark_rule(strokeWidth=4, opacity=0.45).encode(x=x, x2="high:Q")
     dots = base.mark_circle(size=75, opacity=1).encode(x="mean:Q")
-    return _titled(
+    return titled(
         alt.layer(line, bars, dots, label).properties(width=430, height=alt.Step(28)),
         "What 64 completions make of the same KL",
         "Mean ± one standard error, computed exactly. Blue: right on average. Orange: not.",
@@ -162,9 +163,9 @@ def distance_chart() -> Any:
     y = alt.Y("error:Q", title="standard deviation / KL, of one completion", scale=heights, axis=ticks)
     palette = alt.Scale(domain=list(COLORS), range=list(COLORS.values()))
     color = alt.Color("name:N", scale=palette, legend=None)
-    lines = _chart(rows).mark_line(strokeWidth=2.5, clip=True).encode(x=x, y=y, color=color)
+    lines = chart_of(rows).mark_line(strokeWidth=2.5, clip=True).encode(x=x, y=y, color=color)
     layers = [lines, *(_label_on(rows, name, at).encode(x=x, y=y, color=color) for name, at in LABELLED_AT.items())]
-    return _titled(
+    return titled(
         alt.layer(*layers).properties(width=430, height=280),
         "k3 is steadier than k1 near the prior, and wilder far from it",
         "Computed exactly, for a policy that becomes ever sharper than its prior.",
@@ -175,15 +176,21 @@ def _label_on(rows: list[dict[str, Any]], name: str, at: tuple[float, int, int, 
     """Write a line's name beside its point nearest to a KL, so that no name covers another."""
     kl, dx, dy, align = at
     nearest = min((row for row in rows if row["name"] == name), key=lambda row: abs(np.log(row["kl"] / kl)))
-    return _chart([nearest]).mark_text(text=name, align=align, dx=dx, dy=dy, fontWeight=600)
+    return chart_of([nearest]).mark_text(text=name, align=align, dx=dx, dy=dy, fontWeight=600)
 
 
-def _chart(rows: list[dict[str, Any]]) -> Any:
+def chart_of(rows: list[dict[str, Any]]) -> Any:
+    """Make a chart of these rows."""
     return alt.Chart(alt.InlineData(rows))
 
 
-def _titled(chart: Any, title: str, subtitle: str) -> Any:
-    return chart.properties(title=alt.TitleParams(title, subtitle=subtitle, anchor="start", frame="group", offset=16))
+def titled(chart: Any, title: str, subtitle: str) -> Any:
+    """Put a title above the whole chart: the message, and under it what is shown."""
+    # In lines that are within the picture in wide fonts too.
+    lines = textwrap.wrap(title, 44), textwrap.wrap(subtitle, 64)
+    return chart.properties(
+        title=alt.TitleParams(lines[0], subtitle=lines[1], anchor="start", frame="group", offset=16)
+    )
 
 
 def svg(chart: Any) -> str:

@@ -213,11 +213,11 @@ def test_log_probs_of_other_models_are_refused(prior, policies, column):
     logprobs = POLICIES["much"].logprobs(prior.prompts, prior.completions, prior.groups)
     scored = replace(prior, policy_logprobs=logprobs)
     off = getattr(scored, column)
-    off = Ragged(off.values - 0.2 * np.random.default_rng(3).random(len(off.values)), off.offsets)
+    off = Ragged(off.values - 0.8 * np.random.default_rng(3).random(len(off.values)), off.offsets)
     with pytest.raises(ValueError, match=f"policy much: the {column} of completion .* different models"):
         compare(replace(scored, **{column: off}), {"much": policies["much"]})
     noisy = getattr(scored, column)
-    noisy = Ragged(noisy.values - 0.02 * np.random.default_rng(3).random(len(noisy.values)), noisy.offsets)
+    noisy = Ragged(noisy.values - 0.2 * np.random.default_rng(3).random(len(noisy.values)), noisy.offsets)
     compare(replace(scored, **{column: noisy}), {"much": policies["much"]})
 
 

@@ -22,6 +22,7 @@ from esscher.diversity import (
     unique_share,
     vendi_score,
 )
+from esscher.diversity.jackknife import bias_of_pairs
 from esscher.estimate import confidence_interval
 from strategies import groups_over, tokens
 
@@ -230,3 +231,42 @@ def test_subsamples_compare_within_and_across():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call(Ragged.from_rows([[1, 2], [3]]))
+
+
+@given(tokens(), st.data())
+def test_the_bias_of_pairs_is_that_of_leaving_each_completion_out(rows, data):
+    groups = data.draw(groups_over(len(rows)))
+    weights = np.array(data.draw(st.lists(st.sampled_from([0.5, 1.0, 2.5]), min_size=len(rows), max_size=len(rows))))
+    n = data.draw(st.integers(1, 3))
+    found = bias_of_pairs(rows, n, weights, np.array(groups))
+    for p, (start, stop) in enumerate(itertools.pairwise(groups)):
+        size = stop - start
+        if size < 4:  # of two that are left, each one's weight is half of all, and of fewer there are no pairs
+            continue
+        whole = distinct_of_two(rows, n, weights, range(start, stop))
+        without = [
+            distinct_of_two(rows, n, weights, [i for i in range(start, stop) if i != left])
+            for left in range(start, stop)
+        ]
+        expected = sum(whole if value is None else value for value in without) / size - whole if whole else 0.0
+        assert found[p] == pytest.approx((size - 1) * expected, abs=1e-9)
+
+
+def distinct_of_two(rows, n, weights, chosen):
+    """Different n-grams over all, of two completions; `None` if there are none."""
+    grams = {i: [tuple(rows[i][k : k + n]) for k in range(len(rows[i]) - n + 1)] for i in chosen}
+    pairs = list(itertools.combinations(chosen, 2))
+    different = sum(weights[i] * weights[j] * len({*grams[i], *grams[j]}) for i, j in pairs)
+    every = sum(weights[i] * weights[j] * (len(grams[i]) + len(grams[j])) for i, j in pairs)
+    return different / every if every else None
+
+
+def test_ids_of_any_size_have_their_bias():
+    """So large that two of them and the group do not fit into an integer."""
+    rng = np.random.default_rng(1)
+    small = Ragged.from_rows(rng.integers(0, 3, size=(12, 5)).tolist())
+    large = Ragged((small.values.astype(np.uint64) * 2**31 - (small.values == 2)).astype(np.uint32), small.offsets)
+    weights, groups = rng.random(12), np.array([0, 5, 12])
+    found = bias_of_pairs(large, 3, weights, groups)
+    assert found == pytest.approx(bias_of_pairs(small, 3, weights, groups), rel=1e-12)
+    assert (found != 0).all()

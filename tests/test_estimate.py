@@ -107,9 +107,9 @@ def test_the_quantiles_are_students():
     [
         (1, 1, "1 completion of one prompt, which says nothing of others: no interval"),
         (1, 3, "3 completions of one prompt, which say nothing of others, are independent and their means normal"),
-        (1, 30, "30 completions of one prompt, which say nothing of others, are independent (studentised bootstrap)"),
+        (1, 30, "30 completions of one prompt, which say nothing of others, are independent (the wider of"),
         (4, 2, "4 prompts are independent and their means normal (Student t)"),
-        (5, 1, "5 prompts are independent (studentised bootstrap)"),
+        (5, 1, "5 prompts are independent (the wider of"),
         (201, 1, "201 prompts are independent (normal)"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from statistics import NormalDist
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -21,6 +22,8 @@ FEWEST_RESAMPLED, MANY, MOST_RESAMPLED, SKEWED = 5, 200, 2000, 0.02
 ROUNDS, SEED = 1000, 0
 # A standard error this small beside its value is what rounding leaves of 0.
 ROUNDING = 1e-13
+# How often the largest Pareto k of many prompts may be taken for more than chance makes of it.
+CHANCE = 0.01
 # Squares of numbers between them neither vanish nor overflow, nor do sums of as many as there can be.
 TINY, HUGE = 1e-140, 1e140
 
@@ -82,8 +85,9 @@ def confidence_interval(
 ) -> Interval:
     """Return the 95 % interval of a mean, or of a ratio as in `clustered_ratio`, clustered by prompt.
 
-    From 5 to 200 prompts, and to 2000 where they are skewed, by `bootstrap_t`, which stays nearer to its level then;
-    with more, by the normal quantile; with fewer, by Student's, which needs the prompts' means to be normal. With a
+    From 5 to 200 prompts, and to 2000 where they are skewed, the wider at each end of `bootstrap_t`, which follows
+    skewness, and Student's t, which is the safer one where few prompts make the mean; with more, by the normal
+    quantile; with fewer, by Student's, which needs the prompts' means to be normal. With a
     single prompt its completions are the independent draws, and the interval says nothing of other prompts. Where none
     differs from the others the interval has no width, which says no more than that.
 
@@ -191,18 +195,27 @@ def student_interval(
 def bias_of_log_mean(relative: NDArray[np.float64], groups: Offsets) -> NDArray[np.float64]:
     """Return the bias of the log of each prompt's mean weight [P], from its weights relative to that mean [N].
 
-    To the first order it is ``-variance / 2n``: the log of a noisy mean is on average too low (Jensen).
+    The log of a noisy mean is on average too low (Jensen). By the jackknife, with x the share of each weight in their
+    sum: ``(n - 1) / n * sum(log(1 - x) - log(1 - 1/n))``. Beyond x = 1/2 the logarithm goes on as its tangent, so that
+    a weight that is nearly all there is does not decide.
+
+    References
+    ----------
+    Quenouille, "Notes on bias in estimation", Biometrika 1956.
 
     Examples
     --------
     >>> import numpy as np
-    >>> bias_of_log_mean(np.array([0.5, 1.5]), np.array([0, 2]))
-    array([-0.0625])
+    >>> bias_of_log_mean(np.array([0.5, 1.0, 1.5]), np.array([0, 3])).round(4)
+    array([-0.043])
     """
     sizes = np.diff(groups)
-    squares = np.add.reduceat(relative * relative, groups[:-1]) / sizes
-    bias: NDArray[np.float64] = -np.maximum(squares - 1.0, 0.0) / (2 * sizes)
-    return bias
+    n = np.repeat(sizes, sizes)
+    x = relative / n
+    beyond = np.maximum(x - 0.5, 0.0)
+    terms = np.log1p(-np.minimum(x, 0.5)) - 2 * beyond - np.log1p(-1.0 / np.maximum(n, 2))
+    bias: NDArray[np.float64] = (sizes - 1) / np.maximum(sizes, 1) * _sums(terms, groups)
+    return np.minimum(bias, 0.0)
 
 
 def bias_of_weighted_mean(
@@ -210,20 +223,27 @@ def bias_of_weighted_mean(
 ) -> NDArray[np.float64]:
     """Return the bias of each prompt's self-normalised mean [P], from weights relative to their mean and values [N].
 
-    To the first order it is ``-mean(u^2 (x - mean(u x))) / n``: the values of heavy weights are drawn too rarely, and
-    count too much when they are. Values of weight 0 do not count, whatever they are.
+    Values of heavy weights are drawn too rarely, and count too much when they are. By the jackknife, with x the share
+    of each weight in their sum: ``-(n - 1) / n * sum(x (v - mean) / (1 - x))``. Values of weight 0 do not count,
+    whatever they are.
+
+    References
+    ----------
+    Quenouille, "Notes on bias in estimation", Biometrika 1956.
 
     Examples
     --------
     >>> import numpy as np
-    >>> bias_of_weighted_mean(np.array([0.5, 1.5]), np.array([0.0, 1.0]), np.array([0, 2]))
-    array([-0.09375])
+    >>> bias_of_weighted_mean(np.array([0.5, 1.0, 1.5]), np.array([0.0, 1.0, 2.0]), np.array([0, 3])).round(4)
+    array([-0.1556])
     """
     sizes = np.diff(groups)
     values = np.where(relative > 0, values, 0.0)
-    means = np.add.reduceat(relative * values, groups[:-1]) / sizes
-    products = relative * relative * (values - np.repeat(means, sizes))
-    bias: NDArray[np.float64] = -np.add.reduceat(products, groups[:-1]) / sizes / sizes
+    means = _sums(relative * values, groups) / np.maximum(sizes, 1)
+    x = relative / np.repeat(sizes, sizes)
+    # One weight that is all there is leaves nothing to be biased towards.
+    terms = np.divide(x * (values - np.repeat(means, sizes)), 1.0 - x, out=np.zeros(len(x)), where=x < 1 - ROUNDING)
+    bias: NDArray[np.float64] = -(sizes - 1) / np.maximum(sizes, 1) * _sums(terms, groups)
     return bias
 
 
@@ -240,6 +260,50 @@ def trusted_pareto_k(n: int) -> float:
     (0.5, 0.7)
     """
     return min(1.0 - 1.0 / float(np.log10(n)), 0.7) if n > 1 else -np.inf
+
+
+def count_heavy(pareto_k: NDArray[np.float64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return in how many prompts Pareto k is above what is to be trusted; 0 where that may be chance.
+
+    k is itself an estimate, with an error of about ``(1 + k) / sqrt(tail)``: of many prompts some are always above. It
+    is no chance if more than half of the prompts that have a k are, or if one is by so many of its errors that among as
+    many prompts only one time in 100 the largest would be.
+
+    Parameters
+    ----------
+    pareto_k
+        Tail shape of each prompt's weights [P, ...]; NaN where there is none.
+    sizes
+        Each prompt's number of weights [P].
+
+    Returns
+    -------
+    The numbers, in the shape of `pareto_k` without its first axis.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> few, most, one = [0.6, 0.2, 0.1], [0.6, 0.6, 0.1], [1.9, 0.2, 0.1]
+    >>> count_heavy(np.transpose([few, most, one]), np.full(3, 100))
+    array([0, 2, 1])
+    """
+    per_prompt = (-1, *[1] * (pareto_k.ndim - 1))
+    known_sizes, which = np.unique(sizes, return_inverse=True)
+    good = np.array([trusted_pareto_k(n) for n in known_sizes.tolist()])[which].reshape(per_prompt)
+    tails = np.where(sizes > 225, 3 * np.sqrt(sizes), sizes / 5).reshape(per_prompt)
+    reach = NormalDist().inv_cdf(1 - CHANCE / max(len(sizes), 1))
+    # NaN is above nothing.
+    heavy = (pareto_k > good).sum(axis=0)
+    beyond_chance = (pareto_k > good + reach * (1 + np.maximum(good, 0.0)) / np.sqrt(tails)).any(axis=0)
+    counts: NDArray[np.int64] = np.where(beyond_chance | (2 * heavy > (~np.isnan(pareto_k)).sum(axis=0)), heavy, 0)
+    return counts
+
+
+def _sums(values: NDArray[np.float64], groups: Offsets) -> NDArray[np.float64]:
+    """Sum over each prompt, of which some may be empty."""
+    sums: NDArray[np.float64] = np.add.reduceat(np.append(values, 0.0), groups[:-1])
+    sums[np.diff(groups) == 0] = 0.0
+    return sums
 
 
 class _Sums(NamedTuple):
@@ -294,12 +358,15 @@ def _interval(sums: _Sums) -> Interval:
         return Interval(value, value, f"{sums.draws} are all alike, which does not show how others would differ")
     if clusters > MANY and (clusters > MOST_RESAMPLED or _skewness(sums.residuals) ** 2 <= SKEWED * clusters):
         return Interval(value - NORMAL * stderr, value + NORMAL * stderr, f"{sums.draws} are independent (normal)")
+    reach = _student(clusters - 1) * stderr
     if clusters >= FEWEST_RESAMPLED:
         low, high = _resampled_t(sums, ROUNDS, None)
         if np.isfinite([low, high]).all():
-            return Interval(low, high, f"{sums.draws} are independent (studentised bootstrap)")
+            low, high = min(low, value - reach), max(high, value + reach)
+            return Interval(
+                low, high, f"{sums.draws} are independent (the wider of studentised bootstrap and Student t)"
+            )
     # Also where most are alike, and many resamples have no error.
-    reach = _student(clusters - 1) * stderr
     return Interval(value - reach, value + reach, f"{sums.draws} are independent and their means normal (Student t)")
 
 

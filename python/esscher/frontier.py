@@ -9,7 +9,7 @@ import numpy as np
 
 from esscher import _core
 from esscher.divergence.forward import NEARLY_EQUAL
-from esscher.estimate import Estimate, clustered_mean, student_interval, trusted_pareto_k, with_interval
+from esscher.estimate import Estimate, clustered_mean, count_heavy, student_interval, with_interval
 from esscher.inference.columns import as_column
 from esscher.ragged import as_groups
 
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 # within prompts, from where the target hardly differs from the prior to where few samples carry it.
 BETAS, HIGHEST, LOWEST = 64, 30.0, 0.03
 # What the frontier must rest on to be trusted: so many effective samples a prompt, as the correction leaves a bias of
-# higher order; so many in all, as intervals know little of skewness; and a Pareto k that is good in all but this share
-# of the prompts.
-A_PROMPT, IN_ALL, MAY_FAIL = 8, 50, 0.1
+# higher order; so many in all, as intervals know little of skewness; and tails of the weights that are light.
+A_PROMPT, IN_ALL = 8, 50
+# So many prompts times betas are worked on at a time.
+CELLS = 1 << 18
 
 
 class Curve(NamedTuple):
@@ -59,8 +60,7 @@ class Frontier:
     ess
         Effective sample size, summed over prompts [B].
     pareto_k
-        Tail shape of the weights [B]: of the prompt at the 90 % quantile, with few prompts the largest; NaN where no
-        prompt has samples enough to tell.
+        Tail shape of the weights [B], the median over prompts; NaN where no prompt has samples enough to tell.
     trusted
         Whether the samples carry the estimate [B]: once they no longer do, no smaller beta is trusted.
     prior_reward
@@ -138,34 +138,36 @@ def frontier(
     offsets = as_groups(groups, len(column))
     _check_groups(column, offsets)
     beta = _falling(_grid(column, offsets) if betas is None else as_column("betas", betas))
-    of_prompts = _of_prompts(column, beta, offsets, threads)
-    ess, pareto_k, trusted = _diagnose(column, beta, offsets, of_prompts.ess, threads)
-    curves = _average(of_prompts, np.diff(offsets))
-    is_point = bool((np.minimum.reduceat(column, offsets[:-1]) == of_prompts.highest).all())
+    parts = [_part(column, some, offsets, threads) for some in _blocks(beta, len(offsets) - 1)]
+    log_z, reward, kl, prior_kl, total_variation = (_joined([part.curves[i] for part in parts]) for i in range(5))
+    trusted = np.logical_and.accumulate(np.concatenate([part.is_carried for part in parts]))
+    lowest, highest = np.minimum.reduceat(column, offsets[:-1]), np.maximum.reduceat(column, offsets[:-1])
     return Frontier(
         beta=beta,
-        log_z=curves.log_z,
-        reward=curves.reward,
-        kl=curves.kl,
-        prior_kl=curves.prior_kl,
-        total_variation=curves.total_variation,
-        assumes=curves.assumes,
-        ess=ess,
-        pareto_k=pareto_k,
+        log_z=log_z,
+        reward=reward,
+        kl=kl,
+        prior_kl=prior_kl,
+        total_variation=total_variation,
+        ess=np.concatenate([part.ess for part in parts]),
+        pareto_k=np.concatenate([part.pareto_k for part in parts]),
         trusted=trusted,
         prior_reward=clustered_mean(column, offsets),
-        highest_reward=float(np.average(of_prompts.highest, weights=np.diff(offsets))),
-        warnings=_warnings(beta, trusted, is_point),
+        highest_reward=float(np.average(highest, weights=np.diff(offsets))),
+        # Most betas have the same: that of the middle is neither flat nor decided by one sample.
+        assumes=parts[len(parts) // 2].assumes,
+        warnings=_warnings(beta, trusted, bool((lowest == highest).all())),
     )
 
 
-class _Curves(NamedTuple):
-    log_z: Curve
-    reward: Curve
-    kl: Curve
-    prior_kl: Curve
-    total_variation: Curve
+class _Part(NamedTuple):
+    """Some betas: log Z, reward, both KL and total variation; ESS, Pareto k, and whether the samples carry them [B]."""
+
+    curves: list[Curve]
     assumes: str
+    ess: NDArray[np.float64]
+    pareto_k: NDArray[np.float64]
+    is_carried: NDArray[np.bool_]
 
 
 class _PerPrompt(NamedTuple):
@@ -174,7 +176,6 @@ class _PerPrompt(NamedTuple):
     values: NDArray[np.float64]
     variances: NDArray[np.float64]
     ess: NDArray[np.float64]
-    highest: NDArray[np.float64]
 
 
 def _check_groups(rewards: NDArray[np.float64], groups: Offsets) -> None:
@@ -219,6 +220,21 @@ def _grid(rewards: NDArray[np.float64], groups: Offsets) -> NDArray[np.float64]:
     return spread * np.geomspace(HIGHEST, LOWEST, BETAS)
 
 
+def _blocks(beta: NDArray[np.float64], prompts: int) -> list[NDArray[np.float64]]:
+    """Cut betas so that what is known of each prompt stays small."""
+    return np.array_split(beta, min(-(-len(beta) * prompts // CELLS), len(beta)))
+
+
+def _joined(curves: list[Curve]) -> Curve:
+    return Curve(*(np.concatenate(columns) for columns in zip(*curves, strict=True)))
+
+
+def _part(rewards: NDArray[np.float64], beta: NDArray[np.float64], groups: Offsets, threads: int | None) -> _Part:
+    of_prompts = _of_prompts(rewards, beta, groups, threads)
+    curves, assumes = _average(of_prompts, np.diff(groups))
+    return _Part(curves, assumes, *_diagnose(rewards, beta, groups, of_prompts.ess, threads))
+
+
 def _of_prompts(
     rewards: NDArray[np.float64], beta: NDArray[np.float64], groups: Offsets, threads: int | None
 ) -> _PerPrompt:
@@ -247,7 +263,7 @@ def _of_prompts(
         prior_kl_variance,
         above_squared - above**2 - 2 * weight_above * above_squared + weight_above**2 * spread,
     ]
-    return _PerPrompt(values, np.maximum(np.stack(variances), 0.0), e**2 / ee, highest)
+    return _PerPrompt(values, np.maximum(np.stack(variances), 0.0), e**2 / ee)
 
 
 def _moments(
@@ -262,12 +278,12 @@ def _moments(
     return mean[:, None], variance[:, None]
 
 
-def _average(of_prompts: _PerPrompt, sizes: NDArray[np.int64]) -> _Curves:
+def _average(of_prompts: _PerPrompt, sizes: NDArray[np.int64]) -> tuple[list[Curve], str]:
     """Means over samples of what each prompt gives, with their intervals cut to values that there can be."""
     stderrs = np.sqrt(of_prompts.variances / (sizes - 1)[:, None])
     averaged = map(average_curve, of_prompts.values, stderrs, [sizes] * len(stderrs))
     (log_z, assumes), (reward, _), (kl, _), (prior_kl, _), (total_variation, _) = averaged
-    return _Curves(log_z, reward, _cut(kl), _cut(prior_kl), _cut(total_variation, most=1.0), assumes)
+    return [log_z, reward, _cut(kl), _cut(prior_kl), _cut(total_variation, most=1.0)], assumes
 
 
 def average_curve(
@@ -295,10 +311,9 @@ def average_curve(
         low, high, assumes = student_interval(values[0], stderrs[0], int(sizes[0]))
         return Curve(values[0], stderrs[0], low, high), assumes
     prompts, weights = np.arange(len(sizes) + 1), sizes.astype(np.float64)
-    found = [with_interval(weights * column, prompts, weights) for column in values.T]
+    found = [with_interval(column, prompts, weights) for column in np.ascontiguousarray(values.T) * weights]
     value, stderr = np.array([estimate for estimate, _ in found]).T
     low, high = np.array([interval[:2] for _, interval in found]).T
-    # Most betas have the same: that of the middle is neither flat nor decided by one sample.
     return Curve(value, stderr, low, high), found[len(found) // 2][1].assumes
 
 
@@ -313,19 +328,22 @@ def _diagnose(
     ess: NDArray[np.float64],
     threads: int | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-    """Effective sample size, Pareto k, and whether both allow to trust what rests on them [B]."""
+    """Return the effective sample size, Pareto k, and whether both allow to trust what rests on them [B]."""
     sizes = np.diff(groups)
     k = _core.tilt_shapes(rewards, beta, groups, "arviz-stats", threads).reshape(len(sizes), -1)
-    known = np.where(np.isnan(k), -np.inf, k)
-    pareto_k = np.quantile(known, 1 - MAY_FAIL, axis=0, method="higher")
-    pareto_k[np.isnan(k).all(axis=0)] = np.nan
-    good = np.array([trusted_pareto_k(n) for n in sizes.tolist()])[:, None]
     # The tail of weights that hardly differ decides nothing, be it heavy.
-    heavy = (known > good) & (ess < NEARLY_EQUAL * sizes[:, None])
-    light = heavy.mean(axis=0) <= MAY_FAIL
+    light = count_heavy(np.where(ess < NEARLY_EQUAL * sizes[:, None], k, -np.inf), sizes) == 0
     total = ess.sum(axis=0)
     many = total >= max(A_PROMPT * len(sizes), IN_ALL)
-    return total, pareto_k, np.logical_and.accumulate(light & many)
+    return total, _middle(k), light & many
+
+
+def _middle(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Median of each column's numbers [B], NaN where there are none."""
+    known = ~np.isnan(values)
+    ranked = np.sort(values, axis=0)  # NaN last
+    middle: NDArray[np.float64] = ranked[np.maximum(known.sum(axis=0), 1) // 2, np.arange(values.shape[1])]
+    return middle
 
 
 def _warnings(beta: NDArray[np.float64], trusted: NDArray[np.bool_], is_point: bool) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from esscher import _core
 from esscher.divergence.columns import check_ratios, logprobs_of
 from esscher.divergence.estimators import aggregate_logprobs
 from esscher.divergence.record import KlEstimate, signature
-from esscher.estimate import bias_of_log_mean, bias_of_weighted_mean, trusted_pareto_k, with_interval
+from esscher.estimate import bias_of_log_mean, bias_of_weighted_mean, count_heavy, with_interval
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -68,7 +68,7 @@ def estimate_forward(
     ...     prior_logprobs=Ragged.from_rows([[-0.7], [-0.7]]),
     ... )
     >>> round(estimate_forward(samples, log_potential=[0.0, 0.0]).value, 4)
-    0.0441
+    0.0786
     """
     policy, prior = logprobs_of(samples)
     check_ratios(policy, prior)
@@ -186,7 +186,7 @@ def _few(ess: NDArray[np.float64], sizes: NDArray[np.int64]) -> tuple[str, ...]:
 
 
 def _heavy(pareto_k: NDArray[np.float64], sizes: NDArray[np.int64]) -> tuple[str, ...]:
-    heavy = int((pareto_k > [trusted_pareto_k(n) for n in sizes.tolist()]).sum())
+    heavy = int(count_heavy(pareto_k, sizes))
     if not heavy:
         return ()
     return (

@@ -9,6 +9,7 @@ import numpy as np
 from esscher.diversity.arguments import as_weights, check_order, check_weights
 from esscher.diversity.bleu import self_bleu
 from esscher.diversity.copies import compression_ratio, unique_share
+from esscher.diversity.jackknife import bias_of_pairs
 from esscher.diversity.ngrams import (
     NgramStatistics,
     distinct,
@@ -17,7 +18,7 @@ from esscher.diversity.ngrams import (
     repetition,
 )
 from esscher.diversity.vendi import scores_of_groups
-from esscher.estimate import Estimate, Interval, with_interval
+from esscher.estimate import Estimate, Interval, bias_of_weighted_mean, with_interval
 from esscher.ragged import as_groups, as_token_ids
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def estimate_excess(completions: Ragged, groups: ArrayLike, weights: ArrayLike) 
     Diversity of the completions minus their weighted diversity, prompt by prompt, for the metrics of `SIZE_FREE`. With
     the weights of a target, it is what a policy has lost beyond what the target asks for: below 0 for distinct n-grams,
     above 0 for repetition. Where weights are worth few completions, weighted values lie nearer to the unweighted ones
-    than they would with more, and the difference nearer to 0.
+    than they would with more; the bias of order 1/n that this makes is taken off by the jackknife.
 
     Parameters
     ----------
@@ -159,10 +160,13 @@ def estimate_excess(completions: Ragged, groups: ArrayLike, weights: ArrayLike) 
     relative = as_weights(weights, len(rows))
     assert relative is not None
     check_weights(relative)
-    plain = _size_free(rows, borders, None)
-    weighted = _size_free(rows, borders, _relative_to_prompt(relative, borders))
-    pairs = zip(plain, weighted, strict=True)
-    return tuple(_estimate(_Metric(one.name, one.within - other.within, None, 1.0, -1.0)) for one, other in pairs)
+    relative = _relative_to_prompt(relative, borders)
+    plain, weighted = _size_free(rows, borders, None), _size_free(rows, borders, relative)
+    of_plain, of_weighted = (bias_of_pairs(rows, ORDER, w, borders) for w in (np.ones(len(rows)), relative))
+    excess = {one.name: one.within - other.within for one, other in zip(plain, weighted, strict=True)}
+    excess[f"distinct-{ORDER} of {SUBSAMPLE}"] -= of_plain - of_weighted
+    excess[f"repetition-{REPETITION_ORDER}"] += _bias_of_repetition(rows, relative, borders)
+    return tuple(_estimate(_Metric(name, within, None, 1.0, -1.0)) for name, within in excess.items())
 
 
 def estimate_distinct(completions: Ragged, n: int, groups: ArrayLike) -> Estimate:
@@ -252,6 +256,11 @@ def _repetition(rows: Ragged, groups: Offsets, weights: NDArray[np.float64] | No
     return _Metric(name, within, float(_weighted_means(values, overall * known, as_groups(None, len(rows)))[0]))
 
 
+def _bias_of_repetition(rows: Ragged, weights: NDArray[np.float64], groups: Offsets) -> NDArray[np.float64]:
+    values = repetition(rows, REPETITION_ORDER)
+    return bias_of_weighted_mean(_relative_to_mean(weights * ~np.isnan(values), groups), values, groups)
+
+
 def _weighted_means(values: NDArray[np.float64], weights: NDArray[np.float64], groups: Offsets) -> NDArray[np.float64]:
     """Mean of each group, NaN where nothing has weight."""
     weighted = np.where(weights > 0, weights * np.nan_to_num(values), 0.0)
@@ -278,9 +287,12 @@ def _of_completions(
 
 
 def _of_all(weights: NDArray[np.float64] | None, groups: Offsets) -> NDArray[np.float64] | None:
-    """Weights among all completions: those of a prompt add up to the number of its completions."""
-    if weights is None:
-        return None
+    """Weights among all completions, of which each prompt has its number."""
+    return None if weights is None else _relative_to_mean(weights, groups)
+
+
+def _relative_to_mean(weights: NDArray[np.float64], groups: Offsets) -> NDArray[np.float64]:
+    """Weights that add up to the number of completions in each prompt; 0 where nothing has weight."""
     sizes, totals = np.diff(groups), _sums(weights, groups)
     factors = np.divide(sizes, totals, out=np.zeros(len(sizes)), where=totals > 0)
     scaled: NDArray[np.float64] = weights * np.repeat(factors, sizes)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from esscher.divergence.forward import FEW, NEARLY_EQUAL
-from esscher.estimate import trusted_pareto_k
+from esscher.estimate import count_heavy, trusted_pareto_k
 from esscher.target import Condition, Tilt
 
 if TYPE_CHECKING:
@@ -103,13 +103,14 @@ def _of_weights(samples: Samples, target: Target, posterior: TargetReport, weigh
             f"By their weights there are {posterior.ess / len(sizes):.1f} completions a prompt: the target's diversity "
             "is nearer to that of the samples than it would be with more. Draw more completions a prompt."
         )
-    thresholds = np.array([trusted_pareto_k(size) for size in sizes.tolist()])
-    beyond = np.nan_to_num(weights.pareto_k - thresholds, nan=-np.inf)
-    worst = int(beyond.argmax())
-    if beyond[worst] > 0:
+    heavy = int(count_heavy(weights.pareto_k, sizes))
+    if heavy:
+        worst = int(np.nan_to_num(weights.pareto_k, nan=-np.inf).argmax())
+        where = "" if len(sizes) == 1 else f"in {heavy} of {len(sizes)} prompts, the largest "
         warnings.append(
-            f"Pareto k is {weights.pareto_k[worst]:.2f}, above {thresholds[worst]:.2f}: a few weights decide the "
-            f"result, and its standard error cannot be trusted. {_nearer(target)}, or draw more completions a prompt."
+            f"Pareto k is {where}{weights.pareto_k[worst]:.2f}, above {trusted_pareto_k(int(sizes[worst])):.2f}: a few "
+            f"weights decide the result, and its standard error cannot be trusted. {_nearer(target)}, or draw more "
+            "completions a prompt."
         )
     return warnings
 
