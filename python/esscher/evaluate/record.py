@@ -84,8 +84,9 @@ class Report:
         Those of them that do not move with the number of completions but for what weights do, of the completions
         weighted to stand for the target: what it asks for. Empty without weights.
     excess_collapse
-        The diversity of the completions minus that of the target, of the same metrics (see `estimate_excess`): what the
-        policy has lost beyond what the target asks for. Empty unless the completions came from the policy.
+        The diversity of the completions minus that of the target, of the same metrics, less the bias that few
+        completions make (see `estimate_excess`): what the policy has lost beyond what the target asks for. Empty unless
+        the completions came from the policy.
     top_ngrams
         The most frequent n-grams of each order, most frequent first.
     per_completion

@@ -37,7 +37,7 @@ def to_dict(report: Report, *, per_completion: bool = False) -> Json:
                           and ``objective_bound``, each ``{value, stderr}`` or null
     ``diversity``         by metric: ``{within: {value, stderr}, interval, left_out, across}``
     ``target_diversity``  the same under the target
-    ``excess_collapse``   diversity minus target_diversity
+    ``excess_collapse``   diversity minus target_diversity, less the bias of few completions
     ``top_ngrams``        by order, as a string: list of ``{token_ids, count}``
     ``warnings``          list of sentences
     ``unavailable``       by what is missing: why
