@@ -98,6 +98,15 @@ def test_values_are_those_of_the_definitions_less_their_bias(seed):
             assert curve.stderr[b] == pytest.approx(spread[i], rel=0.1), name
 
 
+def test_weights_that_hardly_differ_are_trusted_whatever_their_tail_also_beside_excluded_ones():
+    rewards = np.tanh(1e-3 * np.random.default_rng(0).standard_cauchy(1200))
+    rewards[::3] = -np.inf
+    found = frontier(rewards, [10.0, 1e-3], np.arange(0, 1201, 120))
+    assert found.trusted.tolist() == [True, False]
+    assert found.pareto_k[0] > 0.6
+    assert found.ess[0] == pytest.approx(800, rel=1e-3)
+
+
 def test_prompts_of_different_sizes_count_by_their_samples():
     rng = np.random.default_rng(2)
     parts = [rng.normal(size=n) for n in (3, 40, 7, 200)]

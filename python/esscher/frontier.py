@@ -331,8 +331,9 @@ def _diagnose(
     """Return the effective sample size, Pareto k, and whether both allow to trust what rests on them [B]."""
     sizes = np.diff(groups)
     k = _core.tilt_shapes(rewards, beta, groups, "arviz-stats", threads).reshape(len(sizes), -1)
-    # The tail of weights that hardly differ decides nothing, be it heavy.
-    light = count_heavy(np.where(ess < NEARLY_EQUAL * sizes[:, None], k, -np.inf), sizes) == 0
+    # The tail of weights that hardly differ, but for those of 0, decides nothing, be it heavy.
+    alive = np.add.reduceat(rewards > -np.inf, groups[:-1], dtype=np.int64)
+    light = count_heavy(np.where(ess < NEARLY_EQUAL * alive[:, None], k, -np.inf), sizes) == 0
     total = ess.sum(axis=0)
     many = total >= max(A_PROMPT * len(sizes), IN_ALL)
     return total, _middle(k), light & many

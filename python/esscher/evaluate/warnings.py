@@ -103,9 +103,12 @@ def _of_weights(samples: Samples, target: Target, posterior: TargetReport, weigh
             f"By their weights there are {posterior.ess / len(sizes):.1f} completions a prompt: the target's diversity "
             "is nearer to that of the samples than it would be with more. Draw more completions a prompt."
         )
-    heavy = int(count_heavy(weights.pareto_k, sizes))
+    # The tail of weights that hardly differ, but for those of 0, decides nothing, be it heavy.
+    alive = np.add.reduceat(weights.log_weights > -np.inf, samples.groups[:-1], dtype=np.int64)
+    pareto_k = np.where(weights.ess < NEARLY_EQUAL * alive, weights.pareto_k, -np.inf)
+    heavy = int(count_heavy(pareto_k, sizes))
     if heavy:
-        worst = int(np.nan_to_num(weights.pareto_k, nan=-np.inf).argmax())
+        worst = int(np.nan_to_num(pareto_k, nan=-np.inf).argmax())
         where = "" if len(sizes) == 1 else f"in {heavy} of {len(sizes)} prompts, the largest "
         warnings.append(
             f"Pareto k is {where}{weights.pareto_k[worst]:.2f}, above {trusted_pareto_k(int(sizes[worst])):.2f}: a few "
