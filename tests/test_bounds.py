@@ -160,6 +160,7 @@ def test_agreement_takes_the_worst_pair():
 def test_agreement_of_exact_and_of_unknown_estimates():
     assert agreement([1.0, 1.0], [0.0, 0.0]).largest == 0
     assert agreement([1.0, 1.1], [0.0, 0.0]).largest == np.inf
+    assert agreement([0.1 + 0.2, 0.3], [0.0, 1e-18]).agrees
     assert not agreement([1.0, 1.1], [0.0, 0.0]).agrees
     unknown = agreement([[-np.inf, 1.0], [1.0, -np.inf]], [[np.inf, 0.1], [0.1, np.inf]])
     np.testing.assert_array_equal(unknown.largest, [0, 0])

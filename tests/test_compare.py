@@ -12,7 +12,7 @@ from rich.console import Console
 
 from esscher import Ragged, Samples, Tilt, compare, evaluate, files, sequence_logprobs
 from esscher.lm.tabular import TabularLM
-from esscher.report.prototype import comparison_to_json, print_comparison
+from esscher.report.comparison import comparison_to_json, print_comparison
 from pages import check_page, plain
 
 PROMPTS, DRAWN = 6, 1000
@@ -147,8 +147,8 @@ def test_what_the_priors_samples_do_not_show_is_not_known(prior, policies):
     found = compare(replace(prior, prior_logprobs=None), {"far": far, "same": same})
     for point in found.policies:
         assert point.beta is point.reachable is point.efficiency is point.inference_gap is None
-    assert any("far: what its KL could buy is not known" in warning for warning in found.warnings)
-    assert any("same: the estimate of its KL is 0" in warning for warning in found.warnings)
+    assert any("far: What its KL could buy is not known" in warning for warning in found.warnings)
+    assert any("same: Its log-probs are the prior's" in warning for warning in found.warnings)
     json.loads(comparison_to_json(found))
     out = StringIO()
     print_comparison(found, Console(file=out, width=100))
@@ -181,10 +181,120 @@ def test_log_z_by_both_needs_log_probs_of_the_one_policy(prior, policies):
     logprobs = POLICIES["much"].logprobs(prior.prompts, prior.completions, prior.groups)
     several = compare(replace(prior, policy_logprobs=logprobs), policies).policies
     assert [point.log_z.both for point in several] == [None, None]
-    backwards = policies["much"].take_prompts(np.arange(PROMPTS)[::-1])
-    (point,) = compare(replace(prior, policy_logprobs=logprobs), {"much": backwards}).policies
-    assert point.log_z.both is None
-    assert point.log_z.agree
+
+
+def test_prompts_are_matched_whatever_their_order(prior, policies):
+    """And only those that all files have are compared, and a warning says so."""
+    logprobs = POLICIES["much"].logprobs(prior.prompts, prior.completions, prior.groups)
+    scored, much = replace(prior, policy_logprobs=logprobs), policies["much"]
+    (straight,) = compare(scored, {"much": much}).policies
+    (backwards,) = compare(scored, {"much": much.take_prompts(np.arange(PROMPTS)[::-1])}).policies
+    assert backwards.efficiency == pytest.approx(straight.efficiency, rel=1e-12)
+    assert backwards.log_z.both == pytest.approx(straight.log_z.both, rel=1e-12)
+    partly = compare(scored, {"much": much.take_prompts([4, 0, 2])})
+    alone = compare(scored.take_prompts([0, 2, 4]), {"much": much.take_prompts([0, 2, 4])})
+    assert partly.policies[0].efficiency == alone.policies[0].efficiency
+    assert (
+        "that all files share are compared, 3 of them: the prior's samples have 6, 'much' has 3" in partly.warnings[0]
+    )
+    with pytest.raises(ValueError, match="the prior's samples and 'much' share no prompt"):
+        compare(scored.take_prompts([0]), {"much": much.take_prompts([1])})
+
+
+def test_what_evaluate_warns_of_is_told_and_by_whom(prior, policies):
+    few = {name: of_first(samples, 4) for name, samples in policies.items()}
+    found = compare(prior, few | {"alone": of_first(policies["much"], 1)}, beta=BETA)
+    for name in few:
+        for warning in evaluate(few[name], Tilt(BETA)).warnings:
+            assert any(name in told.split(": ")[0] and warning in told for told in found.warnings), warning
+    assert sum("Standard errors are clustered by prompt" in told for told in found.warnings) == 1
+    assert any("alone: Its gap and excess are not known: a prompt's only" in told for told in found.warnings)
+    assert any("alone: log Z of tilt" in told and "cannot be compared" in told for told in found.warnings)
+    assert (found.policies[2].log_z.compared, found.policies[2].log_z.agree) == (0, None)
+    assert json.loads(comparison_to_json(found))["policies"][2]["log_z"]["agree"] is None
+
+
+def of_first(samples, n):
+    """Return the first n completions of each prompt."""
+    rows = np.concatenate([start + np.arange(n) for start in samples.groups[:-1]])
+    return replace(
+        samples,
+        completions=samples.completions.take(rows),
+        groups=np.arange(len(samples.prompts) + 1) * n,
+        policy_logprobs=samples.policy_logprobs.take(rows),
+        prior_logprobs=samples.prior_logprobs.take(rows),
+        rewards=samples.rewards[rows],
+        terminated=None,
+    )
+
+
+@pytest.mark.parametrize("whose", ["its", "the prior's"])
+def test_rewards_of_minus_infinity_leave_no_share(prior, policies, whose):
+    def spoilt(samples):
+        return replace(samples, rewards=np.where(samples.rewards < -0.9, -np.inf, samples.rewards))
+
+    others = spoilt(prior), spoilt(policies["much"])
+    found = compare(others[0] if whose != "its" else without_low(prior), {"much": others[1]}, beta=BETA)
+    (point,) = found.policies
+    assert point.efficiency is point.efficiency_interval is point.reachable is None
+    assert any("have a reward of -inf, and so has their mean" in told for told in found.warnings)
+    out = StringIO()
+    print_comparison(found, Console(file=out, width=100))
+    assert "not known %" not in out.getvalue()
+    if whose != "its":
+        assert np.isneginf(found.prototype.best_of_n.reward.value).all()
+
+
+def without_low(samples):
+    """Return the samples less those whose reward is made -inf, so that none disagrees."""
+    rows = np.flatnonzero(samples.rewards >= -0.9)
+    kept = np.add.reduceat((samples.rewards >= -0.9).astype(int), samples.groups[:-1])
+    return Samples(
+        samples.prompts,
+        samples.completions.take(rows),
+        np.concatenate([[0], np.cumsum(kept)]),
+        rewards=samples.rewards[rows],
+    )
+
+
+def test_completions_that_nothing_can_have_produced_are_refused(prior, policies):
+    def without(logprobs):
+        values = logprobs.values.copy()
+        values[7] = -np.inf
+        return Ragged(values, logprobs.offsets)
+
+    much = policies["much"]
+    with pytest.raises(ValueError, match=r"policy 'much': policy_logprobs\[\d\] sums to -inf: the policy cannot"):
+        compare(prior, {"much": replace(much, policy_logprobs=without(much.policy_logprobs))})
+    with pytest.raises(ValueError, match=r"prior: prior_logprobs\[\d\] sums to -inf: the prior cannot"):
+        compare(replace(prior, prior_logprobs=without(prior.prior_logprobs)), {"much": much})
+    found = compare(prior, {"much": replace(much, prior_logprobs=without(much.prior_logprobs))})
+    assert any("much: Its KL is infinite" in told for told in found.warnings)
+
+
+def test_other_rewards_of_the_same_completions_are_told_or_refused(prior, policies):
+    much = policies["much"]
+    with pytest.raises(ValueError, match=r"policy 'much': the reward of completion \d+ is .* another reward"):
+        compare(prior, {"much": replace(much, rewards=much.rewards * 100.0)})
+    found = compare(prior, {"much": replace(much, rewards=much.rewards + 0.01)})
+    assert any("much: The reward of completion" in told for told in found.warnings)
+    assert not any("The reward of completion" in told for told in compare(prior, {"much": much}).warnings)
+
+
+def test_more_than_any_policy_can_get_is_told(prior, policies):
+    """A policy that another, kinder reward was given to."""
+    little = policies["little"]
+    found = compare(prior, {"little": replace(little, rewards=little.rewards + 0.45)})
+    assert found.policies[0].efficiency_interval.low > 1
+    assert any("little: It got more than any policy of its KL can" in told for told in found.warnings)
+
+
+def test_a_prompt_scored_by_another_model_is_told(prior, policies):
+    much = policies["much"]
+    values = much.prior_logprobs.values.copy()
+    values[: int(much.prior_logprobs.offsets[much.groups[2]])] -= 1.0
+    found = compare(prior, {"much": replace(much, prior_logprobs=Ragged(values, much.completions.offsets))})
+    assert any("much: The prior_logprobs of completion" in told for told in found.warnings)
 
 
 def test_samples_that_miss_the_target_disagree(prior, policies):
@@ -214,7 +324,7 @@ def test_log_probs_of_other_models_are_refused(prior, policies, column):
     scored = replace(prior, policy_logprobs=logprobs)
     off = getattr(scored, column)
     off = Ragged(off.values - 0.8 * np.random.default_rng(3).random(len(off.values)), off.offsets)
-    with pytest.raises(ValueError, match=f"policy much: the {column} of completion .* different models"):
+    with pytest.raises(ValueError, match=f"policy 'much': the {column} of completion .* different models"):
         compare(replace(scored, **{column: off}), {"much": policies["much"]})
     noisy = getattr(scored, column)
     noisy = Ragged(noisy.values - 0.2 * np.random.default_rng(3).random(len(noisy.values)), noisy.offsets)
@@ -222,7 +332,7 @@ def test_log_probs_of_other_models_are_refused(prior, policies, column):
 
 
 def test_columns_that_lack_are_named(prior, policies):
-    with pytest.raises(ValueError, match="policy bare lacks the columns rewards and prior_logprobs"):
+    with pytest.raises(ValueError, match="policy 'bare': no rewards and no prior_logprobs"):
         compare(prior, {"bare": replace(policies["much"], rewards=None, prior_logprobs=None)})
     with pytest.raises(ValueError, match="policies is empty"):
         compare(prior, {})
@@ -238,7 +348,8 @@ def test_the_command_says_the_same(found, prior, policies, tmp_path, esscher, mo
     assert code == 0, err
     text = plain(out)
     assert "Policies, and what their KL could buy" in text
-    assert f"against tilt|beta:{BETA}" in text
+    assert f"target tilt|beta:{BETA}" in text
+    assert "Picture: " in text
     page = (tmp_path / "page.html").read_text()
     check_page(page)
     assert ">little<" in page
@@ -251,3 +362,6 @@ def test_the_command_says_the_same(found, prior, policies, tmp_path, esscher, mo
     code, _, err = esscher("compare", "much.parquet", "much.parquet", "--prior", "prior.parquet")
     assert code == 2
     assert "two files are called much" in plain(err)
+    code, _, err = esscher("compare", "prior.parquet", "--prior", "prior.parquet")
+    assert code == 2
+    assert "given as the prior and as a policy" in plain(err)

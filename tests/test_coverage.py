@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from esscher import Ragged, Samples, Tilt, compare, evaluate, sequence_logprobs
-from esscher.compare import _efficiency
+from esscher.compare.efficiency import estimate_efficiency
 from esscher.divergence import estimate_kls
 from esscher.diversity import estimate_excess
 from esscher.estimate import student_interval, with_interval
@@ -245,7 +245,7 @@ def report(samples: Samples, prior: Samples):
         "inference_gap": (posterior.inference_gap, posterior.inference_gap_interval),
         "forward_kl": (posterior.forward_kl, posterior.forward_kl.interval),
         **{metric.metric: (metric.within, metric.interval) for metric in excess},
-        "efficiency": _efficiency(samples, samples.rewards, kl, beta, prior, prior.rewards)[1:],
+        "efficiency": estimate_efficiency(samples, kl, beta, prior)[1:],
     }
     is_far = bool(of_target(samples, TARGET, None, posterior, weights))
     warned = {name: bool(kls[name].warnings) for name in KLS} | dict.fromkeys(WEIGHTED, is_far)

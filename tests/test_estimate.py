@@ -14,10 +14,13 @@ from esscher.estimate import (
     NORMAL,
     STUDENT,
     _student,
+    bias_of_weighted_mean,
     bootstrap_t,
     clustered_mean,
     clustered_ratio,
     confidence_interval,
+    count_heavy,
+    student_interval,
     trusted_pareto_k,
     with_interval,
 )
@@ -179,3 +182,59 @@ def test_infinite_and_missing_values_have_no_interval():
 @pytest.mark.parametrize(("n", "k"), [(1, -np.inf), (10, 0.0), (100, 0.5), (2200, 0.7), (10**6, 0.7)])
 def test_more_weights_bear_a_heavier_tail(n, k):
     assert trusted_pareto_k(n) == pytest.approx(k, abs=2e-3)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_the_bias_of_a_weighted_mean_is_that_of_its_replicates(offset):
+    """The jackknife by leaving each out, of two prompts with an empty one between them."""
+    rng = np.random.default_rng(8)
+    weights, values = rng.exponential(size=23), rng.normal(size=23)
+    groups = np.array([0, 9, 9, 23])
+    expected = []
+    for start, stop in itertools.pairwise(groups):
+        w, v, n = weights[start:stop], values[start:stop], stop - start
+        without = [np.average(np.delete(v, i), weights=np.delete(w, i)) for i in range(n)]
+        expected.append((n - 1) * (np.mean(without) - np.average(v, weights=w)) if n else 0.0)
+    relative = np.concatenate([weights[:9] / weights[:9].mean(), weights[9:] / weights[9:].mean()])
+    found = bias_of_weighted_mean(relative, values + offset, groups)
+    assert found == pytest.approx(expected, rel=1e-12 if offset == 0 else 1e-7)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6, -1e9])
+def test_a_corrected_mean_stays_among_the_values_that_have_weight(offset):
+    """Where one weight is nearly all there is, the others alone would decide."""
+    values = np.array([0.0] * 98 + [0.05, 1.0])
+    relative = np.exp(values / 0.1)
+    relative /= relative.mean()
+    mean = np.average(values, weights=relative)
+    (bias,) = bias_of_weighted_mean(relative, values + offset, np.array([0, 100]))
+    assert mean - bias == pytest.approx(1.0, abs=1e-15 * max(abs(offset), 100.0))
+    excluded = np.append(values, [-np.inf, 7.0]) + offset
+    (beside,) = bias_of_weighted_mean(np.append(relative * 1.02, [0.0, 0.0]), excluded, np.array([0, 102]))
+    assert beside == pytest.approx(bias, rel=1e-15 * max(abs(offset), 100.0))
+
+
+def test_an_infinite_mean_has_no_bias():
+    relative, groups = np.array([0.5, 1.0, 1.5, 0.5, 1.5]), np.array([0, 3, 5])
+    first, second = bias_of_weighted_mean(relative, np.array([-np.inf, -np.inf, 1.0, 0.0, 1.0]), groups)
+    assert first == 0
+    assert second == bias_of_weighted_mean(np.array([0.5, 1.5]), np.array([0.0, 1.0]), np.array([0, 2]))[0]
+
+
+def test_tails_that_are_heavy_in_many_prompts_are_no_chance():
+    """Of 40 prompts 19 are beyond by more than one error, of which 12 or more are one time in 100."""
+    k = np.full(40, 0.1)
+    k[:19] = 1.0
+    assert count_heavy(k, np.full(40, 100)) == 19
+    k[11:] = 0.1
+    assert stats.binom(40, stats.norm.sf(1)).sf(11) > 0.01
+    assert count_heavy(k, np.full(40, 100)) == 0
+    k[11:13] = 1.0
+    assert stats.binom(40, stats.norm.sf(1)).sf(12) < 0.01
+    assert count_heavy(k, np.full(40, 100)) == 13
+    assert count_heavy(np.array([np.nan, 0.2]), np.array([0, 100])) == 0
+
+
+def test_a_single_completion_has_no_interval():
+    low, high, _ = student_interval(np.array([1.0]), np.array([np.nan]), n=1)
+    assert np.isnan([low, high]).all()

@@ -209,7 +209,7 @@ def test_beta_so_small_that_one_sample_has_all_the_weight():
     assert found.kl.value[1] == pytest.approx(np.log(4) - 3 / 8, abs=1e-9)  # the correction of log Z is (n - 1) / 2n
     assert found.reward.value == pytest.approx([1.0, 1.0])
     assert not found.trusted.any()
-    assert "Too few samples" in found.warnings[0]
+    assert found.warnings == ("With 4 samples, no target can be trusted, whatever beta: draw 50 a prompt or more.",)
 
 
 def test_rewards_of_minus_infinity_have_no_weight():
@@ -240,7 +240,9 @@ def test_equal_rewards_are_a_point():
         ({"rewards": [1.0, np.inf], "betas": [1.0]}, r"rewards\[1\] is inf"),
         ({"rewards": [1.0, 2.0], "betas": [1.0, 0.0]}, "betas is 0: it must be positive and finite"),
         ({"rewards": [1.0, 2.0], "betas": []}, "betas is empty"),
-        ({"rewards": [1e308, -1e308]}, "too far apart"),
+        ({"rewards": [1e308, -1e308]}, r"rewards\[0\] is 1e\+308: scale rewards"),
+        ({"rewards": [1e-300, 2e-300]}, "at most 1e-300 apart: scale them up"),
+        ({"rewards": [0.1] * 10}, "rewards are all equal within each prompt: the frontier is a point"),
     ],
 )
 def test_bad_input_is_named(arguments, message):

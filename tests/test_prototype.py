@@ -100,12 +100,39 @@ def test_given_betas_are_the_ones(samples):
     assert prototype(samples, [0.5, 2.0]).frontier.beta.tolist() == [2.0, 0.5]
 
 
+def test_given_betas_are_all_shown(samples):
+    rows = frontier_rows(prototype(samples, [2.0, 0.5, 1e-3, 1e-4]))
+    assert [row.trusted for row in rows] == [True, True, False, False]
+
+
+def test_rewards_of_minus_infinity_are_the_mean_of_the_best_of_any_n(samples):
+    found = prototype(replace(samples, rewards=np.where(np.arange(len(samples)) % 50 == 0, -np.inf, samples.rewards)))
+    assert np.isneginf(found.best_of_n.reward.value).all()
+    assert any("rewards are -inf, and so is the mean reward" in warning for warning in found.warnings)
+
+
+def test_few_samples_are_told_to_be_few_whatever_beta():
+    pairs = Samples(
+        Ragged.from_rows([[p] for p in range(20)]),
+        Ragged.from_rows([[i] for i in range(40)]),
+        np.arange(0, 41, 2),
+        rewards=np.random.default_rng(0).normal(size=40),
+    )
+    found = prototype(pairs)
+    assert found.warnings == (
+        "With 40 samples, 2 a prompt, no target can be trusted, whatever beta: draw 8 a prompt or more.",
+    )
+    out = StringIO()
+    print_prototype(found, Console(width=100, file=out))
+    assert "not known: it takes four samples a prompt or more" in out.getvalue()
+
+
 def test_the_table_says_where_trust_ends(found):
     out = StringIO()
     print_prototype(found, Console(width=100, file=out))
     text = plain(out.getvalue())
     assert "6 prompts, 1,536 completions of the prior" in text
-    assert "The last line is not to be trusted" in text
+    assert text.count("(not trusted)") == 1
     assert [row.trusted for row in frontier_rows(found)] == [True] * (len(frontier_rows(found)) - 1) + [False]
 
 
@@ -180,8 +207,9 @@ def test_the_command_says_the_same(samples, tmp_path, esscher):
     ("arguments", "message"),
     [
         (("--picture", "f.jpg"), "a picture is .svg or .png"),
-        (("--beta", "0"), "betas is 0: it must be positive"),
+        (("--beta", "0"), "beta is 0.0: it must be a positive number"),
         (("--html", "prior.parquet"), "is one of the files that are read"),
+        (("--html", "f.svg", "--picture", "f.svg"), "for the page and for the picture: name two files"),
     ],
 )
 def test_bad_input_ends_with_2_and_writes_nothing(samples, tmp_path, esscher, monkeypatch, arguments, message):

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -27,12 +28,11 @@ from esscher.mismatch import mismatch as compare_engines
 from esscher.prototype import prototype as prototype_targets
 from esscher.ragged import Ragged
 from esscher.report import print_report, to_json, write_page
+from esscher.report.comparison import comparison_to_json, print_comparison
 from esscher.report.mismatch import mismatch_to_json, print_mismatch
 from esscher.report.mismatch_page import write_mismatch_page
 from esscher.report.prototype import (
     check_picture,
-    comparison_to_json,
-    print_comparison,
     print_prototype,
     prototype_to_json,
     write_picture,
@@ -41,7 +41,7 @@ from esscher.report.prototype_page import write_prototype_page
 from esscher.target import Condition, Tilt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from esscher.demo import Example
     from esscher.evaluate import Report
@@ -220,15 +220,15 @@ def prototype(
     The files hold completions of the prior with their rewards, several a prompt; with prior_logprobs the KL of
     best-of-n is known more closely than by its bound.
     """
-    for output in (html, picture):
-        _check_page(output, paths)
-    if picture is not None:
-        check_picture(picture)
+    _check_outputs(html, picture, paths)
+    for one in beta or ():
+        Tilt(one)  # raises what is wrong with it
     with _progress(counted=False) as progress:
         task = progress.add_task("reading", total=None)
         samples = files.read(paths, columns=_renames(columns)).samples
         progress.update(task, description=f"weighing {samples}")
-        found = prototype_targets(samples, beta)
+        with _naming(_title(paths)):
+            found = prototype_targets(samples, beta)
     if html is not None:
         write_prototype_page(found, html, title=f"What could a policy reach? {_title(paths)}")
     if picture is not None:
@@ -237,7 +237,7 @@ def prototype(
         print(prototype_to_json(found))
     else:
         print_prototype(found, console)
-        _say_where(html)
+        _say_where(html, picture)
 
 
 @app.command()
@@ -258,10 +258,9 @@ def compare(
 
     Each file holds completions of one policy with rewards, policy_logprobs and prior_logprobs, and names it.
     """
-    for output in (html, picture):
-        _check_page(output, [prior, *paths])
-    if picture is not None:
-        check_picture(picture)
+    _check_outputs(html, picture, [prior, *paths])
+    if prior.resolve() in [path.resolve() for path in paths]:
+        raise ValueError(f"{prior} is given as the prior and as a policy: a policy's completions are its own")
     names = [path.stem for path in paths]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
@@ -280,7 +279,7 @@ def compare(
         print(comparison_to_json(found))
     else:
         print_comparison(found, console)
-        _say_where(html)
+        _say_where(html, picture)
 
 
 @app.command()
@@ -378,6 +377,26 @@ def _check_page(page: Path | None, paths: list[Path]) -> None:
         raise ValueError(f"{page} is one of the files that are read: name another to write to")
 
 
+def _check_outputs(page: Path | None, picture: Path | None, paths: list[Path]) -> None:
+    """Raise what would keep a page and a picture from being written both."""
+    for output in (page, picture):
+        _check_page(output, paths)
+    if picture is None:
+        return
+    check_picture(picture)
+    if page is not None and page.resolve() == picture.resolve():
+        raise ValueError(f"{page} is given for the page and for the picture: name two files")
+
+
+@contextmanager
+def _naming(file: str) -> Iterator[None]:
+    """Say in errors which file they are about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
 def _renames(columns: list[str] | None) -> dict[str, str]:
     pairs = [column.partition("=") for column in columns or []]
     for ours, equals, theirs in pairs:
@@ -415,9 +434,11 @@ def _show(
         _say_where(html)
 
 
-def _say_where(page: Path | None) -> None:
-    if page is not None:
-        console.print(f"\nPage: {page.resolve()}", soft_wrap=True)
+def _say_where(page: Path | None, picture: Path | None = None) -> None:
+    written = {"Page": page, "Picture": picture}
+    places = [f"{what}: {path.resolve()}" for what, path in written.items() if path is not None]
+    if places:
+        console.print("\n" + "\n".join(places), soft_wrap=True, markup=False)
 
 
 def _title(paths: list[Path]) -> str:

@@ -187,7 +187,7 @@ def student_interval(
     >>> low.round(3), high.round(3)
     (array([-0.591]), array([2.591]))
     """
-    reach = _student(n - 1) * stderr
+    reach = _student(n - 1) * stderr if n > 1 else np.full(len(stderr), np.nan)
     draws = _draws(n, np.array([0, n])).removesuffix(",")
     return value - reach, value + reach, f"{draws}, and their means are normal (Student t)"
 
@@ -224,8 +224,10 @@ def bias_of_weighted_mean(
     """Return the bias of each prompt's self-normalised mean [P], from weights relative to their mean and values [N].
 
     Values of heavy weights are drawn too rarely, and count too much when they are. By the jackknife, with x the share
-    of each weight in their sum: ``-(n - 1) / n * sum(x (v - mean) / (1 - x))``. Values of weight 0 do not count,
-    whatever they are.
+    of each weight in their sum: ``-(n - 1) / n * sum(x (v - mean) / (1 - x))``. It is cut so that the mean without it
+    lies between the least and the largest value that has weight: where one weight is nearly all there is, the other
+    values alone would decide it. Values of weight 0 do not count, whatever they are; where one that counts is infinite,
+    so is the mean, and the bias is 0.
 
     References
     ----------
@@ -238,13 +240,40 @@ def bias_of_weighted_mean(
     array([-0.1556])
     """
     sizes = np.diff(groups)
-    values = np.where(relative > 0, values, 0.0)
-    means = _sums(relative * values, groups) / np.maximum(sizes, 1)
+    filled, heaviest = sizes > 0, _heaviest(relative, groups)
+    # Beside that of the heaviest weight, near which the mean may be, so that no digits are lost to a large offset.
+    beside = np.where(relative > 0, values, 0.0)
+    # A mean that is infinite has no bias.
+    infinite = np.repeat(_sums(np.isinf(beside).astype(np.float64), groups) > 0, sizes)
+    beside[infinite] = 0.0
+    beside -= np.repeat(beside[heaviest], sizes[filled])
+    beside[relative == 0] = 0.0
     x = relative / np.repeat(sizes, sizes)
+    means = _sums(x * beside, groups)
+    others, lighter = 1.0 - x, x.copy()
+    lighter[heaviest] = 0.0
+    others[heaviest] = _sums(lighter, groups)[filled]
     # One weight that is all there is leaves nothing to be biased towards.
-    terms = np.divide(x * (values - np.repeat(means, sizes)), 1.0 - x, out=np.zeros(len(x)), where=x < 1 - ROUNDING)
+    terms = np.divide(x * (beside - np.repeat(means, sizes)), others, out=np.zeros(len(x)), where=others > 0)
     bias: NDArray[np.float64] = -(sizes - 1) / np.maximum(sizes, 1) * _sums(terms, groups)
-    return bias
+    least, most = (_extremes(extreme, beside, groups) for extreme in (np.minimum, np.maximum))
+    return means - np.clip(means - bias, least, most)
+
+
+def _heaviest(relative: NDArray[np.float64], groups: Offsets) -> NDArray[np.int64]:
+    """Where the largest weight of each group is, the first of equal ones; of groups that are not empty."""
+    sizes = np.diff(groups)
+    starts = groups[:-1][sizes > 0]
+    largest = np.flatnonzero(relative == np.repeat(np.maximum.reduceat(relative, starts), sizes[sizes > 0]))
+    return largest[np.searchsorted(largest, starts)]
+
+
+def _extremes(extreme: np.ufunc, values: NDArray[np.float64], groups: Offsets) -> NDArray[np.float64]:
+    """Minimum or maximum of each group, 0 of an empty one."""
+    sizes = np.diff(groups)
+    found = np.zeros(len(sizes))
+    found[sizes > 0] = extreme.reduceat(values, groups[:-1][sizes > 0])
+    return found
 
 
 def trusted_pareto_k(n: int) -> float:
@@ -266,8 +295,8 @@ def count_heavy(pareto_k: NDArray[np.float64], sizes: NDArray[np.int64]) -> NDAr
     """Return in how many prompts Pareto k is above what is to be trusted; 0 where that may be chance.
 
     k is itself an estimate, with an error of about ``(1 + k) / sqrt(tail)``: of many prompts some are always above. It
-    is no chance if more than half of the prompts that have a k are, or if one is by so many of its errors that among as
-    many prompts only one time in 100 the largest would be.
+    is no chance if more than half of the prompts that have a k are, if more are by one of its errors than would be one
+    time in 100, or if one is by so many of its errors as one time in 100 the largest would be.
 
     Parameters
     ----------
@@ -290,13 +319,29 @@ def count_heavy(pareto_k: NDArray[np.float64], sizes: NDArray[np.int64]) -> NDAr
     per_prompt = (-1, *[1] * (pareto_k.ndim - 1))
     known_sizes, which = np.unique(sizes, return_inverse=True)
     good = np.array([trusted_pareto_k(n) for n in known_sizes.tolist()])[which].reshape(per_prompt)
-    tails = np.where(sizes > 225, 3 * np.sqrt(sizes), sizes / 5).reshape(per_prompt)
-    reach = NormalDist().inv_cdf(1 - CHANCE / max(len(sizes), 1))
+    tails = np.where(sizes > 225, 3 * np.sqrt(sizes), np.maximum(sizes, 1) / 5).reshape(per_prompt)
+    error = (1 + np.maximum(good, 0.0)) / np.sqrt(tails)
     # NaN is above nothing.
-    heavy = (pareto_k > good).sum(axis=0)
-    beyond_chance = (pareto_k > good + reach * (1 + np.maximum(good, 0.0)) / np.sqrt(tails)).any(axis=0)
-    counts: NDArray[np.int64] = np.where(beyond_chance | (2 * heavy > (~np.isnan(pareto_k)).sum(axis=0)), heavy, 0)
+    known, heavy = (~np.isnan(pareto_k)).sum(axis=0), (pareto_k > good).sum(axis=0)
+    far = (pareto_k > good + NormalDist().inv_cdf(1 - CHANCE / max(len(sizes), 1)) * error).any(axis=0)
+    several = (pareto_k > good + error).sum(axis=0) > _most_by_chance(known)
+    counts: NDArray[np.int64] = np.where(far | several | (2 * heavy > known), heavy, 0)
     return counts
+
+
+def _most_by_chance(n: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many of n are beyond one standard error above, but for one time in 100 (binomial)."""
+    beyond = 1 - NormalDist().cdf(1.0)
+    quantiles = [_binomial_quantile(one, beyond, 1 - CHANCE) for one in n.ravel().tolist()]
+    return np.array(quantiles, np.int64).reshape(n.shape)
+
+
+@lru_cache(maxsize=256)
+def _binomial_quantile(n: int, p: float, level: float) -> int:
+    k = np.arange(1, n + 1)
+    log_choices = np.concatenate([[0.0], np.cumsum(np.log((n - k + 1) / k))])
+    every = np.arange(n + 1)
+    return int(np.searchsorted(np.cumsum(np.exp(log_choices + every * np.log(p) + (n - every) * np.log1p(-p))), level))
 
 
 def _sums(values: NDArray[np.float64], groups: Offsets) -> NDArray[np.float64]:

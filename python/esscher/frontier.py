@@ -9,7 +9,7 @@ import numpy as np
 
 from esscher import _core
 from esscher.divergence.forward import NEARLY_EQUAL
-from esscher.estimate import Estimate, clustered_mean, count_heavy, student_interval, with_interval
+from esscher.estimate import HUGE, TINY, Estimate, clustered_mean, count_heavy, student_interval, with_interval
 from esscher.inference.columns import as_column
 from esscher.ragged import as_groups
 
@@ -111,14 +111,15 @@ def frontier(
     groups
         Offsets of the samples that share a prompt [P + 1], and a normaliser; all share one if not given.
     threads
-        How many threads to use; all cores if not given. The result does not depend on it.
+        How many threads to use; all cores if not given. The result does not depend on it; which betas are computed
+        together may move it by what rounding does.
 
     Raises
     ------
     ValueError
-        If a reward is NaN or +inf, a beta is not positive and finite, `groups` are no offsets, a prompt has a single
-        sample (its log Z is not known) or only rewards of -inf, or betas are left to be chosen and the rewards are all
-        equal.
+        If a reward is NaN, +inf, or finite beyond 1e140, a beta is not positive and finite, `groups` are no offsets, a
+        prompt has a single sample (its log Z is not known) or only rewards of -inf, or betas are left to be chosen and
+        the rewards are all equal.
 
     References
     ----------
@@ -140,8 +141,9 @@ def frontier(
     beta = _falling(_grid(column, offsets) if betas is None else as_column("betas", betas))
     parts = [_part(column, some, offsets, threads) for some in _blocks(beta, len(offsets) - 1)]
     log_z, reward, kl, prior_kl, total_variation = (_joined([part.curves[i] for part in parts]) for i in range(5))
-    trusted = np.logical_and.accumulate(np.concatenate([part.is_carried for part in parts]))
-    lowest, highest = np.minimum.reduceat(column, offsets[:-1]), np.maximum.reduceat(column, offsets[:-1])
+    ess, is_light = (np.concatenate(columns) for columns in zip(*((p.ess, p.is_light) for p in parts), strict=True))
+    trusted = np.logical_and.accumulate(is_light & (ess >= _needed(len(offsets) - 1)))
+    highest = np.maximum.reduceat(column, offsets[:-1])
     return Frontier(
         beta=beta,
         log_z=log_z,
@@ -149,25 +151,25 @@ def frontier(
         kl=kl,
         prior_kl=prior_kl,
         total_variation=total_variation,
-        ess=np.concatenate([part.ess for part in parts]),
+        ess=ess,
         pareto_k=np.concatenate([part.pareto_k for part in parts]),
         trusted=trusted,
         prior_reward=clustered_mean(column, offsets),
         highest_reward=float(np.average(highest, weights=np.diff(offsets))),
         # Most betas have the same: that of the middle is neither flat nor decided by one sample.
         assumes=parts[len(parts) // 2].assumes,
-        warnings=_warnings(beta, trusted, bool((lowest == highest).all())),
+        warnings=_warnings(beta, trusted, ess, column, offsets),
     )
 
 
 class _Part(NamedTuple):
-    """Some betas: log Z, reward, both KL and total variation; ESS, Pareto k, and whether the samples carry them [B]."""
+    """Some betas: log Z, reward, both KL and total variation; ESS, Pareto k, and whether tails are light [B]."""
 
     curves: list[Curve]
     assumes: str
     ess: NDArray[np.float64]
     pareto_k: NDArray[np.float64]
-    is_carried: NDArray[np.bool_]
+    is_light: NDArray[np.bool_]
 
 
 class _PerPrompt(NamedTuple):
@@ -187,8 +189,11 @@ def _check_groups(rewards: NDArray[np.float64], groups: Offsets) -> None:
         n = int(sizes[few[0]])
         raise ValueError(
             f"prompt {few[0]} has {n} sample{'s' * (n != 1)}: log Z of a prompt needs several. Draw more of it, or "
-            "leave groups out for one target over all prompts, whose log Z is that of all samples together"
+            "leave it out (`frontier` without groups takes all samples together, for one target over all prompts)"
         )
+    far = np.flatnonzero(np.isfinite(rewards) & (np.abs(rewards) > HUGE))
+    if len(far):
+        raise ValueError(f"rewards[{far[0]}] is {rewards[far[0]]:g}: scale rewards, of which squares are taken, down")
     barred = np.flatnonzero(np.maximum.reduceat(rewards, groups[:-1]) == -np.inf)
     if len(barred):
         raise ValueError(
@@ -206,18 +211,19 @@ def _falling(betas: NDArray[np.float64]) -> NDArray[np.float64]:
 def _grid(rewards: NDArray[np.float64], groups: Offsets) -> NDArray[np.float64]:
     """Betas of the order of the rewards' spread within prompts."""
     finite = np.isfinite(rewards)
-    group_of = np.repeat(np.arange(len(groups) - 1), np.diff(groups))[finite]
-    means = np.bincount(group_of, rewards[finite]) / np.bincount(group_of)
-    with np.errstate(over="ignore"):  # the next lines report it
-        spread = float(np.sqrt(np.mean((rewards[finite] - means[group_of]) ** 2)))
-    if not 0 < spread < np.inf:
+    sizes = np.diff(groups)
+    beside = (rewards - np.repeat(np.maximum.reduceat(rewards, groups[:-1]), sizes))[finite]
+    furthest = float(beside.min())
+    if furthest == 0:
         raise ValueError(
-            "rewards are all equal within each prompt: the frontier is a point, and there is no scale to choose betas "
-            "by. Check the rewards; or give betas"
-            if spread == 0
-            else "rewards are too far apart for a standard deviation: scale them down"
+            "rewards are all equal within each prompt: the frontier is a point, and no beta changes anything. Check "
+            "the rewards"
         )
-    return spread * np.geomspace(HIGHEST, LOWEST, BETAS)
+    if -furthest < TINY:
+        raise ValueError(f"rewards are at most {-furthest:.3g} apart: scale them up")
+    group_of = np.repeat(np.arange(len(sizes)), sizes)[finite]
+    means = np.bincount(group_of, beside) / np.bincount(group_of)
+    return float(np.sqrt(np.mean((beside - means[group_of]) ** 2))) * np.geomspace(HIGHEST, LOWEST, BETAS)
 
 
 def _blocks(beta: NDArray[np.float64], prompts: int) -> list[NDArray[np.float64]]:
@@ -328,15 +334,18 @@ def _diagnose(
     ess: NDArray[np.float64],
     threads: int | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-    """Return the effective sample size, Pareto k, and whether both allow to trust what rests on them [B]."""
+    """Return the effective sample size, Pareto k, and whether that allows to trust what rests on it [B]."""
     sizes = np.diff(groups)
     k = _core.tilt_shapes(rewards, beta, groups, "arviz-stats", threads).reshape(len(sizes), -1)
     # The tail of weights that hardly differ, but for those of 0, decides nothing, be it heavy.
     alive = np.add.reduceat(rewards > -np.inf, groups[:-1], dtype=np.int64)
-    light = count_heavy(np.where(ess < NEARLY_EQUAL * alive[:, None], k, -np.inf), sizes) == 0
-    total = ess.sum(axis=0)
-    many = total >= max(A_PROMPT * len(sizes), IN_ALL)
-    return total, _middle(k), light & many
+    heavy = count_heavy(np.where(ess < NEARLY_EQUAL * alive[:, None], k, -np.inf), sizes)
+    return ess.sum(axis=0), _middle(k), heavy == 0
+
+
+def _needed(prompts: int) -> int:
+    """How many effective samples it takes."""
+    return max(A_PROMPT * prompts, IN_ALL)
 
 
 def _middle(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -347,17 +356,37 @@ def _middle(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return middle
 
 
-def _warnings(beta: NDArray[np.float64], trusted: NDArray[np.bool_], is_point: bool) -> tuple[str, ...]:
-    if is_point:
+def _warnings(
+    beta: NDArray[np.float64],
+    trusted: NDArray[np.bool_],
+    ess: NDArray[np.float64],
+    rewards: NDArray[np.float64],
+    groups: Offsets,
+) -> tuple[str, ...]:
+    lowest, highest = (extreme.reduceat(rewards, groups[:-1]) for extreme in (np.minimum, np.maximum))
+    if (lowest == highest).all():
         return ("All rewards of a prompt are equal: the frontier is a point, and no beta changes anything.",)
-    if trusted.all():
-        return ()
-    if not trusted.any():
-        return (
-            f"Too few samples carry the targets at any of these betas: raise beta, or draw more samples ({A_PROMPT} "
-            f"effective ones a prompt are needed, and {IN_ALL} in all).",
+    warnings = []
+    if (lowest == -np.inf).any():
+        warnings.append(
+            f"{int(np.isneginf(rewards).sum())} of {len(rewards)} rewards are -inf, and so is the mean reward of the "
+            "prior and of the best of any n; targets exclude these samples, whatever beta."
         )
-    return (
-        f"Below beta = {beta[trusted][-1]:.3g} too few samples carry the target, and what they say is not to be "
-        "trusted: draw more samples a prompt to see further.",
-    )
+    if trusted.all():
+        return tuple(warnings)
+    prompts, needed = len(groups) - 1, _needed(len(groups) - 1)
+    if len(rewards) < needed:
+        each = f"{len(rewards) / prompts:.3g} a prompt, " if prompts > 1 else ""
+        return (
+            *warnings,
+            f"With {len(rewards)} samples, {each}no target can be trusted, whatever beta: draw {-(-needed // prompts)} "
+            "a prompt or more.",
+        )
+    first = int(np.flatnonzero(~trusted)[0])
+    where = f"Below beta = {beta[first - 1]:.3g}" if first else "At any of these betas"
+    if ess[first] < needed:
+        reason = f"the samples are worth {ess[first]:.3g} or fewer of the target's, and {needed} are needed"
+    else:
+        reason = "a few samples have much of the weight (Pareto k)"
+    act = "draw more samples a prompt to see further" if first else "raise beta, or draw more samples"
+    return (*warnings, f"{where} what the samples say is not to be trusted: {reason}. {act.capitalize()}.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from esscher.divergence import KlEstimate, sequence_logprobs
+from esscher.divergence.columns import drawn_logprobs
 from esscher.divergence.forward import estimate_forward
 from esscher.estimate import (
     Estimate,
@@ -136,14 +137,8 @@ def _log_probs(samples: Samples) -> tuple[NDArray[np.float64], NDArray[np.float6
     if samples.policy_logprobs is None or samples.prior_logprobs is None:
         missing = "policy_logprobs" if samples.policy_logprobs is None else "prior_logprobs"
         raise ValueError(f"samples have no {missing}: without, their weight under the target is not known")
-    policy, prior = sequence_logprobs(samples.policy_logprobs), sequence_logprobs(samples.prior_logprobs)
-    impossible = np.flatnonzero(np.isneginf(policy))
-    if len(impossible):
-        raise ValueError(
-            f"policy_logprobs[{impossible[0]}] sums to -inf: the policy cannot have produced that completion. "
-            "Is it the policy that the completions came from?"
-        )
-    return policy, prior
+    policy = drawn_logprobs("policy_logprobs", samples.policy_logprobs)
+    return policy, sequence_logprobs(samples.prior_logprobs)
 
 
 def _report(
@@ -184,6 +179,7 @@ def _weighted_mean(samples: Samples, values: NDArray[np.float64], relative: NDAr
     sizes, group_of = np.diff(samples.groups), samples.group_of
     weighted = relative * np.where(relative > 0, values, 0.0)
     means = np.add.reduceat(weighted, samples.groups[:-1]) / sizes
+    means[np.isinf(means)] = 0.0  # where a value of -inf has weight, and the mean is that, whatever the weights
     bias = bias_of_weighted_mean(relative, values, samples.groups)
     influence = weighted + (1.0 - relative) * means[group_of] - bias[group_of]
     kept = np.add.reduceat(relative, samples.groups[:-1]) > 0

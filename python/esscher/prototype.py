@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from esscher import _core
-from esscher.divergence import sequence_logprobs
+from esscher.divergence.columns import drawn_logprobs
 from esscher.diversity import SIZE_FREE, estimate_diversity
 from esscher.frontier import Curve, Frontier, average_curve, frontier
 from esscher.inference.best_of_n import best_of_n_kl, best_of_n_kl_bound, best_of_n_rewards, best_of_n_weights
@@ -33,7 +33,7 @@ class BestOfNCurve:
     n
         Of how many samples the best is taken [K]; at most half of the smallest prompt's.
     reward
-        Expected reward of the best.
+        Expected reward of the best; -inf for every n where a reward is -inf, as all n samples may have that.
     kl
         KL(best-of-n‖prior) in nats, by Beirami's estimate: at least the KL, and nearer to it than the bound.
     kl_is_bound
@@ -99,7 +99,7 @@ def prototype(samples: Samples, betas: ArrayLike | None = None, *, threads: int 
     Raises
     ------
     ValueError
-        If the samples have no rewards, and as `frontier`.
+        If the samples have no rewards, one is impossible by their `prior_logprobs`, and as `frontier`.
 
     References
     ----------
@@ -139,11 +139,16 @@ def _best_of_n(samples: Samples, rewards: NDArray[np.float64]) -> BestOfNCurve:
     # Of more than half of the samples there is no second opinion.
     n = 2 ** np.arange(int(np.log2(max(int(sizes.min()) // 2, 1))) + 1)
     best = best_of_n_rewards(rewards, samples.groups, n)
-    reward, _ = average_curve(best.reward, best.stderr, sizes)
+    # Of these samples only subsets of few can be all of -inf, of the prior's every one.
+    excluded = np.isneginf(rewards).any()
+    values, stderrs = (
+        np.full(best.reward.shape, x) if excluded else y for x, y in ((-np.inf, best.reward), (np.nan, best.stderr))
+    )
+    reward, _ = average_curve(values, stderrs, sizes)
     if samples.prior_logprobs is None:
         bound, none = best_of_n_kl_bound(n), np.zeros(len(n))
         return BestOfNCurve(n, reward, Curve(bound, none, bound, bound), kl_is_bound=True)
-    log_prior = sequence_logprobs(samples.prior_logprobs)
+    log_prior = drawn_logprobs("prior_logprobs", samples.prior_logprobs)
     kl = np.stack([_kl(log_prior, rewards, int(one), samples) for one in n], axis=1)
     return BestOfNCurve(n, reward, average_curve(kl, np.full(kl.shape, np.nan), sizes)[0], kl_is_bound=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from esscher.ragged import Offsets, Ragged, as_integers, as_token_ids, check_offsets, counts_within, widened
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -116,18 +117,6 @@ class Samples:
             **{name: _take(column, rows) for name, column in columns.items()},
         )
 
-    def has_same_prompts(self, other: Samples) -> bool:
-        """Whether another has the same prompts in the same order, so that what is known of each can be paired.
-
-        Examples
-        --------
-        >>> samples = Samples(Ragged.from_rows([[1], [2]]), Ragged.from_rows([[7], [8]]), [0, 1, 2])
-        >>> samples.has_same_prompts(samples), samples.has_same_prompts(samples.take_prompts([1, 0]))
-        (True, False)
-        """
-        mine, others = self.prompts, other.prompts
-        return np.array_equal(mine.offsets, others.offsets) and np.array_equal(mine.values, others.values)
-
     def __len__(self) -> int:
         return len(self.completions)
 
@@ -166,6 +155,39 @@ def concatenate(parts: Sequence[Samples]) -> Samples:
         groups=np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]),
         **joined,
     )
+
+
+def match_prompts(parts: Sequence[Samples]) -> list[Samples] | None:
+    """Return of all parts only the prompts that all have, in the order of the first; `None` if there are none.
+
+    Prompts are the same if their token ids are. Of a prompt that a part has several times, the first is the same as the
+    first of others, and so on.
+
+    Examples
+    --------
+    >>> one = Samples(Ragged.from_rows([[1], [2]]), Ragged.from_rows([[7], [8]]), [0, 1, 2])
+    >>> other = Samples(Ragged.from_rows([[2], [3]]), Ragged.from_rows([[5], [6]]), [0, 1, 2])
+    >>> [part.prompts[0].tolist() for part in match_prompts([one, other])]
+    [[2], [2]]
+    """
+    rows = [{key: row for row, key in enumerate(_numbered(part.prompts))} for part in parts]
+    shared = [key for key in rows[0] if all(key in others for others in rows[1:])]
+    if not shared:
+        return None
+    orders = [[of_part[key] for key in shared] for of_part in rows]
+    return [
+        part if order == list(range(len(part.prompts))) else part.take_prompts(order)
+        for part, order in zip(parts, orders, strict=True)
+    ]
+
+
+def _numbered(prompts: Ragged) -> Iterator[tuple[bytes, int]]:
+    """Give each prompt, and how often it was there before."""
+    seen: Counter[bytes] = Counter()
+    for row in prompts:
+        key = row.tobytes()
+        yield key, seen[key]
+        seen[key] += 1
 
 
 def _take(column: Any, rows: NDArray[np.int64]) -> Any:

@@ -36,6 +36,25 @@ def check_ratios(policy: Ragged, prior: Ragged) -> None:
         )
 
 
+def drawn_logprobs(column: str, logprobs: Ragged) -> NDArray[np.float64]:
+    """Return the log-prob of each completion under what it was drawn from [N], of the column of that name.
+
+    Raises
+    ------
+    ValueError
+        If one is -inf.
+    """
+    drawn = aggregate_logprobs(logprobs).log_prob
+    impossible = np.flatnonzero(np.isneginf(drawn))
+    if len(impossible):
+        whose = column.removesuffix("_logprobs")
+        raise ValueError(
+            f"{column}[{impossible[0]}] sums to -inf: the {whose} cannot have produced that completion. Is it the "
+            f"{whose} that the completions came from?"
+        )
+    return drawn
+
+
 def log_proposal_of(samples: Samples, proposal_logprobs: Ragged) -> NDArray[np.float64]:
     """Return the log-prob of each completion under what it was drawn from [N].
 
@@ -48,11 +67,4 @@ def log_proposal_of(samples: Samples, proposal_logprobs: Ragged) -> NDArray[np.f
     """
     column = token_column("proposal_logprobs", proposal_logprobs, samples.completions, "log-prob", highest=0.0)
     assert column is not None
-    drawn = aggregate_logprobs(column).log_prob
-    impossible = np.flatnonzero(np.isneginf(drawn))
-    if len(impossible):
-        raise ValueError(
-            f"proposal_logprobs[{impossible[0]}] sums to -inf: the proposal cannot have produced that completion. "
-            "Is it what the completions were drawn from?"
-        )
-    return drawn
+    return drawn_logprobs("proposal_logprobs", column)

@@ -78,12 +78,14 @@ def estimate_forward(
     log_weights, log_z, ess = _core.normalise(log_ratios, samples.groups)
     relative = np.exp(log_weights) * np.diff(samples.groups)[samples.group_of]
     with np.errstate(invalid="ignore"):  # of what neither can produce, which has no weight
-        products = _products(relative, log_target - log_policy)
+        values = log_target - log_policy
+        products = _products(relative, values)
     alive = np.isfinite(log_z)
     uncorrected = products - np.where(alive, log_z, np.nan)[samples.group_of]
     per_sequence = uncorrected
     if corrected:
-        per_sequence = uncorrected - _bias(relative, log_target - log_policy, samples.groups)[samples.group_of]
+        bias = bias_of_weighted_mean(relative, values, samples.groups) - bias_of_log_mean(relative, samples.groups)
+        per_sequence = uncorrected - bias[samples.group_of]
     kept, groups = alive[samples.group_of], _offsets(np.diff(samples.groups)[alive])
     influences = _influences(per_sequence[kept], relative[kept], products[kept], groups)
     (value, stderr), interval = with_interval(influences, groups)
@@ -105,13 +107,6 @@ def _products(relative: NDArray[np.float64], log_ratios: NDArray[np.float64]) ->
     """Multiply; where the target excludes a completion, 0 times -inf is 0."""
     products = np.zeros(len(relative))
     return np.multiply(relative, log_ratios, out=products, where=relative > 0)
-
-
-def _bias(relative: NDArray[np.float64], log_ratios: NDArray[np.float64], groups: Offsets) -> NDArray[np.float64]:
-    """Return the bias of order 1/n of each prompt's estimate [P]; 0 of an infinite one."""
-    with np.errstate(invalid="ignore"):
-        bias = bias_of_weighted_mean(relative, log_ratios, groups) - bias_of_log_mean(relative, groups)
-    return np.where(np.isfinite(bias), bias, 0.0)
 
 
 def _largest(pareto_k: NDArray[np.float64]) -> float:

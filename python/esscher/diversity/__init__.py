@@ -4,6 +4,7 @@ from esscher.diversity.bleu import self_bleu, self_bleu_of_texts
 from esscher.diversity.copies import compression_ratio, text_compression_ratio, unique_share
 from esscher.diversity.estimates import (
     SIZE_FREE,
+    SUBSAMPLE,
     DiversityEstimate,
     estimate_distinct,
     estimate_diversity,
@@ -25,6 +26,7 @@ from esscher.diversity.vendi import vendi_score
 
 __all__ = [
     "SIZE_FREE",
+    "SUBSAMPLE",
     "DiversityEstimate",
     "NgramStatistics",
     "TopNgrams",

@@ -135,7 +135,8 @@ def estimate_excess(completions: Ragged, groups: ArrayLike, weights: ArrayLike) 
     Diversity of the completions minus their weighted diversity, prompt by prompt, for the metrics of `SIZE_FREE`. With
     the weights of a target, it is what a policy has lost beyond what the target asks for: below 0 for distinct n-grams,
     above 0 for repetition. Where weights are worth few completions, weighted values lie nearer to the unweighted ones
-    than they would with more; the bias of order 1/n that this makes is taken off by the jackknife.
+    than they would with more; the bias of order 1/n that this makes is taken off by the jackknife. Two completions are
+    a single pair, alike under any weights: the distinct n-grams of pairs have no excess in prompts of fewer than three.
 
     Parameters
     ----------
@@ -165,6 +166,7 @@ def estimate_excess(completions: Ragged, groups: ArrayLike, weights: ArrayLike) 
     of_plain, of_weighted = (bias_of_pairs(rows, ORDER, w, borders) for w in (np.ones(len(rows)), relative))
     excess = {one.name: one.within - other.within for one, other in zip(plain, weighted, strict=True)}
     excess[f"distinct-{ORDER} of {SUBSAMPLE}"] -= of_plain - of_weighted
+    excess[f"distinct-{ORDER} of {SUBSAMPLE}"][np.diff(borders) <= SUBSAMPLE] = np.nan
     excess[f"repetition-{REPETITION_ORDER}"] += _bias_of_repetition(rows, relative, borders)
     return tuple(_estimate(_Metric(name, within, None, 1.0, -1.0)) for name, within in excess.items())
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from esscher import _core
 from esscher.divergence import KlEstimate, PresetName, estimate_kl, estimate_kls, sequence_logprobs
-from esscher.diversity import SIZE_FREE, DiversityEstimate, estimate_diversity, estimate_excess, top_ngrams
+from esscher.diversity import SIZE_FREE, SUBSAMPLE, DiversityEstimate, estimate_diversity, estimate_excess, top_ngrams
 from esscher.estimate import clustered_mean
 from esscher.evaluate import warnings
 from esscher.evaluate.record import Counts, Ngram, PerCompletion, Report
@@ -28,6 +28,7 @@ TRAINERS: tuple[PresetName, ...] = ("trl-grpo", "trl-rloo", "trl-ppo", "openrlhf
 MOST_VENDI = 256
 TOP_ORDERS = (2, 3, 4)
 TOP_COUNT = 10
+NO_TARGET = "no target was given"
 
 
 def evaluate(
@@ -90,6 +91,7 @@ def evaluate(
     posterior, weights = (
         (None, None) if target is None or "target" in unavailable else assess(samples, target, proposal, features)
     )
+    excess = () if weights is None or proposal == "prior" else _excess_collapse(samples, weights)
     return Report(
         version=_core.__version__,
         counts=_counts(samples),
@@ -101,7 +103,7 @@ def evaluate(
         target=posterior,
         diversity=estimate_diversity(samples.completions, samples.groups, vendi=_is_small(samples)),
         target_diversity=() if weights is None else _target_diversity(samples, weights),
-        excess_collapse=() if weights is None or proposal == "prior" else _excess_collapse(samples, weights),
+        excess_collapse=excess,
         top_ngrams={n: _top_ngrams(samples.completions, n) for n in TOP_ORDERS},
         per_completion=PerCompletion(
             prompts=samples.group_of,
@@ -111,7 +113,7 @@ def evaluate(
             log_weights=None if weights is None else weights.log_weights,
         ),
         warnings=(*warnings.of_kl(samples, kl), *warnings.of_target(samples, target, features, posterior, weights)),
-        unavailable=unavailable,
+        unavailable=unavailable | _without_excess(samples, excess),
     )
 
 
@@ -134,7 +136,7 @@ def _unavailable(samples: Samples, target: Target | None, proposal: Proposal) ->
     if proposal == "prior":
         reasons |= dict.fromkeys(("kl", "entropy"), "the completions came from the prior, not from the policy")
     if target is None:
-        return reasons | {"target": "no target was given"}
+        return reasons | {"target": NO_TARGET}
     if "target" not in reasons and len(samples) == len(samples.prompts):
         reasons["target"] = "a prompt's only completion says nothing of log Z and the gap: draw several a prompt"
     return reasons
@@ -168,6 +170,16 @@ def _target_diversity(samples: Samples, weights: Importance) -> tuple[DiversityE
 
 def _excess_collapse(samples: Samples, weights: Importance) -> tuple[DiversityEstimate, ...]:
     return estimate_excess(samples.completions, samples.groups, np.exp(weights.log_weights))
+
+
+def _without_excess(samples: Samples, excess: tuple[DiversityEstimate, ...]) -> dict[str, str]:
+    """Say why a metric has no excess."""
+    reason = (
+        "of two completions there is one pair, the same under policy and target: draw three a prompt or more"
+        if np.diff(samples.groups).max() <= SUBSAMPLE
+        else "no prompt has both n-grams and weight under the target"
+    )
+    return {f"excess of {metric.metric}": reason for metric in excess if np.isnan(metric.within.value)}
 
 
 def _top_ngrams(completions: Ragged, n: int) -> tuple[Ngram, ...]:

@@ -109,11 +109,15 @@ def _of_weights(samples: Samples, target: Target, posterior: TargetReport, weigh
     heavy = int(count_heavy(pareto_k, sizes))
     if heavy:
         worst = int(np.nan_to_num(pareto_k, nan=-np.inf).argmax())
-        where = "" if len(sizes) == 1 else f"in {heavy} of {len(sizes)} prompts, the largest "
+        k, good = f"{weights.pareto_k[worst]:.2f}", f"{trusted_pareto_k(int(sizes[worst])):.2f}"
+        said = (
+            f"Pareto k is {k}, above {good}"
+            if len(sizes) == 1
+            else f"In {heavy} of {len(sizes)} prompts Pareto k is too large (up to {k}, where {good} can be trusted)"
+        )
         warnings.append(
-            f"Pareto k is {where}{weights.pareto_k[worst]:.2f}, above {trusted_pareto_k(int(sizes[worst])):.2f}: a few "
-            f"weights decide the result, and its standard error cannot be trusted. {_nearer(target)}, or draw more "
-            "completions a prompt."
+            f"{said}: a few weights decide the result, and its standard error cannot be trusted. {_nearer(target)}, or "
+            "draw more completions a prompt."
         )
     return warnings
 

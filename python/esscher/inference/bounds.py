@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from esscher.estimate import ROUNDING
 from esscher.inference.columns import below_infinity, filled_offsets, finite_column, group_of, group_sums, refuse
 
 if TYPE_CHECKING:
@@ -286,7 +287,9 @@ def agreement(values: ArrayLike, stderrs: ArrayLike, threshold: float = 3.0) -> 
     estimates, errors = _estimates(values, stderrs)
     # An estimate that says nothing may be -inf; over an infinite scale it differs from none.
     estimates = np.where(np.isinf(errors), 0.0, estimates)
-    gaps = np.abs(estimates[:, None] - estimates)
+    gaps, size = np.abs(estimates[:, None] - estimates), np.maximum(np.abs(estimates), 1.0)
+    # What rounding makes of the same estimate by two ways is no difference.
+    gaps[gaps <= ROUNDING * np.maximum(size[:, None], size)] = 0.0
     scales = np.hypot(errors[:, None], errors)
     exact = np.where(gaps > 0, np.inf, 0.0)
     largest = np.divide(gaps, scales, out=exact, where=scales > 0).max(axis=(0, 1))

@@ -50,7 +50,7 @@ def frontier_chart(found: Prototype, policies: Sequence[PolicyPoint] = ()) -> An
     """
     frame = _frame(found, policies)
     layers = [_out_of_reach(found.frontier, frame), _band(found.frontier, frame), *_curve(found.frontier, frame)]
-    layers += [*_best_of_n(found, frame), *_betas(found.frontier, frame), *_prior(found.frontier, frame)]
+    layers += [*_best_of_n(found, frame), *_betas(found.frontier, frame), *_prior(found.frontier, frame, policies)]
     layers += [*_limit(found.frontier, frame), *_policies(policies, frame)]
     return alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=_title(found))
 
@@ -82,7 +82,12 @@ def _frame(found: Prototype, policies: Sequence[PolicyPoint]) -> _Frame:
     bottom, top = float(values.min()), float(values.max())
     room = 0.12 * (top - bottom) or 1.0
     scale = alt.Scale(type="sqrt", domain=[0, most], nice=False)
-    x = alt.X("kl:Q", title="KL from the prior, nats per completion", scale=scale, axis=alt.Axis(tickCount=8))
+    x = alt.X(
+        "kl:Q",
+        title="KL from the prior, nats per completion (square-root scale)",
+        scale=scale,
+        axis=alt.Axis(tickCount=8),
+    )
     bottom, top = bottom - room, top + 1.6 * room
     return _Frame(shown, scale, x, alt.Scale(domain=[bottom, top], nice=False), most, bottom, top)
 
@@ -191,12 +196,15 @@ def _policies(policies: Sequence[PolicyPoint], frame: _Frame) -> list[Any]:
     return [up, across, dots, texts] if rows else []
 
 
-def _prior(curve: Frontier, frame: _Frame) -> list[Any]:
+def _prior(curve: Frontier, frame: _Frame, policies: Sequence[PolicyPoint]) -> list[Any]:
+    """Draw where all policies start; its name makes room for that of a policy that has hardly moved."""
     if not np.isfinite(curve.prior_reward.value):
         return []
     base = charts.chart([_start(curve)]).encode(x=frame.x, y=_y(frame))
     dot = base.mark_point(color=INK, fill=INK, size=60, opacity=1)
-    return [dot, base.mark_text(text="prior", color=INK, align="left", dx=9, dy=9, fontWeight=600)]
+    is_crowded = any(policy.kl.value < APART**2 * frame.most_kl for policy in policies)
+    dy = 26 if is_crowded else 9
+    return [dot, base.mark_text(text="prior", color=INK, align="left", dx=9, dy=dy, fontWeight=600)]
 
 
 def _limit(curve: Frontier, frame: _Frame) -> list[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,13 +22,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from esscher.compare import Comparison, PolicyPoint
-    from esscher.estimate import Interval
+    from esscher.compare import PolicyPoint
     from esscher.frontier import Curve
     from esscher.prototype import Prototype
 
 # Rows of the table: the prior's end, the limit of what is trusted, and what lies evenly between them.
 ROWS = 8
+# So many betas or fewer are all shown.
+FEW_BETAS = 16
 PICTURES = (".svg", ".png")
 CURVES = ("log_z", "reward", "kl", "prior_kl", "total_variation")
 
@@ -57,31 +57,6 @@ class BestRow(NamedTuple):
     kl: str
 
 
-class PolicyRow(NamedTuple):
-    """A policy beside the frontier."""
-
-    name: str
-    reward: str
-    kl: str
-    reachable: str
-    efficiency: str
-    gap: str
-    excess: str
-
-
-class LogZRow(NamedTuple):
-    """log Z of a policy's target, by every way that there is."""
-
-    name: str
-    target: str
-    lower: str
-    prior: str
-    policy: str
-    both: str
-    upper: str
-    agree: str
-
-
 class DiversityRow(NamedTuple):
     """Diversity of the target at one beta."""
 
@@ -91,8 +66,13 @@ class DiversityRow(NamedTuple):
 
 
 def frontier_rows(found: Prototype) -> tuple[FrontierRow, ...]:
-    """Return points of the frontier, evenly spaced in the square root of KL, and the first that is not trusted."""
+    """Return points of the frontier, evenly spaced in the square root of KL, and the first that is not trusted.
+
+    Of a few betas, as one gives them, all are shown.
+    """
     curve = found.frontier
+    if len(curve.beta) <= FEW_BETAS:
+        return tuple(_frontier_row(found, i) for i in range(len(curve.beta)))
     trusted = np.flatnonzero(curve.trusted)
     roots = np.sqrt(np.maximum(curve.kl.value, 0.0))[trusted]
     wanted = np.linspace(roots.min(), roots.max(), ROWS) if len(trusted) else np.empty(0)
@@ -124,40 +104,6 @@ def diversity_rows(found: Prototype) -> tuple[DiversityRow, ...]:
     )
 
 
-def policy_rows(policies: Sequence[PolicyPoint]) -> tuple[PolicyRow, ...]:
-    """Return the policies; `excess` is that of the first metric, distinct 2-grams of two completions."""
-    return tuple(
-        PolicyRow(
-            policy.name,
-            digits.estimate(policy.reward),
-            digits.estimate(Estimate(policy.kl.value, policy.kl.stderr)),
-            "not known" if policy.reachable is None else digits.number(policy.reachable.value, 3),
-            "not known" if policy.efficiency is None else _percent(policy.efficiency),
-            _or_unknown(policy.inference_gap),
-            _or_unknown(policy.excess_collapse[0].within if policy.excess_collapse else None),
-        )
-        for policy in policies
-    )
-
-
-def log_z_rows(policies: Sequence[PolicyPoint]) -> tuple[LogZRow, ...]:
-    """Return log Z of the target of each policy that has one."""
-    return tuple(
-        LogZRow(
-            policy.name,
-            str(policy.target),
-            _bound(policy, 0),
-            digits.estimate(policy.log_z.prior),
-            digits.estimate(policy.log_z.policy),
-            _or_unknown(policy.log_z.both),
-            _bound(policy, 1),
-            "yes" if policy.log_z.agree else f"no, {policy.log_z.difference:.1f} standard errors apart",
-        )
-        for policy in policies
-        if policy.log_z is not None
-    )
-
-
 def diversity_names(found: Prototype) -> tuple[str, ...]:
     """Return what the columns of `diversity_rows` are."""
     return tuple(metric.metric for metric in found.diversity[0].metrics)
@@ -173,88 +119,25 @@ def footnote(found: Prototype) -> str:
     return f"± is one standard error. Intervals are of 95 %, if {found.frontier.assumes}."
 
 
-def print_comparison(found: Comparison, console: Console | None = None) -> None:
-    """Print policies beside the frontier, then what targets would give."""
-    console = console or Console()
-    _section(console, "Policies, and what their KL could buy", _policies(found.policies))
-    targets = dict.fromkeys(str(policy.target) for policy in found.policies if policy.target is not None)
-    against = "the target of the same KL" if len(targets) > 1 else next(iter(targets), "no target")
-    console.print(Text(f"  Gap (nats) and excess of distinct-2 are against {against}.", "dim"))
-    if any(policy.log_z is not None for policy in found.policies):
-        _section(console, "log Z of these targets, nats: by whose samples?", _log_z(found.policies))
-    console.print()
-    print_prototype(replace(found.prototype, warnings=found.warnings), console)
-
-
 def print_prototype(found: Prototype, console: Console | None = None) -> None:
     """Print what targets would give: the frontier, best-of-n, diversity, and warnings."""
     console = console or Console()
     console.print(Text(counts(found), "bold"))
     if found.warnings:
-        _section(console, "Before trusting these numbers", Text("\n".join(found.warnings)), "bold yellow")
-    _section(console, "Targets prior·exp(reward/beta)/Z: the most reward at each KL", _frontier(found))
-    if not found.frontier.trusted.all():
-        console.print(Text("  The last line is not to be trusted: too few samples carry it.", "dim"))
-    _section(console, "Best of n samples of the prior", _best(found))
-    _section(console, "Diversity of the target, within prompts", _diversity(found))
+        print_section(console, "Before trusting these numbers", Text("\n".join(found.warnings)), "bold yellow")
+    print_section(console, "Targets prior·exp(reward/beta)/Z: the most reward at each KL", _frontier(found))
+    print_section(console, "Best of n samples of the prior", _best(found))
+    print_section(console, "Diversity of the target, within prompts", _diversity(found))
     console.print(Text(f"\n{footnote(found)}", "dim"))
-
-
-def comparison_to_json(found: Comparison) -> str:
-    """Return everything as indented JSON, with the rules of `prototype_to_json`."""
-    record = _record(found.prototype) | {
-        "policies": [_policy(policy) for policy in found.policies],
-        "warnings": list(found.warnings),
-    }
-    return json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False)
 
 
 def prototype_to_json(found: Prototype) -> str:
     """Return everything as indented JSON; NaN becomes null, infinities "inf" and "-inf"."""
-    return json.dumps(_record(found), indent=2, allow_nan=False, ensure_ascii=False)
+    return json.dumps(prototype_record(found), indent=2, allow_nan=False, ensure_ascii=False)
 
 
-def _policy(policy: PolicyPoint) -> Json:
-    return {
-        "name": policy.name,
-        "reward": _estimate(policy.reward, policy.reward_interval),
-        "kl": _estimate(Estimate(policy.kl.value, policy.kl.stderr), policy.kl.interval),
-        "kl_signature": policy.kl.signature,
-        "beta": policy.beta,
-        "reachable": _estimate(policy.reachable),
-        "efficiency": _estimate(policy.efficiency, policy.efficiency_interval),
-        "target": None if policy.target is None else str(policy.target),
-        "log_z": _log_z_record(policy),
-        "inference_gap": _estimate(policy.inference_gap, policy.inference_gap_interval),
-        "excess_collapse": {
-            excess.metric: _estimate(excess.within, excess.interval) for excess in policy.excess_collapse
-        },
-    }
-
-
-def _log_z_record(policy: PolicyPoint) -> Json | None:
-    if policy.log_z is None:
-        return None
-    lower, upper = policy.log_z_bounds or (None, None)
-    return {
-        "prior": _estimate(policy.log_z.prior),
-        "policy": _estimate(policy.log_z.policy),
-        "both": _estimate(policy.log_z.both),
-        "elbo": _estimate(lower),
-        "eubo": _estimate(upper),
-        "difference": _number(policy.log_z.difference),
-        "agree": policy.log_z.agree,
-    }
-
-
-def _estimate(estimate: Estimate | None, interval: Interval | None = None) -> Json | None:
-    if estimate is None:
-        return None
-    record = {"value": _number(estimate.value), "stderr": _number(estimate.stderr)}
-    return record if interval is None else record | {"low": _number(interval.low), "high": _number(interval.high)}
-
-
-def _record(found: Prototype) -> Json:
+def prototype_record(found: Prototype) -> Json:
+    """Return everything as a record of JSON, with the rules of `prototype_to_json`."""
     curve, best = found.frontier, found.best_of_n
     return {
         "version": found.version,
@@ -266,8 +149,11 @@ def _record(found: Prototype) -> Json:
             "ess": _column(curve.ess),
             "pareto_k": _column(curve.pareto_k),
             "trusted": curve.trusted.tolist(),
-            "prior_reward": {"value": _number(curve.prior_reward.value), "stderr": _number(curve.prior_reward.stderr)},
-            "highest_reward": _number(curve.highest_reward),
+            "prior_reward": {
+                "value": number_or_name(curve.prior_reward.value),
+                "stderr": number_or_name(curve.prior_reward.stderr),
+            },
+            "highest_reward": number_or_name(curve.highest_reward),
             "assumes": curve.assumes,
         },
         "best_of_n": {
@@ -278,10 +164,13 @@ def _record(found: Prototype) -> Json:
         },
         "diversity": [
             {
-                "beta": _number(at.beta),
-                "kl": _number(at.kl),
+                "beta": number_or_name(at.beta),
+                "kl": number_or_name(at.kl),
                 "metrics": {
-                    metric.metric: {"value": _number(metric.within.value), "stderr": _number(metric.within.stderr)}
+                    metric.metric: {
+                        "value": number_or_name(metric.within.value),
+                        "stderr": number_or_name(metric.within.stderr),
+                    }
                     for metric in at.metrics
                 },
             }
@@ -331,7 +220,8 @@ def _frontier_row(found: Prototype, i: int) -> FrontierRow:
     )
 
 
-def _section(console: Console, title: str, body: Table | Text, style: str = "bold") -> None:
+def print_section(console: Console, title: str, body: Table | Text, style: str = "bold") -> None:
+    """Print a title, and under it what it is of."""
     console.print()
     console.print(Text(title, style))
     console.print(Padding(body, (0, 0, 0, 2), expand=False))
@@ -352,39 +242,14 @@ def _frontier(found: Prototype) -> Table:
     for row in frontier_rows(found):
         style = "cyan" if row.trusted else "dim"
         cells = (row.reward, row.kl, row.log_z, row.ess, row.pareto_k)
-        table.add_row(Text(row.beta), *(Text(cell, style) for cell in cells))
+        beta = row.beta if row.trusted else f"{row.beta} (not trusted)"
+        table.add_row(Text(beta, "" if row.trusted else "dim"), *(Text(cell, style) for cell in cells))
     return table
 
 
-def _policies(policies: Sequence[PolicyPoint]) -> Table:
-    table = _grid("policy", "reward", "KL, nats", "reachable", "got", "gap", "excess")
-    for row in policy_rows(policies):
-        name, *cells = row
-        table.add_row(Text(name), *(Text(cell, "cyan") for cell in cells))
-    return table
-
-
-def _log_z(policies: Sequence[PolicyPoint]) -> Table:
-    table = _grid("policy", "ELBO", "by prior's", "by policy's", "by both", "EUBO", "agree")
-    for row in log_z_rows(policies):
-        cells = (row.lower, row.prior, row.policy, row.both, row.upper)
-        table.add_row(Text(row.name), *(Text(cell, "cyan") for cell in cells), Text(row.agree))
-    return table
-
-
-def _or_unknown(estimate: Estimate | None) -> str:
-    return "not known" if estimate is None else digits.estimate(estimate)
-
-
-def _bound(policy: PolicyPoint, which: int) -> str:
-    return "not known" if policy.log_z_bounds is None else digits.number(policy.log_z_bounds[which].value)
-
-
-def _percent(share: Estimate) -> str:
-    return f"{digits.estimate(Estimate(100 * share.value, 100 * share.stderr))} %"
-
-
-def _best(found: Prototype) -> Table:
+def _best(found: Prototype) -> Table | Text:
+    if len(found.best_of_n.n) == 1:
+        return Text("not known: it takes four samples a prompt or more", "dim")
     table = _grid("n", "reward", "KL at most, nats" if found.best_of_n.kl_is_bound else "KL, nats")
     for row in best_rows(found):
         table.add_row(Text(row.n), Text(row.reward, "cyan"), Text(row.kl, "cyan"))
@@ -398,14 +263,15 @@ def _diversity(found: Prototype) -> Table:
     return table
 
 
-def _number(value: float) -> float | str | None:
+def number_or_name(value: float) -> float | str | None:
+    """Return a number as JSON can hold it: NaN is null, infinities are "inf" and "-inf"."""
     if np.isnan(value):
         return None
     return float(value) if np.isfinite(value) else str(float(value))
 
 
 def _column(values: NDArray[np.float64]) -> list[float | str | None]:
-    return [_number(value) for value in values.tolist()]
+    return [number_or_name(value) for value in values.tolist()]
 
 
 def _curve(curve: Curve) -> Json:

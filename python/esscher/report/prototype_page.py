@@ -9,6 +9,7 @@ import numpy as np
 from esscher.atomic import replacing
 from esscher.estimate import Estimate
 from esscher.report import digits
+from esscher.report.comparison import log_z_rows, policy_rows
 from esscher.report.page import Card, card, fill
 from esscher.report.prototype import (
     best_rows,
@@ -17,8 +18,6 @@ from esscher.report.prototype import (
     diversity_rows,
     footnote,
     frontier_rows,
-    log_z_rows,
-    policy_rows,
 )
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ def write_prototype_page(
         cards=_cards(found),
         picture=charts.svg(frontier_chart(found, policies)),
         policies=policy_rows(policies),
-        log_z=log_z_rows(policies),
+        log_z=log_z_rows(policies, found.prompts),
         frontier=frontier_rows(found),
         prior=digits.estimate(found.frontier.prior_reward),
         best=best_rows(found),

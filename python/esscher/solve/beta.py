@@ -60,6 +60,9 @@ def solve_beta(
     completions). Both rise with 1/beta, ``d E[r] / d(1/beta) = Var[r]`` and ``d KL / d(1/beta) = Var[r] / beta``, so
     there is one solution, found to 1e-12 relative where the numbers given determine it so well.
 
+    With few samples a prompt both are off by what is of order 1/n, which `frontier` takes off and this does not: with
+    16 samples a prompt, beta comes out several percent low for a given KL.
+
     Parameters
     ----------
     rewards

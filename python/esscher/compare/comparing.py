@@ -1,0 +1,220 @@
+"""Samples of the prior and of policies in, a comparison out."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from esscher.compare.efficiency import estimate_efficiency
+from esscher.compare.record import Comparison, PolicyPoint
+from esscher.compare.shared import check_shared, is_own, match
+from esscher.divergence import KlEstimate, estimate_kl
+from esscher.divergence.columns import drawn_logprobs
+from esscher.estimate import with_interval
+from esscher.evaluate import NO_TARGET, evaluate
+from esscher.evidence import compare_log_z
+from esscher.prototype import prototype
+from esscher.solve import solve_beta
+from esscher.target import Tilt
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from esscher.compare.efficiency import Efficiency
+    from esscher.evaluate import Report
+    from esscher.evidence import LogZ
+    from esscher.frontier import Frontier
+    from esscher.samples import Samples
+
+
+def compare(prior: Samples, policies: Mapping[str, Samples], beta: float | None = None) -> Comparison:
+    """Put trained policies beside the frontier of their prior.
+
+    Only prompts that all samples have are compared. The standard error of the efficiency is the delta method's,
+    clustered by prompt, of the policy's rewards and KL and of the prior's rewards; what a prompt gives to both cancels.
+
+    Parameters
+    ----------
+    prior
+        Completions of the prior with `rewards`. Where they have `prior_logprobs`, these must be of the model that the
+        policies' are of. Where they have `policy_logprobs` that differ from them and there is one policy, these must be
+        its: then log Z is estimated from both sets of samples together.
+    policies
+        By name, completions of each policy with `rewards`, `policy_logprobs` and `prior_logprobs`.
+    beta
+        The beta of the target that gap and excess collapse are measured against; if not given, each policy's is the one
+        whose target has the policy's KL.
+
+    Raises
+    ------
+    ValueError
+        If there are no policies, one lacks a column or holds a completion that it cannot have produced, there is no
+        prompt that all have, rewards or log-probs of the same completions differ between the prior's samples and a
+        policy's, `beta` is not positive and finite, and as `prototype`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dataclasses import replace
+    >>> from esscher import Ragged, sequence_logprobs
+    >>> from esscher.lm.tabular import TabularLM
+    >>> rng = np.random.default_rng(0)
+    >>> logits = rng.normal(size=(8, 4, 4))
+    >>> prompts = Ragged.from_rows([[p] for p in range(8)])
+    >>> prior, policy = TabularLM(logits), TabularLM(logits + [0.0, 1.0, 0.0, 0.0])
+    >>> def rewarded(drawn):
+    ...     return replace(drawn, rewards=np.array([np.mean(row == 1) for row in drawn.completions]))
+    >>> drawn = rewarded(policy.sample(prompts, 200, 2, rng))
+    >>> drawn = replace(drawn, prior_logprobs=prior.logprobs(drawn.prompts, drawn.completions, drawn.groups))
+    >>> found = compare(rewarded(prior.sample(prompts, 200, 2, rng)), {"tuned": drawn}).policies[0]
+    >>> bool(0.5 < found.efficiency.value < 1.05)
+    True
+    """
+    if not policies:
+        raise ValueError("policies is empty: give at least one to compare")
+    target = None if beta is None else Tilt(beta)
+    if prior.rewards is None:
+        raise ValueError("prior: no rewards, and the frontier is that of a reward")
+    if len(policies) > 1 or is_own(prior):
+        prior = replace(prior, policy_logprobs=None)
+    told: list[tuple[str, str]] = []
+    # What is wrong is named where it stands in the samples as they were given.
+    for name, samples in policies.items():
+        with _naming(f"policy {name!r}"):
+            told += [(name, text) for text in _check(samples, prior)]
+    prior, policies, warnings = match(prior, policies)
+    with _naming("prior"):
+        found = prototype(prior)
+    points = []
+    for name, samples in policies.items():
+        with _naming(f"policy {name!r}"):
+            point, texts = _point(name, samples, prior, target, found.frontier)
+        points.append(point)
+        told += [(name, text) for text in texts]
+    return Comparison(found, tuple(points), (*warnings, *found.warnings, *_by_text(told)))
+
+
+@contextmanager
+def _naming(whose: str) -> Iterator[None]:
+    """Say in errors whose samples they are about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{whose}: {error}") from error
+
+
+def _check(samples: Samples, prior: Samples) -> list[str]:
+    missing = [column for column in ("rewards", "policy_logprobs", "prior_logprobs") if column not in samples.columns]
+    if missing:
+        raise ValueError(f"no {' and no '.join(missing)}, which a comparison needs")
+    assert samples.policy_logprobs is not None
+    drawn_logprobs("policy_logprobs", samples.policy_logprobs)
+    return check_shared(samples, prior)
+
+
+def _by_text(warnings: list[tuple[str, str]]) -> list[str]:
+    """Say once, of all policies together, what is the same of several."""
+    names: dict[str, list[str]] = {}
+    for name, text in warnings:
+        names.setdefault(text, []).append(name)
+    return [f"{', '.join(named)}: {text}" for text, named in names.items()]
+
+
+def _point(
+    name: str, samples: Samples, prior: Samples, target: Tilt | None, curve: Frontier
+) -> tuple[PolicyPoint, list[str]]:
+    assert samples.rewards is not None  # `_check` has seen them
+    reward, reward_interval = with_interval(samples.rewards, samples.groups)
+    kl = estimate_kl(samples, "k1" if samples.token_kl is None else "exact")
+    beta, of_beta = _beta_of(kl, prior, curve)
+    got, of_got = (None, []) if beta is None else _efficiency(samples, kl, beta, prior)
+    against = target if target is not None else None if beta is None else Tilt(beta)
+    report = evaluate(samples, against)
+    log_z = None if against is None else compare_log_z(prior, samples, against)
+    gap = report.target
+    point = PolicyPoint(
+        name=name,
+        reward=reward,
+        reward_interval=reward_interval,
+        kl=kl,
+        beta=beta,
+        reachable=None if got is None else got.reachable,
+        efficiency=None if got is None else got.share,
+        efficiency_interval=None if got is None else got.interval,
+        target=against,
+        log_z=log_z,
+        log_z_bounds=None if gap is None or gap.elbo is None or gap.eubo is None else (gap.elbo, gap.eubo),
+        inference_gap=None if gap is None else gap.inference_gap,
+        inference_gap_interval=None if gap is None else gap.inference_gap_interval,
+        excess_collapse=report.excess_collapse,
+    )
+    return point, [*of_beta, *of_got, *_of_log_z(against, log_z, len(prior.prompts)), *_of_report(report)]
+
+
+def _beta_of(kl: KlEstimate, prior: Samples, curve: Frontier) -> tuple[float | None, list[str]]:
+    """Return the beta whose target has this KL, and what keeps it from being known or trusted."""
+    if kl.value == np.inf:
+        return None, ["Its KL is infinite: it produced completions that the prior cannot (prior_logprobs of -inf)."]
+    if not kl.per_sequence.any():
+        return None, ["Its log-probs are the prior's: it has not moved, or one column is a copy of the other."]
+    if not kl.value > 0:
+        return None, [f"The estimate of its KL is {kl.value:.3g}, and no target has that. Draw more completions of it."]
+    assert prior.rewards is not None  # `prototype` has seen them
+    try:
+        beta = solve_beta(prior.rewards, kl=kl.value, groups=prior.groups)
+    except ValueError as error:
+        return None, [f"What its KL could buy is not known ({error})."]
+    trusted = curve.beta[curve.trusted]
+    if len(trusted) == 0 or beta < trusted[-1]:
+        return beta, ["It lies beyond what the prior's samples can be trusted for: draw more of them."]
+    return beta, []
+
+
+def _efficiency(samples: Samples, kl: KlEstimate, beta: float, prior: Samples) -> tuple[Efficiency | None, list[str]]:
+    """Return what it got of what it could reach, and what speaks against it."""
+    for whose, rewards in (("its", samples.rewards), ("the prior's", prior.rewards)):
+        assert rewards is not None
+        excluded = int(np.isneginf(rewards).sum())
+        if excluded:
+            return None, [
+                f"{excluded} of {whose} {len(rewards)} completions {'has' if excluded == 1 else 'have'} a reward of "
+                "-inf, and so has their mean: there is no share of a gain to speak of. Give failures a finite reward."
+            ]
+    got = estimate_efficiency(samples, kl, beta, prior)
+    if got.interval.low > 1:
+        return got, [
+            "It got more than any policy of its KL can: check that its rewards and the prior's are the same reward, "
+            "and that both columns of log-probs are of the models that they are named after."
+        ]
+    return got, []
+
+
+def _of_log_z(target: Tilt | None, log_z: LogZ | None, prompts: int) -> list[str]:
+    """Say where the samples of prior and policy disagree about log Z, or cannot be compared."""
+    if log_z is None or log_z.agree:
+        return []
+    if log_z.agree is None:
+        return [
+            f"log Z of {target} by the prior's samples and by its own cannot be compared: of no prompt both give it "
+            "with an error. Draw several completions of each prompt."
+        ]
+    where = "" if log_z.compared == prompts else f", over the {log_z.compared} of {prompts} prompts where both know it"
+    return [
+        f"log Z of {target} by the prior's samples and by its own {_apart(log_z.difference)}{where}. One of them "
+        "misses where the target is: raise beta, or draw more of both."
+    ]
+
+
+def _apart(difference: float) -> str:
+    return f"are {difference:.3g} standard errors apart" if np.isfinite(difference) else "differ, and neither varies"
+
+
+def _of_report(report: Report) -> list[str]:
+    """Say what `evaluate` does, and why there is no gap; that there is no target has been told."""
+    reason = report.unavailable.get("target")
+    if reason is None or reason == NO_TARGET:
+        return [*report.warnings]
+    return [*report.warnings, f"Its gap and excess are not known: {reason}."]

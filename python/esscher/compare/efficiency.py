@@ -1,0 +1,82 @@
+"""How much of the reward that its KL could buy a policy got."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from esscher.estimate import NORMAL, Estimate, Interval, bias_of_log_mean, clustered_mean, with_interval
+from esscher.inference.importance import exponential_weights
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from esscher.divergence import KlEstimate
+    from esscher.samples import Samples
+
+
+class Efficiency(NamedTuple):
+    """The reachable reward, and the share of the way to it that was gone, with its 95 % interval."""
+
+    reachable: Estimate
+    share: Estimate
+    interval: Interval
+
+
+def estimate_efficiency(samples: Samples, kl: KlEstimate, beta: float, prior: Samples) -> Efficiency:
+    """Compare the gain in reward with that of the target at `beta`, which has the policy's KL.
+
+    ``(reward - prior's) / (reachable - prior's)`` with ``reachable = beta (KL + log Z)``, and the delta method's error:
+    along the frontier ``d reachable / d KL = beta``, and at a given KL the reward of the target varies as beta log Z
+    does (the envelope theorem).
+
+    Parameters
+    ----------
+    samples, prior
+        Completions of the policy and of the prior with finite `rewards`, of the same prompts in the same order.
+    kl
+        KL(policy‖prior).
+    beta
+        Where the target has that KL.
+    """
+    rewards, prior_rewards = samples.rewards, prior.rewards
+    assert rewards is not None
+    assert prior_rewards is not None
+    weights, log_z, _ = exponential_weights(prior_rewards, beta, prior.groups)
+    sizes = np.diff(prior.groups)
+    relative = weights * sizes[prior.group_of]
+    reward = float((relative * prior_rewards).sum()) / len(prior)
+    # It is on average too low as log Z is, and no higher than the highest reward.
+    reward -= beta * float(sizes @ bias_of_log_mean(relative, prior.groups)) / len(prior)
+    reward = min(reward, float(sizes @ np.maximum.reduceat(prior_rewards, prior.groups[:-1])) / len(prior))
+    of_target = beta * (log_z[prior.group_of] + relative - 1.0)
+    reachable = Estimate(reward, clustered_mean(of_target, prior.groups).stderr)
+    least = float(prior_rewards.mean())
+    possible = reachable.value - least
+    share = (float(rewards.mean()) - least) / possible
+    of_policy = (rewards - share * beta * kl.per_sequence) / possible
+    of_prior = (share * of_target + (1.0 - share) * prior_rewards) / possible
+    return Efficiency(reachable, *_difference(share, of_policy, samples, of_prior, prior))
+
+
+def _difference(
+    value: float, of_policy: NDArray[np.float64], samples: Samples, of_prior: NDArray[np.float64], prior: Samples
+) -> tuple[Estimate, Interval]:
+    """Return a value with the error and the interval of the difference of two means of influence values.
+
+    What the same prompts have in common cancels; of one prompt, completions are the independent draws.
+    """
+    if len(samples.prompts) > 1:
+        residuals = _residuals(of_policy, samples) - _residuals(of_prior, prior)
+        return with_interval(value + len(residuals) * residuals, np.arange(len(residuals) + 1))
+    errors = clustered_mean(of_policy, samples.groups).stderr, clustered_mean(of_prior, prior.groups).stderr
+    stderr = float(np.hypot(*errors))
+    assumes = "completions of the one prompt are many and independent (normal)"
+    return Estimate(value, stderr), Interval(value - NORMAL * stderr, value + NORMAL * stderr, assumes)
+
+
+def _residuals(values: NDArray[np.float64], samples: Samples) -> NDArray[np.float64]:
+    """Return what each prompt adds to the mean beyond its share [P]."""
+    residuals: NDArray[np.float64] = np.add.reduceat(values - values.mean(), samples.groups[:-1]) / len(values)
+    return residuals

@@ -1,0 +1,71 @@
+"""What a comparison holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from esscher.divergence import KlEstimate
+    from esscher.diversity import DiversityEstimate
+    from esscher.estimate import Estimate, Interval
+    from esscher.evidence import LogZ
+    from esscher.prototype import Prototype
+    from esscher.target import Tilt
+
+
+@dataclass(frozen=True, eq=False)
+class PolicyPoint:
+    """A policy beside the frontier.
+
+    Attributes
+    ----------
+    name
+        What it is called.
+    reward, reward_interval
+        Its mean reward, and the 95 % interval of it.
+    kl
+        KL(policy‖prior) in nats: exact where `token_kl` is known, else k1.
+    beta
+        The beta whose target has that KL; `None` where the prior's samples show none.
+    reachable
+        The reward of that target: the most that any policy of the same KL can have; `None` with `efficiency`.
+    efficiency, efficiency_interval
+        ``(reward - prior's) / (reachable - prior's)``: the share that the policy got of the reward that its KL could
+        buy, and the 95 % interval of it; `None` with `beta`, and where a mean reward is -inf.
+    target
+        The target that it is measured against.
+    log_z
+        log Z of the target, from the prior's samples and from the policy's; `None` with `target`.
+    log_z_bounds
+        Bounds of it from below and above by the policy's samples (see `TargetReport.elbo` and `eubo`); `None` where
+        they cannot tell.
+    inference_gap, inference_gap_interval
+        KL(policy‖target) in nats, and the 95 % interval of it; `None` where the samples cannot tell.
+    excess_collapse
+        Its diversity minus the target's: what it lost beyond what the target asks for.
+    """
+
+    name: str
+    reward: Estimate
+    reward_interval: Interval
+    kl: KlEstimate
+    beta: float | None
+    reachable: Estimate | None
+    efficiency: Estimate | None
+    efficiency_interval: Interval | None
+    target: Tilt | None
+    log_z: LogZ | None
+    log_z_bounds: tuple[Estimate, Estimate] | None
+    inference_gap: Estimate | None
+    inference_gap_interval: Interval | None
+    excess_collapse: tuple[DiversityEstimate, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Policies beside the frontier of the prior, and what the reader should know before trusting them."""
+
+    prototype: Prototype
+    policies: tuple[PolicyPoint, ...]
+    warnings: tuple[str, ...]

@@ -1,0 +1,140 @@
+"""What samples of the prior and of a policy share: their prompts, and what they say of the same completions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from esscher.divergence import sequence_logprobs
+from esscher.samples import match_prompts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from esscher.samples import Samples
+
+# Log-probs of the same completion that differ by more, in nats per token, are not of the same model: bfloat16 and
+# other kernels make up to half as much in completions of a few tokens.
+DIFFERENT = 0.2
+# If most differ by less than this, they are of the same model.
+SAME = 0.02
+# So many may differ before it is said.
+FEW = 0.05
+# Rewards of the same completion that differ by more, in standard deviations of the prior's, are not the same.
+SAME_REWARD = 1e-3
+
+
+def match(prior: Samples, policies: Mapping[str, Samples]) -> tuple[Samples, dict[str, Samples], list[str]]:
+    """Return of all only the prompts that all have, in the prior's order, and say which were left out.
+
+    Raises
+    ------
+    ValueError
+        If there is no such prompt.
+    """
+    matched = match_prompts([prior, *policies.values()])
+    counts = {"the prior's samples": len(prior.prompts), **{repr(k): len(v.prompts) for k, v in policies.items()}}
+    if matched is None:
+        raise ValueError(
+            f"{' and '.join(counts)} share no prompt (prompts are compared by their token ids): draw all from the same "
+            "prompts, tokenised alike"
+        )
+    kept = len(matched[0].prompts)
+    if max(counts.values()) == kept:
+        return matched[0], dict(zip(policies, matched[1:], strict=True)), []
+    had = ", ".join(f"{name} {'has' if i else 'have'} {count}" for i, (name, count) in enumerate(counts.items()))
+    warning = f"Only the prompts that all files share are compared, {kept} of them: {had}."
+    return matched[0], dict(zip(policies, matched[1:], strict=True)), [warning]
+
+
+def is_own(prior: Samples) -> bool:
+    """Whether there are no log-probs but the prior's own, be it as those of the policy that drew its samples."""
+    if prior.policy_logprobs is None or prior.prior_logprobs is None:
+        return True
+    own, others = sequence_logprobs(prior.prior_logprobs), sequence_logprobs(prior.policy_logprobs)
+    return float(np.median(_differences(own, others) / prior.completions.lengths)) <= SAME
+
+
+def check_shared(samples: Samples, prior: Samples) -> list[str]:
+    """Compare rewards and log-probs of the completions that are in both samples; say if some differ.
+
+    Raises
+    ------
+    ValueError
+        If most differ by so much that they are not of the same reward or model.
+    """
+    mine, others = _shared(samples, prior)
+    if len(mine) == 0:
+        return []
+    warnings = []
+    for column in ("prior_logprobs", "policy_logprobs"):
+        if getattr(prior, column) is not None:
+            log_probs, of_prior = (sequence_logprobs(getattr(each, column)) for each in (samples, prior))
+            warnings += _check_logprobs(column, log_probs[mine], of_prior[others], samples.completions.lengths, mine)
+    assert samples.rewards is not None  # `compare` has seen them
+    assert prior.rewards is not None
+    finite = prior.rewards[np.isfinite(prior.rewards)]
+    spread = float(finite.std()) if len(finite) else 0.0
+    return warnings + _check_rewards(samples.rewards[mine], prior.rewards[others], spread, mine)
+
+
+def _check_logprobs(
+    column: str,
+    log_probs: NDArray[np.float64],
+    of_prior: NDArray[np.float64],
+    lengths: NDArray[np.int64],
+    rows: NDArray[np.int64],
+) -> list[str]:
+    differences = _differences(log_probs, of_prior) / lengths[rows]
+    worst, many = int(differences.argmax()), int((differences > DIFFERENT).sum())
+    if many <= FEW * len(rows):
+        return []
+    said = (
+        f"{column} of completion {rows[worst]} sum to {log_probs[worst]:.4g}, those of the same completion among "
+        f"the prior's samples to {of_prior[worst]:.4g}, and they differ in {many} of the {len(rows)} that are in both"
+    )
+    if np.median(differences) > DIFFERENT:
+        raise ValueError(
+            f"the {said}: they are of different models, or of other sampling settings. Score both with the same model"
+        )
+    return [f"The {said}: some are of another model, or of other sampling settings. Score all with the same."]
+
+
+def _check_rewards(
+    rewards: NDArray[np.float64], of_prior: NDArray[np.float64], spread: float, rows: NDArray[np.int64]
+) -> list[str]:
+    differences = _differences(rewards, of_prior)
+    worst, many = int(differences.argmax()), int((differences > SAME_REWARD * spread).sum())
+    if many == 0:
+        return []
+    said = (
+        f"reward of completion {rows[worst]} is {rewards[worst]:.4g}, that of the same completion among the "
+        f"prior's samples {of_prior[worst]:.4g}, and they differ in {many} of the {len(rows)} that are in both"
+    )
+    if np.median(differences) > spread:
+        raise ValueError(f"the {said}: it is another reward. Give both the same")
+    return [f"The {said}: what it got is known only if both have the same reward."]
+
+
+def _shared(samples: Samples, prior: Samples) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where the completions are that are in both: in these samples, and in the prior's."""
+    of_prior = {row: i for i, row in enumerate(_rows(prior))}
+    pairs = [(i, of_prior[row]) for i, row in enumerate(_rows(samples)) if row in of_prior]
+    mine, others = np.array(pairs, np.int64).reshape(-1, 2).T
+    return mine, others
+
+
+def _rows(samples: Samples) -> Iterator[tuple[bytes, bytes]]:
+    """Prompt and completion of each, to find the same again."""
+    prompts = [row.tobytes() for row in samples.prompts]
+    return ((prompts[p], row.tobytes()) for p, row in zip(samples.group_of.tolist(), samples.completions, strict=True))
+
+
+def _differences(some: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far they are apart; the same infinities are not."""
+    with np.errstate(invalid="ignore"):
+        differences: NDArray[np.float64] = np.where(some == others, 0.0, np.abs(some - others))
+    return differences

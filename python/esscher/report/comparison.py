@@ -1,0 +1,194 @@
+"""Policies beside the frontier, as a table for the terminal and as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from esscher.estimate import Estimate
+from esscher.report import digits
+from esscher.report.prototype import Json, number_or_name, print_prototype, print_section, prototype_record
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from esscher.compare import Comparison, PolicyPoint
+    from esscher.estimate import Interval
+    from esscher.evidence import LogZ
+
+# Columns of the terminal's table: what a number is, and that of one policy.
+NAMES, NUMBERS = 30, 18
+
+
+class PolicyRow(NamedTuple):
+    """A policy beside the frontier."""
+
+    name: str
+    reward: str
+    kl: str
+    reachable: str
+    efficiency: str
+    gap: str
+    excess: str
+
+
+class LogZRow(NamedTuple):
+    """log Z of a policy's target, by every way that there is."""
+
+    name: str
+    target: str
+    lower: str
+    prior: str
+    policy: str
+    both: str
+    upper: str
+    agree: str
+
+
+def policy_rows(policies: Sequence[PolicyPoint]) -> tuple[PolicyRow, ...]:
+    """Return the policies; `excess` is that of the first metric, distinct 2-grams of two completions."""
+    return tuple(
+        PolicyRow(
+            policy.name,
+            digits.estimate(policy.reward),
+            digits.estimate(Estimate(policy.kl.value, policy.kl.stderr)),
+            "not known" if policy.reachable is None else digits.estimate(policy.reachable),
+            "not known" if policy.efficiency is None else _percent(policy.efficiency),
+            _or_unknown(policy.inference_gap),
+            _or_unknown(policy.excess_collapse[0].within if policy.excess_collapse else None),
+        )
+        for policy in policies
+    )
+
+
+def log_z_rows(policies: Sequence[PolicyPoint], prompts: int) -> tuple[LogZRow, ...]:
+    """Return log Z of the target, over so many prompts, of each policy that has one; by both is empty if not known."""
+    return tuple(
+        LogZRow(
+            policy.name,
+            str(policy.target),
+            _bound(policy, 0),
+            digits.estimate(policy.log_z.prior),
+            digits.estimate(policy.log_z.policy),
+            "" if policy.log_z.both is None else digits.estimate(policy.log_z.both),
+            _bound(policy, 1),
+            _agreement(policy.log_z, prompts),
+        )
+        for policy in policies
+        if policy.log_z is not None
+    )
+
+
+def print_comparison(found: Comparison, console: Console | None = None) -> None:
+    """Print policies beside the frontier, then what targets would give."""
+    console = console or Console()
+    beside = max((console.width - NAMES) // NUMBERS, 1)
+    for start in range(0, len(found.policies), beside):
+        part = _table(found.policies[start : start + beside], found.prototype.prompts)
+        print_section(console, "Policies, and what their KL could buy", part)
+    console.print()
+    print_prototype(replace(found.prototype, warnings=found.warnings), console)
+
+
+def comparison_to_json(found: Comparison) -> str:
+    """Return everything as indented JSON, with the rules of `prototype_to_json`."""
+    record = prototype_record(found.prototype) | {
+        "policies": [_policy(policy) for policy in found.policies],
+        "warnings": list(found.warnings),
+    }
+    return json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False)
+
+
+def _table(policies: Sequence[PolicyPoint], prompts: int) -> Table:
+    """One column for each policy; what none of them has is left out."""
+    rows, log_z = policy_rows(policies), {row.name: row for row in log_z_rows(policies, prompts)}
+    known = [log_z.get(row.name) for row in rows]
+    numbers = {
+        "reward": [row.reward for row in rows],
+        "KL(policy‖prior), nats": [row.kl for row in rows],
+        "reachable reward at this KL": [row.reachable for row in rows],
+        "got of the gain to it": [row.efficiency for row in rows],
+        "target": ["not known" if row is None else row.target for row in known],
+        "gap to the target, nats": [row.gap for row in rows],
+        "excess of distinct-2": [row.excess for row in rows],
+        "log Z by the prior's samples": ["" if row is None else row.prior for row in known],
+        "log Z by the policy's": ["" if row is None else row.policy for row in known],
+        "log Z by both": ["" if row is None else row.both for row in known],
+        "its bounds, ELBO and EUBO": ["" if row is None else f"{row.lower}, {row.upper}" for row in known],
+        "the first two agree": ["" if row is None else row.agree for row in known],
+    }
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for _ in range(len(policies) + 1):
+        table.add_column(overflow="fold")
+    table.add_row("", *(Text(row.name, "bold") for row in rows))
+    for name, cells in numbers.items():
+        if any(cells):
+            table.add_row(Text(name), *(Text(cell, "cyan") for cell in cells))
+    return table
+
+
+def _agreement(log_z: LogZ, prompts: int) -> str:
+    if log_z.agree is None:
+        return "not known"
+    where = "" if log_z.compared == prompts else f" (in {log_z.compared} of {prompts} prompts)"
+    return f"yes{where}" if log_z.agree else f"no, {digits.number(log_z.difference, 3)} standard errors apart{where}"
+
+
+def _or_unknown(estimate: Estimate | None) -> str:
+    return "not known" if estimate is None else digits.estimate(estimate)
+
+
+def _bound(policy: PolicyPoint, which: int) -> str:
+    return "not known" if policy.log_z_bounds is None else digits.number(policy.log_z_bounds[which].value)
+
+
+def _percent(share: Estimate) -> str:
+    return f"{digits.estimate(Estimate(100 * share.value, 100 * share.stderr))} %"
+
+
+def _policy(policy: PolicyPoint) -> Json:
+    return {
+        "name": policy.name,
+        "reward": _estimate(policy.reward, policy.reward_interval),
+        "kl": _estimate(Estimate(policy.kl.value, policy.kl.stderr), policy.kl.interval),
+        "kl_signature": policy.kl.signature,
+        "beta": policy.beta,
+        "reachable": _estimate(policy.reachable),
+        "efficiency": _estimate(policy.efficiency, policy.efficiency_interval),
+        "target": None if policy.target is None else str(policy.target),
+        "log_z": _log_z(policy),
+        "inference_gap": _estimate(policy.inference_gap, policy.inference_gap_interval),
+        "excess_collapse": {
+            excess.metric: _estimate(excess.within, excess.interval) for excess in policy.excess_collapse
+        },
+    }
+
+
+def _log_z(policy: PolicyPoint) -> Json | None:
+    if policy.log_z is None:
+        return None
+    lower, upper = policy.log_z_bounds or (None, None)
+    return {
+        "prior": _estimate(policy.log_z.prior),
+        "policy": _estimate(policy.log_z.policy),
+        "both": _estimate(policy.log_z.both),
+        "elbo": _estimate(lower),
+        "eubo": _estimate(upper),
+        "compared": policy.log_z.compared,
+        "difference": number_or_name(policy.log_z.difference),
+        "agree": policy.log_z.agree,
+    }
+
+
+def _estimate(estimate: Estimate | None, interval: Interval | None = None) -> Json | None:
+    if estimate is None:
+        return None
+    record: Json = {"value": number_or_name(estimate.value), "stderr": number_or_name(estimate.stderr)}
+    if interval is None:
+        return record
+    return record | {"low": number_or_name(interval.low), "high": number_or_name(interval.high)}
