@@ -132,7 +132,8 @@ def test_the_table_says_where_trust_ends(found):
     print_prototype(found, Console(width=100, file=out))
     text = plain(out.getvalue())
     assert "6 prompts, 1,536 completions of the prior" in text
-    assert text.count("(not trusted)") == 1
+    assert text.count("* ") == 2  # at a beta, and below the table
+    assert "* not to be trusted" in text
     assert [row.trusted for row in frontier_rows(found)] == [True] * (len(frontier_rows(found)) - 1) + [False]
 
 

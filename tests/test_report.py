@@ -90,7 +90,7 @@ def printed(report, width=80, decode=None):
         (-0.001, 0.3, "0.00 ± 0.30"),
         (1.25, 0.0, "1.250 ± 0"),
         (0.25, 1.6e-18, "0.2500 ± 0"),
-        (0.0, 0.0, "0.000 ± 0"),
+        (0.0, 0.0, "0 ± 0"),
         (2.0, np.nan, "2.000 ± ?"),
         (-np.inf, np.nan, "-inf"),
         (np.nan, np.nan, "not known"),
@@ -104,7 +104,7 @@ def test_an_estimate_has_the_digits_that_its_error_bears(value, stderr, shown):
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(0.0, "0.000"), (1234.5678, "1,235"), (123456.7, "123,457"), (9.87654e-9, "9.877e-09"), (-np.inf, "-inf")],
+    [(0.0, "0"), (1234.5678, "1,235"), (123456.7, "123,457"), (9.87654e-9, "9.877e-09"), (-np.inf, "-inf")],
 )
 def test_a_number_has_four_digits_and_all_before_the_point(value, shown):
     assert digits.number(value) == shown

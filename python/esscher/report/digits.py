@@ -23,7 +23,9 @@ def number(value: float, significant: int = 4) -> str:
     """
     if not math.isfinite(value):
         return "not known" if math.isnan(value) else str(value)
-    if value != 0 and not SMALLEST <= abs(value) < LARGEST:
+    if value == 0:
+        return "0"
+    if not SMALLEST <= abs(value) < LARGEST:
         return f"{value:.{significant}g}"
     return _fixed(value, max(0, significant - 1 - _exponent(value)))
 
@@ -60,7 +62,7 @@ def rounded(value: float, step: float) -> str:
     ('1.235', '0')
     """
     if step <= ROUNDING * abs(value):
-        return number(value) if value else "0"
+        return number(value)
     if step < SMALLEST or max(abs(value), step) >= LARGEST:
         return f"{value:.4g}"
     return _fixed(value, 1 - _exponent(step))
@@ -90,7 +92,7 @@ def plural(n: int, noun: str) -> str:
 
 
 def _exponent(value: float) -> int:
-    return math.floor(math.log10(abs(value))) if value else 0
+    return math.floor(math.log10(abs(value)))
 
 
 def _fixed(value: float, places: int) -> str:

@@ -26,8 +26,8 @@ BEYOND = 1.5
 AROUND = 1.35
 # Points up to this share of the largest KL have room for their names at their right.
 ROOM = 0.85
-# Betas that are named along the curve lie at least so far apart, as a share of the width.
-APART = 0.09
+# What is named along the curve lies at least so far apart, as a share of the width: betas, and best-of-n.
+APART, APART_OF_BEST = 0.09, 0.12
 
 
 class _Frame(NamedTuple):
@@ -141,13 +141,9 @@ def _curve(curve: Frontier, frame: _Frame) -> list[Any]:
 
 def _betas(curve: Frontier, frame: _Frame) -> list[Any]:
     """Name betas along the curve, where there is room between them."""
-    named: list[int] = []
-    last = -np.inf
-    for i in _trusted(curve, frame).tolist():
-        at = np.sqrt(curve.kl.value[i] / frame.most_kl)
-        if at - last >= APART and at > APART:
-            named.append(i)
-            last = at
+    room = APART**2 * frame.most_kl
+    trusted = _trusted(curve, frame)
+    named = _apart(curve.kl.value, trusted[curve.kl.value[trusted] > room], frame, APART)
     rows = [row | {"text": f"β {row['beta']:.2g}"} for row in _rows(curve, np.array(named, dtype=np.intp))]
     base = charts.chart(rows).encode(x=frame.x, y=_y(frame))
     dots = base.mark_point(color=TARGET, fill=TARGET, size=34, opacity=1)
@@ -155,13 +151,29 @@ def _betas(curve: Frontier, frame: _Frame) -> list[Any]:
     return [dots, texts.encode(text="text:N")]
 
 
+def _apart(kl: NDArray[np.float64], which: NDArray[np.intp], frame: _Frame, least: float) -> list[int]:
+    """Return those of some points, from left to right, that lie so far from the one before."""
+    named: list[int] = []
+    last = -np.inf
+    for i in which.tolist():
+        at = np.sqrt(kl[i] / frame.most_kl)
+        if at - last >= least:
+            named.append(i)
+            last = at
+    return named
+
+
 def _best_of_n(found: Prototype, frame: _Frame) -> list[Any]:
     best = found.best_of_n
-    columns = (best.n, best.kl.value, best.reward.value, best.reward.low, best.reward.high)
+    shown = np.flatnonzero((best.n > 1) & (best.kl.value <= ROOM * frame.most_kl) & np.isfinite(best.reward.value))
+    named = _apart(best.kl.value, shown, frame, APART_OF_BEST)
     rows = [
-        {"text": f"best of {n}", "kl": float(kl), "reward": float(reward), "low": float(low), "high": float(high)}
-        for n, kl, reward, low, high in zip(*columns, strict=True)
-        if n > 1 and kl <= ROOM * frame.most_kl and np.isfinite(reward)
+        {
+            "text": f"best of {best.n[i]}" if i in named else "",
+            "kl": float(best.kl.value[i]),
+            "reward": float(best.reward.value[i]),
+        }
+        for i in shown.tolist()
     ]
     base = charts.chart(rows).encode(x=frame.x, y=_y(frame))
     dots = base.mark_point(color=SAMPLES, fill=SAMPLES, shape="diamond", size=46, opacity=1)
@@ -203,7 +215,7 @@ def _prior(curve: Frontier, frame: _Frame, policies: Sequence[PolicyPoint]) -> l
     base = charts.chart([_start(curve)]).encode(x=frame.x, y=_y(frame))
     dot = base.mark_point(color=INK, fill=INK, size=60, opacity=1)
     is_crowded = any(policy.kl.value < APART**2 * frame.most_kl for policy in policies)
-    dy = 26 if is_crowded else 9
+    dy = 30 if is_crowded else 9
     return [dot, base.mark_text(text="prior", color=INK, align="left", dx=9, dy=dy, fontWeight=600)]
 
 

@@ -97,7 +97,7 @@ def diversity_rows(found: Prototype) -> tuple[DiversityRow, ...]:
     return tuple(
         DiversityRow(
             "prior" if np.isinf(at.beta) else digits.number(at.beta, 3),
-            digits.number(at.kl, 3) if at.kl else "0",
+            digits.number(at.kl, 3),
             tuple(digits.estimate(metric.within) for metric in at.metrics),
         )
         for at in found.diversity
@@ -126,6 +126,8 @@ def print_prototype(found: Prototype, console: Console | None = None) -> None:
     if found.warnings:
         print_section(console, "Before trusting these numbers", Text("\n".join(found.warnings)), "bold yellow")
     print_section(console, "Targets prior·exp(reward/beta)/Z: the most reward at each KL", _frontier(found))
+    if not all(row.trusted for row in frontier_rows(found)):
+        console.print(Text("  * not to be trusted", "dim"))
     print_section(console, "Best of n samples of the prior", _best(found))
     print_section(console, "Diversity of the target, within prompts", _diversity(found))
     console.print(Text(f"\n{footnote(found)}", "dim"))
@@ -242,7 +244,7 @@ def _frontier(found: Prototype) -> Table:
     for row in frontier_rows(found):
         style = "cyan" if row.trusted else "dim"
         cells = (row.reward, row.kl, row.log_z, row.ess, row.pareto_k)
-        beta = row.beta if row.trusted else f"{row.beta} (not trusted)"
+        beta = row.beta if row.trusted else f"{row.beta}*"
         table.add_row(Text(beta, "" if row.trusted else "dim"), *(Text(cell, style) for cell in cells))
     return table
 
