@@ -366,27 +366,33 @@ def _warnings(
     lowest, highest = (extreme.reduceat(rewards, groups[:-1]) for extreme in (np.minimum, np.maximum))
     if (lowest == highest).all():
         return ("All rewards of a prompt are equal: the frontier is a point, and no beta changes anything.",)
-    warnings = []
-    if (lowest == -np.inf).any():
-        warnings.append(
-            f"{int(np.isneginf(rewards).sum())} of {len(rewards)} rewards are -inf, and so is the mean reward of the "
-            "prior and of the best of any n; targets exclude these samples, whatever beta."
-        )
+    excluded = int(np.isneginf(rewards).sum())
+    told = (
+        f"{excluded} of {len(rewards)} rewards are -inf, and so is the mean reward of the prior and of the best of any "
+        "n; targets exclude these samples, whatever beta.",
+    )
+    return (*(told if excluded else ()), *_of_trust(beta, trusted, ess, len(rewards), len(groups) - 1))
+
+
+def _of_trust(
+    beta: NDArray[np.float64], trusted: NDArray[np.bool_], ess: NDArray[np.float64], n: int, prompts: int
+) -> tuple[str, ...]:
+    """Say from where on the samples are too few, and by what."""
     if trusted.all():
-        return tuple(warnings)
-    prompts, needed = len(groups) - 1, _needed(len(groups) - 1)
-    if len(rewards) < needed:
-        each = f"{len(rewards) / prompts:.3g} a prompt, " if prompts > 1 else ""
+        return ()
+    needed = _needed(prompts)
+    if n < needed:
+        each = f"{n / prompts:.3g} a prompt, " if prompts > 1 else ""
         return (
-            *warnings,
-            f"With {len(rewards)} samples, {each}no target can be trusted, whatever beta: draw {-(-needed // prompts)} "
-            "a prompt or more.",
+            f"With {n} samples, {each}no target can be trusted, whatever beta: draw {-(-needed // prompts)} a prompt "
+            "or more.",
         )
     first = int(np.flatnonzero(~trusted)[0])
     where = f"Below beta = {beta[first - 1]:.3g}" if first else "At any of these betas"
-    if ess[first] < needed:
-        reason = f"the samples are worth {ess[first]:.3g} or fewer of the target's, and {needed} are needed"
-    else:
-        reason = "a few samples have much of the weight (Pareto k)"
-    act = "draw more samples a prompt to see further" if first else "raise beta, or draw more samples"
-    return (*warnings, f"{where} what the samples say is not to be trusted: {reason}. {act.capitalize()}.")
+    reason = (
+        f"the samples are worth {ess[first]:.3g} or fewer of the target's, and {needed} are needed"
+        if ess[first] < needed
+        else "a few samples have much of the weight (Pareto k)"
+    )
+    act = "Draw more samples a prompt to see further" if first else "Raise beta, or draw more samples"
+    return (f"{where} what the samples say is not to be trusted: {reason}. {act}.",)

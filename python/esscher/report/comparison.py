@@ -12,13 +12,19 @@ from rich.text import Text
 
 from esscher.estimate import Estimate
 from esscher.report import digits
-from esscher.report.prototype import Json, number_or_name, print_prototype, print_section, prototype_record
+from esscher.report.prototype import (
+    Json,
+    estimate_record,
+    number_or_name,
+    print_prototype,
+    print_section,
+    prototype_record,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from esscher.compare import Comparison, PolicyPoint
-    from esscher.estimate import Interval
     from esscher.evidence import LogZ
 
 # Columns of the terminal's table: what a number is, and that of one policy.
@@ -154,17 +160,17 @@ def _percent(share: Estimate) -> str:
 def _policy(policy: PolicyPoint) -> Json:
     return {
         "name": policy.name,
-        "reward": _estimate(policy.reward, policy.reward_interval),
-        "kl": _estimate(Estimate(policy.kl.value, policy.kl.stderr), policy.kl.interval),
+        "reward": estimate_record(policy.reward, policy.reward_interval),
+        "kl": estimate_record(Estimate(policy.kl.value, policy.kl.stderr), policy.kl.interval),
         "kl_signature": policy.kl.signature,
         "beta": policy.beta,
-        "reachable": _estimate(policy.reachable),
-        "efficiency": _estimate(policy.efficiency, policy.efficiency_interval),
+        "reachable": estimate_record(policy.reachable),
+        "efficiency": estimate_record(policy.efficiency, policy.efficiency_interval),
         "target": None if policy.target is None else str(policy.target),
         "log_z": _log_z(policy),
-        "inference_gap": _estimate(policy.inference_gap, policy.inference_gap_interval),
+        "inference_gap": estimate_record(policy.inference_gap, policy.inference_gap_interval),
         "excess_collapse": {
-            excess.metric: _estimate(excess.within, excess.interval) for excess in policy.excess_collapse
+            excess.metric: estimate_record(excess.within, excess.interval) for excess in policy.excess_collapse
         },
     }
 
@@ -174,21 +180,12 @@ def _log_z(policy: PolicyPoint) -> Json | None:
         return None
     lower, upper = policy.log_z_bounds or (None, None)
     return {
-        "prior": _estimate(policy.log_z.prior),
-        "policy": _estimate(policy.log_z.policy),
-        "both": _estimate(policy.log_z.both),
-        "elbo": _estimate(lower),
-        "eubo": _estimate(upper),
+        "prior": estimate_record(policy.log_z.prior),
+        "policy": estimate_record(policy.log_z.policy),
+        "both": estimate_record(policy.log_z.both),
+        "elbo": estimate_record(lower),
+        "eubo": estimate_record(upper),
         "compared": policy.log_z.compared,
         "difference": number_or_name(policy.log_z.difference),
         "agree": policy.log_z.agree,
     }
-
-
-def _estimate(estimate: Estimate | None, interval: Interval | None = None) -> Json | None:
-    if estimate is None:
-        return None
-    record: Json = {"value": number_or_name(estimate.value), "stderr": number_or_name(estimate.stderr)}
-    if interval is None:
-        return record
-    return record | {"low": number_or_name(interval.low), "high": number_or_name(interval.high)}

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from esscher.compare import PolicyPoint
+    from esscher.estimate import Interval
     from esscher.frontier import Curve
     from esscher.prototype import Prototype
 
@@ -151,10 +152,7 @@ def prototype_record(found: Prototype) -> Json:
             "ess": _column(curve.ess),
             "pareto_k": _column(curve.pareto_k),
             "trusted": curve.trusted.tolist(),
-            "prior_reward": {
-                "value": number_or_name(curve.prior_reward.value),
-                "stderr": number_or_name(curve.prior_reward.stderr),
-            },
+            "prior_reward": estimate_record(curve.prior_reward),
             "highest_reward": number_or_name(curve.highest_reward),
             "assumes": curve.assumes,
         },
@@ -168,18 +166,22 @@ def prototype_record(found: Prototype) -> Json:
             {
                 "beta": number_or_name(at.beta),
                 "kl": number_or_name(at.kl),
-                "metrics": {
-                    metric.metric: {
-                        "value": number_or_name(metric.within.value),
-                        "stderr": number_or_name(metric.within.stderr),
-                    }
-                    for metric in at.metrics
-                },
+                "metrics": {metric.metric: estimate_record(metric.within) for metric in at.metrics},
             }
             for at in found.diversity
         ],
         "warnings": list(found.warnings),
     }
+
+
+def estimate_record(estimate: Estimate | None, interval: Interval | None = None) -> Json | None:
+    """Return an estimate, and its interval if given, as JSON can hold it; null if there is none."""
+    if estimate is None:
+        return None
+    record: Json = {"value": number_or_name(estimate.value), "stderr": number_or_name(estimate.stderr)}
+    if interval is None:
+        return record
+    return record | {"low": number_or_name(interval.low), "high": number_or_name(interval.high)}
 
 
 def write_picture(found: Prototype, path: str | os.PathLike[str], policies: Sequence[PolicyPoint] = ()) -> None:
