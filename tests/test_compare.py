@@ -208,7 +208,7 @@ def test_what_evaluate_warns_of_is_told_and_by_whom(prior, policies):
         for warning in evaluate(few[name], Tilt(BETA)).warnings:
             assert any(name in told.split(": ")[0] and warning in told for told in found.warnings), warning
     assert sum("Standard errors are clustered by prompt" in told for told in found.warnings) == 1
-    assert any("alone: Its gap and excess are not known: a prompt's only" in told for told in found.warnings)
+    assert any("alone: Gap and excess not available: a prompt's only" in told for told in found.warnings)
     assert any("alone: log Z of tilt" in told and "cannot be compared" in told for told in found.warnings)
     assert (found.policies[2].log_z.compared, found.policies[2].log_z.agree) == (0, None)
     assert json.loads(comparison_to_json(found))["policies"][2]["log_z"]["agree"] is None

@@ -95,6 +95,7 @@ def printed(report, width=80, decode=None):
         (-np.inf, np.nan, "-inf"),
         (np.nan, np.nan, "not known"),
         (1.5e9, 2e8, "1.5e+09 ± 2.0e+08"),
+        (1.5e9, 0.12, "1,500,000,000.00 ± 0.12"),
         (1.0, 1e-9, "1 ± 1.0e-09"),
     ],
 )

@@ -213,8 +213,8 @@ def _apart(difference: float) -> str:
 
 
 def _of_report(report: Report) -> list[str]:
-    """Say what `evaluate` does, and why there is no gap; that there is no target has been told."""
-    reason = report.unavailable.get("target")
-    if reason is None or reason == NO_TARGET:
-        return [*report.warnings]
-    return [*report.warnings, f"Its gap and excess are not known: {reason}."]
+    """Say what `evaluate` does, and why gap or excess are not known; that there is no target has been told."""
+    reasons = {what: why for what, why in report.unavailable.items() if why != NO_TARGET}
+    told = {"Gap and excess": reasons.pop("target", None)}
+    told |= {what.capitalize(): why for what, why in reasons.items() if what.startswith("excess")}
+    return [*report.warnings, *(f"{what} not available: {why}." for what, why in told.items() if why)]

@@ -77,7 +77,8 @@ def check_shared(samples: Samples, prior: Samples) -> list[str]:
     assert samples.rewards is not None  # `compare` has seen them
     assert prior.rewards is not None
     finite = prior.rewards[np.isfinite(prior.rewards)]
-    spread = float(finite.std()) if len(finite) else 0.0
+    with np.errstate(over="ignore"):  # `prototype` refuses such rewards
+        spread = float(finite.std()) if len(finite) else 0.0
     return warnings + _check_rewards(samples.rewards[mine], prior.rewards[others], spread, mine)
 
 

@@ -112,7 +112,11 @@ def evaluate(
             kl=kl["k1"].per_sequence if kl else None,
             log_weights=None if weights is None else weights.log_weights,
         ),
-        warnings=(*warnings.of_kl(samples, kl), *warnings.of_target(samples, target, features, posterior, weights)),
+        warnings=(
+            *warnings.of_kl(samples, kl),
+            *warnings.of_target(samples, target, features, posterior, weights),
+            *warnings.of_excess(excess, len(samples.prompts)),
+        ),
         unavailable=unavailable | _without_excess(samples, excess),
     )
 
@@ -177,7 +181,7 @@ def _without_excess(samples: Samples, excess: tuple[DiversityEstimate, ...]) -> 
     reason = (
         "of two completions there is one pair, the same under policy and target: draw three a prompt or more"
         if np.diff(samples.groups).max() <= SUBSAMPLE
-        else "no prompt has both n-grams and weight under the target"
+        else "in no prompt the completions have n-grams and are worth two or more under the target"
     )
     return {f"excess of {metric.metric}": reason for metric in excess if np.isnan(metric.within.value)}
 

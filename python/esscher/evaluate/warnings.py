@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from esscher.divergence import KlEstimate
+    from esscher.diversity import DiversityEstimate
     from esscher.inference.importance import Importance
     from esscher.posterior import TargetReport
     from esscher.samples import Samples
@@ -81,6 +82,16 @@ def of_target(
         )
     what = "log Z and the inference gap are" if np.isfinite(gap) else "log Z is"
     return warnings + _of_weights(samples, target, posterior, weights, what)
+
+
+def of_excess(excess: tuple[DiversityEstimate, ...], prompts: int) -> list[str]:
+    """Say of which metrics the excess is known in some prompts only."""
+    return [
+        f"The excess of {metric.metric} is that of {prompts - metric.left_out} of {prompts} prompts: in the others the "
+        "completions are worth fewer than two under the target, or have no n-grams. Draw more completions a prompt."
+        for metric in excess
+        if 0 < metric.left_out < prompts
+    ]
 
 
 def _of_weights(samples: Samples, target: Target, posterior: TargetReport, weights: Importance, what: str) -> list[str]:

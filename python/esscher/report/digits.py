@@ -46,7 +46,7 @@ def estimate(estimated: Estimate) -> str:
         return f"{number(value)} ± {'?' if math.isnan(stderr) else stderr}"
     if stderr <= ROUNDING * abs(value):
         return f"{number(value)} ± 0"
-    if stderr < SMALLEST or max(abs(value), stderr) >= LARGEST:
+    if not SMALLEST <= stderr < LARGEST:
         return f"{value:.4g} ± {stderr:.1e}"
     # Rounding can carry the standard error to the next power of ten: 0.0996 is 0.10, not 0.100.
     places = 1 - _exponent(float(f"{stderr:.1e}"))
