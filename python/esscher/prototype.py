@@ -9,7 +9,7 @@ import numpy as np
 
 from esscher import _core
 from esscher.divergence.columns import drawn_logprobs
-from esscher.diversity import SIZE_FREE, estimate_diversity
+from esscher.diversity import estimate_size_free
 from esscher.frontier import Curve, Frontier, average_curve, frontier
 from esscher.inference.best_of_n import best_of_n_kl, best_of_n_kl_bound, best_of_n_rewards, best_of_n_weights
 from esscher.inference.importance import exponential_weights
@@ -161,18 +161,12 @@ def _kl(log_prior: NDArray[np.float64], rewards: NDArray[np.float64], n: int, sa
 
 
 def _diversity(samples: Samples, rewards: NDArray[np.float64], curve: Frontier) -> tuple[TargetDiversity, ...]:
-    plain = estimate_diversity(samples.completions, samples.groups, vendi=False)
-    found = [TargetDiversity(np.inf, 0.0, _size_free(plain))]
+    found = [TargetDiversity(np.inf, 0.0, estimate_size_free(samples.completions, samples.groups))]
     trusted = np.flatnonzero(curve.trusted)
     for i in (
         trusted[np.unique(np.linspace(0, len(trusted) - 1, DIVERSITIES).round().astype(int))] if len(trusted) else ()
     ):
         weights = exponential_weights(rewards, float(curve.beta[i]), samples.groups).weights
-        metrics = estimate_diversity(samples.completions, samples.groups, weights, vendi=False)
-        found.append(TargetDiversity(float(curve.beta[i]), float(curve.kl.value[i]), _size_free(metrics)))
+        metrics = estimate_size_free(samples.completions, samples.groups, weights)
+        found.append(TargetDiversity(float(curve.beta[i]), float(curve.kl.value[i]), metrics))
     return tuple(found)
-
-
-def _size_free(metrics: tuple[DiversityEstimate, ...]) -> tuple[DiversityEstimate, ...]:
-    """Weighted completions are worth fewer than there are: what moves with their number would not compare."""
-    return tuple(metric for metric in metrics if metric.metric in SIZE_FREE)

@@ -9,6 +9,7 @@ from esscher.diversity.estimates import (
     estimate_distinct,
     estimate_diversity,
     estimate_excess,
+    estimate_size_free,
 )
 from esscher.diversity.ngrams import (
     NgramStatistics,
@@ -37,6 +38,7 @@ __all__ = [
     "estimate_distinct",
     "estimate_diversity",
     "estimate_excess",
+    "estimate_size_free",
     "ngram_entropy",
     "ngram_statistics",
     "rarefied_distinct",

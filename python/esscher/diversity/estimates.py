@@ -118,15 +118,38 @@ def estimate_diversity(
     >>> estimates["unique share"].across
     0.75
     """
-    rows = as_token_ids("completions", completions)
-    borders = as_groups(groups, len(rows))
-    relative = as_weights(weights, len(rows))
-    if relative is not None:
-        check_weights(relative)
-        relative = _relative_to_prompt(relative, borders)
+    rows, borders, relative = _checked(completions, groups, weights)
     metrics = [*_of_ngrams(rows, borders, relative, subsample), _repetition(rows, borders, relative)]
     metrics += _of_completions(rows, borders, relative, vendi)
     return tuple(map(_estimate, metrics))
+
+
+def estimate_size_free(
+    completions: Ragged, groups: ArrayLike, weights: ArrayLike | None = None
+) -> tuple[DiversityEstimate, ...]:
+    """Return only those estimates of `estimate_diversity` that do not move with the number of completions.
+
+    Weighted completions are worth fewer than there are, so that others do not compare. The metrics are those of
+    `SIZE_FREE`; the rest, which takes most of the time, is not computed.
+
+    Parameters
+    ----------
+    completions, groups, weights
+        As in `estimate_diversity`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `estimate_diversity`.
+
+    Examples
+    --------
+    >>> from esscher import Ragged
+    >>> completions = Ragged.from_rows([[1, 2, 3], [1, 2, 3], [4, 5, 6], [4, 5, 7]])
+    >>> [(estimate.metric, estimate.within.value) for estimate in estimate_size_free(completions, groups=[0, 2, 4])]
+    [('distinct-2 of 2', 0.625), ('repetition-3', 0.0)]
+    """
+    return tuple(map(_estimate, _size_free(*_checked(completions, groups, weights))))
 
 
 def estimate_excess(completions: Ragged, groups: ArrayLike, weights: ArrayLike) -> tuple[DiversityEstimate, ...]:
@@ -156,12 +179,8 @@ def estimate_excess(completions: Ragged, groups: ArrayLike, weights: ArrayLike) 
     >>> distinct.metric, round(distinct.within.value, 4)
     ('distinct-2 of 2', -0.0833)
     """
-    rows = as_token_ids("completions", completions)
-    borders = as_groups(groups, len(rows))
-    relative = as_weights(weights, len(rows))
+    rows, borders, relative = _checked(completions, groups, weights)
     assert relative is not None
-    check_weights(relative)
-    relative = _relative_to_prompt(relative, borders)
     plain, weighted = _size_free(rows, borders, None), _size_free(rows, borders, relative)
     of_plain, of_weighted = (bias_of_pairs(rows, ORDER, w, borders) for w in (np.ones(len(rows)), relative))
     excess = {one.name: one.within - other.within for one, other in zip(plain, weighted, strict=True)}
@@ -215,6 +234,19 @@ def estimate_distinct(completions: Ragged, n: int, groups: ArrayLike) -> Estimat
         return Estimate(value, float("nan"))
     spread = without - without.mean()
     return Estimate(value, float(np.sqrt((prompts - 1) / prompts * (spread @ spread))))
+
+
+def _checked(
+    completions: Ragged, groups: ArrayLike, weights: ArrayLike | None
+) -> tuple[Ragged, Offsets, NDArray[np.float64] | None]:
+    """Return completions, the prompts' offsets, and weights relative to their prompt's, all checked."""
+    rows = as_token_ids("completions", completions)
+    borders = as_groups(groups, len(rows))
+    relative = as_weights(weights, len(rows))
+    if relative is None:
+        return rows, borders, None
+    check_weights(relative)
+    return rows, borders, _relative_to_prompt(relative, borders)
 
 
 def _estimate(metric: _Metric) -> DiversityEstimate:

@@ -8,7 +8,14 @@ import numpy as np
 
 from esscher import _core
 from esscher.divergence import KlEstimate, PresetName, estimate_kl, estimate_kls, sequence_logprobs
-from esscher.diversity import SIZE_FREE, SUBSAMPLE, DiversityEstimate, estimate_diversity, estimate_excess, top_ngrams
+from esscher.diversity import (
+    SUBSAMPLE,
+    DiversityEstimate,
+    estimate_diversity,
+    estimate_excess,
+    estimate_size_free,
+    top_ngrams,
+)
 from esscher.estimate import clustered_mean
 from esscher.evaluate import warnings
 from esscher.evaluate.record import Counts, Ngram, PerCompletion, Report
@@ -166,10 +173,7 @@ def _is_small(samples: Samples) -> bool:
 
 
 def _target_diversity(samples: Samples, weights: Importance) -> tuple[DiversityEstimate, ...]:
-    """Weighted completions are worth fewer than there are: what moves with their number would not compare."""
-    relative = np.exp(weights.log_weights)
-    every = estimate_diversity(samples.completions, samples.groups, relative, vendi=False)
-    return tuple(diversity for diversity in every if diversity.metric in SIZE_FREE)
+    return estimate_size_free(samples.completions, samples.groups, np.exp(weights.log_weights))
 
 
 def _excess_collapse(samples: Samples, weights: Importance) -> tuple[DiversityEstimate, ...]:
