@@ -201,6 +201,34 @@ def test_prompts_are_matched_whatever_their_order(prior, policies):
         compare(scored.take_prompts([0]), {"much": much.take_prompts([1])})
 
 
+def test_prompts_of_different_sizes_count_alike_for_both():
+    """Rewards of different prompts lie 10 apart, and neither set of samples has as many of one as the other."""
+    rng = np.random.default_rng(11)
+
+    def cut(samples):
+        sizes = rng.integers(200, DRAWN, PROMPTS)
+        rows = np.concatenate([start + np.arange(n) for start, n in zip(samples.groups[:-1], sizes, strict=True)])
+        return Samples(
+            samples.prompts,
+            samples.completions.take(rows),
+            np.concatenate([[0], np.cumsum(sizes)]),
+            samples.policy_logprobs.take(rows),
+            samples.prior_logprobs.take(rows),
+            rewards=samples.rewards[rows] + 10.0 * samples.group_of[rows],
+        )
+
+    points = [
+        compare(cut(draw(PRIOR, seed)), {"much": cut(draw(POLICIES["much"], seed + 50))}).policies[0]
+        for seed in range(8)
+    ]
+    least = float(PRIOR_PROBABILITY @ EVERY.rewards / PROMPTS)
+    expected = exact(POLICIES["much"])
+    efficiency = (expected["reward"] - least) / (expected["reachable"] - least)
+    found = [point.efficiency.value for point in points]
+    assert np.std(found) < 0.1  # prompts that count otherwise would move it by more than 1
+    assert np.mean(found) == pytest.approx(efficiency, abs=0.2)
+
+
 def test_what_evaluate_warns_of_is_told_and_by_whom(prior, policies):
     few = {name: of_first(samples, 4) for name, samples in policies.items()}
     found = compare(prior, few | {"alone": of_first(policies["much"], 1)}, beta=BETA)

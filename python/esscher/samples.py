@@ -11,7 +11,7 @@ import numpy as np
 from esscher.ragged import Offsets, Ragged, as_integers, as_token_ids, check_offsets, counts_within, widened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -170,7 +170,7 @@ def match_prompts(parts: Sequence[Samples]) -> list[Samples] | None:
     >>> [part.prompts[0].tolist() for part in match_prompts([one, other])]
     [[2], [2]]
     """
-    rows = [{key: row for row, key in enumerate(_numbered(part.prompts))} for part in parts]
+    rows = [{key: row for row, key in enumerate(prompt_keys(part))} for part in parts]
     shared = [key for key in rows[0] if all(key in others for others in rows[1:])]
     if not shared:
         return None
@@ -181,13 +181,15 @@ def match_prompts(parts: Sequence[Samples]) -> list[Samples] | None:
     ]
 
 
-def _numbered(prompts: Ragged) -> Iterator[tuple[bytes, int]]:
-    """Give each prompt, and how often it was there before."""
+def prompt_keys(samples: Samples) -> list[tuple[bytes, int]]:
+    """Return what a prompt is found by in other samples: its token ids, and how often they were there before."""
     seen: Counter[bytes] = Counter()
-    for row in prompts:
-        key = row.tobytes()
-        yield key, seen[key]
-        seen[key] += 1
+    keys = []
+    for row in samples.prompts:
+        ids = row.tobytes()
+        keys.append((ids, seen[ids]))
+        seen[ids] += 1
+    return keys
 
 
 def _take(column: Any, rows: NDArray[np.int64]) -> Any:

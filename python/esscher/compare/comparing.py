@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from esscher.compare.efficiency import estimate_efficiency
+from esscher.compare.efficiency import estimate_efficiency, mean_as_prior
 from esscher.compare.record import Comparison, PolicyPoint
 from esscher.compare.shared import check_shared, is_own, match
 from esscher.divergence import KlEstimate, estimate_kl
@@ -30,11 +30,18 @@ if TYPE_CHECKING:
     from esscher.samples import Samples
 
 
+TOO_GOOD = (
+    "It got more than any policy of its KL can: check that its rewards and the prior's are the same reward, and that "
+    "both columns of log-probs are of the models that they are named after."
+)
+
+
 def compare(prior: Samples, policies: Mapping[str, Samples], beta: float | None = None) -> Comparison:
     """Put trained policies beside the frontier of their prior.
 
     Only prompts that all samples have are compared. The standard error of the efficiency is the delta method's,
     clustered by prompt, of the policy's rewards and KL and of the prior's rewards; what a prompt gives to both cancels.
+    For it, prompts count by the prior's numbers of samples.
 
     Parameters
     ----------
@@ -129,8 +136,10 @@ def _point(
     assert samples.rewards is not None  # `_check` has seen them
     reward, reward_interval = with_interval(samples.rewards, samples.groups)
     kl = estimate_kl(samples, "k1" if samples.token_kl is None else "exact")
-    beta, of_beta = _beta_of(kl, prior, curve)
+    beta, of_beta = _beta_of(samples, kl, prior, curve)
     got, of_got = (None, []) if beta is None else _efficiency(samples, kl, beta, prior)
+    if got is not None and got.interval.low > 1 and not of_beta:
+        of_got = [TOO_GOOD]
     against = target if target is not None else None if beta is None else Tilt(beta)
     report = evaluate(samples, against)
     log_z = None if against is None else compare_log_z(prior, samples, against)
@@ -154,17 +163,18 @@ def _point(
     return point, [*of_beta, *of_got, *_of_log_z(against, log_z, len(prior.prompts)), *_of_report(report)]
 
 
-def _beta_of(kl: KlEstimate, prior: Samples, curve: Frontier) -> tuple[float | None, list[str]]:
+def _beta_of(samples: Samples, kl: KlEstimate, prior: Samples, curve: Frontier) -> tuple[float | None, list[str]]:
     """Return the beta whose target has this KL, and what keeps it from being known or trusted."""
     if kl.value == np.inf:
         return None, ["Its KL is infinite: it produced completions that the prior cannot (prior_logprobs of -inf)."]
     if not kl.per_sequence.any():
         return None, ["Its log-probs are the prior's: it has not moved, or one column is a copy of the other."]
-    if not kl.value > 0:
-        return None, [f"The estimate of its KL is {kl.value:.3g}, and no target has that. Draw more completions of it."]
+    value = mean_as_prior(kl.per_sequence, samples, prior)
+    if not value > 0:
+        return None, [f"The estimate of its KL is {value:.3g}, and no target has that. Draw more completions of it."]
     assert prior.rewards is not None  # `prototype` has seen them
     try:
-        beta = solve_beta(prior.rewards, kl=kl.value, groups=prior.groups)
+        beta = solve_beta(prior.rewards, kl=value, groups=prior.groups)
     except ValueError as error:
         return None, [f"What its KL could buy is not known ({error})."]
     trusted = curve.beta[curve.trusted]
@@ -174,7 +184,7 @@ def _beta_of(kl: KlEstimate, prior: Samples, curve: Frontier) -> tuple[float | N
 
 
 def _efficiency(samples: Samples, kl: KlEstimate, beta: float, prior: Samples) -> tuple[Efficiency | None, list[str]]:
-    """Return what it got of what it could reach, and what speaks against it."""
+    """Return what it got of what it could reach, or why there is no such thing."""
     for whose, rewards in (("its", samples.rewards), ("the prior's", prior.rewards)):
         assert rewards is not None
         excluded = int(np.isneginf(rewards).sum())
@@ -183,13 +193,7 @@ def _efficiency(samples: Samples, kl: KlEstimate, beta: float, prior: Samples) -
                 f"{excluded} of {whose} {len(rewards)} completions {'has' if excluded == 1 else 'have'} a reward of "
                 "-inf, and so has their mean: there is no share of a gain to speak of. Give failures a finite reward."
             ]
-    got = estimate_efficiency(samples, kl, beta, prior)
-    if got.interval.low > 1:
-        return got, [
-            "It got more than any policy of its KL can: check that its rewards and the prior's are the same reward, "
-            "and that both columns of log-probs are of the models that they are named after."
-        ]
-    return got, []
+    return estimate_efficiency(samples, kl, beta, prior), []
 
 
 def _of_log_z(target: Tilt | None, log_z: LogZ | None, prompts: int) -> list[str]:

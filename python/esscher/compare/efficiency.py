@@ -24,12 +24,18 @@ class Efficiency(NamedTuple):
     interval: Interval
 
 
+def mean_as_prior(values: NDArray[np.float64], samples: Samples, prior: Samples) -> float:
+    """Return the mean of values of each completion [N] with prompts counting as they do among the prior's samples."""
+    return float(_shares(prior) @ _prompt_means(values, samples))
+
+
 def estimate_efficiency(samples: Samples, kl: KlEstimate, beta: float, prior: Samples) -> Efficiency:
     """Compare the gain in reward with that of the target at `beta`, which has the policy's KL.
 
     ``(reward - prior's) / (reachable - prior's)`` with ``reachable = beta (KL + log Z)``, and the delta method's error:
     along the frontier ``d reachable / d KL = beta``, and at a given KL the reward of the target varies as beta log Z
-    does (the envelope theorem).
+    does (the envelope theorem). Of both, prompts count by the prior's numbers of samples, so that what prompts have in
+    common cancels also if these numbers differ.
 
     Parameters
     ----------
@@ -38,7 +44,7 @@ def estimate_efficiency(samples: Samples, kl: KlEstimate, beta: float, prior: Sa
     kl
         KL(policy‖prior).
     beta
-        Where the target has that KL.
+        Where the target has that KL, with prompts counting as they do here.
     """
     rewards, prior_rewards = samples.rewards, prior.rewards
     assert rewards is not None
@@ -54,7 +60,7 @@ def estimate_efficiency(samples: Samples, kl: KlEstimate, beta: float, prior: Sa
     reachable = Estimate(reward, clustered_mean(of_target, prior.groups).stderr)
     least = float(prior_rewards.mean())
     possible = reachable.value - least
-    share = (float(rewards.mean()) - least) / possible
+    share = (mean_as_prior(rewards, samples, prior) - least) / possible
     of_policy = (rewards - share * beta * kl.per_sequence) / possible
     of_prior = (share * of_target + (1.0 - share) * prior_rewards) / possible
     return Efficiency(reachable, *_difference(share, of_policy, samples, of_prior, prior))
@@ -68,7 +74,9 @@ def _difference(
     What the same prompts have in common cancels; of one prompt, completions are the independent draws.
     """
     if len(samples.prompts) > 1:
-        residuals = _residuals(of_policy, samples) - _residuals(of_prior, prior)
+        shares = _shares(prior)
+        differences = _prompt_means(of_policy, samples) - _prompt_means(of_prior, prior)
+        residuals = shares * (differences - shares @ differences)
         return with_interval(value + len(residuals) * residuals, np.arange(len(residuals) + 1))
     errors = clustered_mean(of_policy, samples.groups).stderr, clustered_mean(of_prior, prior.groups).stderr
     stderr = float(np.hypot(*errors))
@@ -76,7 +84,12 @@ def _difference(
     return Estimate(value, stderr), Interval(value - NORMAL * stderr, value + NORMAL * stderr, assumes)
 
 
-def _residuals(values: NDArray[np.float64], samples: Samples) -> NDArray[np.float64]:
-    """Return what each prompt adds to the mean beyond its share [P]."""
-    residuals: NDArray[np.float64] = np.add.reduceat(values - values.mean(), samples.groups[:-1]) / len(values)
-    return residuals
+def _prompt_means(values: NDArray[np.float64], samples: Samples) -> NDArray[np.float64]:
+    means: NDArray[np.float64] = np.add.reduceat(values, samples.groups[:-1]) / np.diff(samples.groups)
+    return means
+
+
+def _shares(samples: Samples) -> NDArray[np.float64]:
+    """Each prompt's share of the completions [P]."""
+    shares: NDArray[np.float64] = np.diff(samples.groups) / len(samples)
+    return shares

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from esscher.divergence import sequence_logprobs
-from esscher.samples import match_prompts
+from esscher.samples import match_prompts, prompt_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # other kernels make up to half as much in completions of a few tokens.
 DIFFERENT = 0.2
 # If most differ by less than this, they are of the same model.
-SAME = 0.02
+SAME = 0.05
 # So many may differ before it is said.
 FEW = 0.05
 # Rewards of the same completion that differ by more, in standard deviations of the prior's, are not the same.
@@ -128,9 +128,9 @@ def _shared(samples: Samples, prior: Samples) -> tuple[NDArray[np.int64], NDArra
     return mine, others
 
 
-def _rows(samples: Samples) -> Iterator[tuple[bytes, bytes]]:
+def _rows(samples: Samples) -> Iterator[tuple[tuple[bytes, int], bytes]]:
     """Prompt and completion of each, to find the same again."""
-    prompts = [row.tobytes() for row in samples.prompts]
+    prompts = prompt_keys(samples)
     return ((prompts[p], row.tobytes()) for p, row in zip(samples.group_of.tolist(), samples.completions, strict=True))
 
 
