@@ -148,7 +148,7 @@ def test_what_the_priors_samples_do_not_show_is_not_known(prior, policies):
     for point in found.policies:
         assert point.beta is point.reachable is point.efficiency is point.inference_gap is None
     assert any("far: What its KL could buy is not known" in warning for warning in found.warnings)
-    assert any("same: Its log-probs are the prior's" in warning for warning in found.warnings)
+    assert any("same: Its KL is exactly 0" in warning for warning in found.warnings)
     json.loads(comparison_to_json(found))
     out = StringIO()
     print_comparison(found, Console(file=out, width=100))
@@ -197,6 +197,9 @@ def test_prompts_are_matched_whatever_their_order(prior, policies):
     assert (
         "that all files share are compared, 3 of them: the prior's samples have 6, 'much' has 3" in partly.warnings[0]
     )
+    single = of_first(replace(scored, policy_logprobs=scored.prior_logprobs), 1)
+    with pytest.raises(ValueError, match="prior, of the shared prompts: prompt 0 has 1 sample"):
+        compare(single, {"much": much.take_prompts([4])})
     with pytest.raises(ValueError, match="the prior's samples and 'much' share no prompt"):
         compare(scored.take_prompts([0]), {"much": much.take_prompts([1])})
 
@@ -297,7 +300,7 @@ def test_completions_that_nothing_can_have_produced_are_refused(prior, policies)
     with pytest.raises(ValueError, match=r"prior: prior_logprobs\[\d\] sums to -inf: the prior cannot"):
         compare(replace(prior, prior_logprobs=without(prior.prior_logprobs)), {"much": much})
     found = compare(prior, {"much": replace(much, prior_logprobs=without(much.prior_logprobs))})
-    assert any("much: Its KL is infinite" in told for told in found.warnings)
+    assert any("much: KL is infinite: the prior cannot produce" in told for told in found.warnings)
 
 
 def test_other_rewards_of_the_same_completions_are_told_or_refused(prior, policies):

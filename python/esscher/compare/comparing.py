@@ -93,7 +93,7 @@ def compare(prior: Samples, policies: Mapping[str, Samples], beta: float | None 
         with _naming(f"policy {name!r}"):
             told += [(name, text) for text in _check(samples, prior)]
     prior, policies, warnings = match(prior, policies)
-    with _naming("prior"):
+    with _naming("prior, of the shared prompts" if warnings else "prior"):
         found = prototype(prior)
     points = []
     for name, samples in policies.items():
@@ -166,9 +166,12 @@ def _point(
 def _beta_of(samples: Samples, kl: KlEstimate, prior: Samples, curve: Frontier) -> tuple[float | None, list[str]]:
     """Return the beta whose target has this KL, and what keeps it from being known or trusted."""
     if kl.value == np.inf:
-        return None, ["Its KL is infinite: it produced completions that the prior cannot (prior_logprobs of -inf)."]
+        return None, []  # which `evaluate` explains
     if not kl.per_sequence.any():
-        return None, ["Its log-probs are the prior's: it has not moved, or one column is a copy of the other."]
+        return None, [
+            "Its KL is exactly 0 in every completion: it has not moved, or one column of log-probs is a copy of the "
+            "other."
+        ]
     value = mean_as_prior(kl.per_sequence, samples, prior)
     if not value > 0:
         return None, [f"The estimate of its KL is {value:.3g}, and no target has that. Draw more completions of it."]

@@ -36,18 +36,24 @@ def match(prior: Samples, policies: Mapping[str, Samples]) -> tuple[Samples, dic
         If there is no such prompt.
     """
     matched = match_prompts([prior, *policies.values()])
-    counts = {"the prior's samples": len(prior.prompts), **{repr(k): len(v.prompts) for k, v in policies.items()}}
+    parts = {"the prior's samples": prior} | {repr(name): samples for name, samples in policies.items()}
     if matched is None:
         raise ValueError(
-            f"{' and '.join(counts)} share no prompt (prompts are compared by their token ids): draw all from the same "
+            f"{' and '.join(parts)} share no prompt (prompts are compared by their token ids): draw all from the same "
             "prompts, tokenised alike"
         )
     kept = len(matched[0].prompts)
-    if max(counts.values()) == kept:
+    if all(len(samples.prompts) == kept for samples in parts.values()):
         return matched[0], dict(zip(policies, matched[1:], strict=True)), []
-    had = ", ".join(f"{name} {'has' if i else 'have'} {count}" for i, (name, count) in enumerate(counts.items()))
+    had = ", ".join(f"{name} {'has' if i else 'have'} {_count(part)}" for i, (name, part) in enumerate(parts.items()))
     warning = f"Only the prompts that all files share are compared, {kept} of them: {had}."
     return matched[0], dict(zip(policies, matched[1:], strict=True)), [warning]
+
+
+def _count(samples: Samples) -> str:
+    """Say how many prompts there are, and if some are the same."""
+    different = len({ids for ids, _ in prompt_keys(samples)})
+    return f"{len(samples.prompts)}{f' ({different} different)' if different < len(samples.prompts) else ''}"
 
 
 def is_own(prior: Samples) -> bool:
