@@ -225,7 +225,7 @@ def test_a_pareto_k_is_held_against_its_own_prompts_size():
     near = replace(large, prior_logprobs=Ragged(large.policy_logprobs.values * 1.01, large.completions.offsets))
     single = _only_first(near.take_prompts([0]))
     warnings = evaluate(concatenate([single, near]), Tilt(5.0)).warnings
-    assert any("1 of 6 prompts have a single completion" in warning for warning in warnings)
+    assert any("1 of 6 prompts has a single completion" in warning for warning in warnings)
     assert not any("Pareto k" in warning for warning in warnings)
 
 

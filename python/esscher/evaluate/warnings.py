@@ -71,8 +71,9 @@ def of_target(
     singles = int((sizes == 1).sum())
     if singles:
         warnings.append(
-            f"{singles} of {len(sizes)} prompts {'has' if singles == 1 else 'have'} a single completion: log Z is its own weight there, and the "
-            "inference gap 0 whatever the policy. Draw more of these prompts, or leave them out."
+            f"{singles} of {len(sizes)} prompts {'has' if singles == 1 else 'have'} a single completion: log Z is its "
+            "own weight there, and the inference gap 0 whatever the policy. Draw more of these prompts, or leave them "
+            "out."
         )
     gap = np.nan if posterior.inference_gap is None else posterior.inference_gap.value
     if gap == np.inf:
