@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from io import StringIO
@@ -147,7 +148,7 @@ def test_what_the_priors_samples_do_not_show_is_not_known(prior, policies):
     found = compare(replace(prior, prior_logprobs=None), {"far": far, "same": same})
     for point in found.policies:
         assert point.beta is point.reachable is point.efficiency is point.inference_gap is None
-    assert any("far: What its KL could buy is not known" in warning for warning in found.warnings)
+    assert any("far: What its KL could buy is not known: kl is" in warning for warning in found.warnings)
     assert any("same: Its KL is exactly 0" in warning for warning in found.warnings)
     json.loads(comparison_to_json(found))
     out = StringIO()
@@ -362,6 +363,34 @@ def test_log_probs_of_other_models_are_refused(prior, policies, column):
     compare(replace(scored, **{column: noisy}), {"much": policies["much"]})
 
 
+def test_few_completions_are_told_to_be_few_and_not_to_be_wrong(prior):
+    """The policy has what it can have at its KL; of few samples of the prior, that seems more than can be."""
+    scored = PRIOR.completions()
+    weights = exact_target(BETA)
+    rng = np.random.default_rng(3)
+    rows = np.concatenate(
+        [
+            rng.choice(np.arange(a, b), 200, p=weights[a:b] / weights[a:b].sum())
+            for a, b in itertools.pairwise(scored.groups)
+        ]
+    )
+    prior_logprobs = scored.policy_logprobs.take(rows)
+    shift = np.repeat(np.log(weights / PRIOR_PROBABILITY)[rows] / prior_logprobs.lengths, prior_logprobs.lengths)
+    target = Samples(
+        scored.prompts,
+        scored.completions.take(rows),
+        np.arange(PROMPTS + 1) * 200,
+        Ragged(np.minimum(prior_logprobs.values + shift, 0.0), prior_logprobs.offsets),
+        prior_logprobs,
+        EVERY.rewards[rows],
+    )
+    few = of_first(replace(prior, policy_logprobs=prior.prior_logprobs), 2)
+    told = "\n".join(compare(few, {"target": target}, beta=0.1).warnings)
+    assert "With 12 samples, 2 a prompt, no target can be trusted" in told
+    assert "With few completions a prompt both are on average too low: draw 8 or more of each" in told
+    assert "more than any policy" not in told
+
+
 def test_columns_that_lack_are_named(prior, policies):
     with pytest.raises(ValueError, match="policy 'bare': no rewards and no prior_logprobs"):
         compare(prior, {"bare": replace(policies["much"], rewards=None, prior_logprobs=None)})
@@ -393,6 +422,14 @@ def test_the_command_says_the_same(found, prior, policies, tmp_path, esscher, mo
     code, _, err = esscher("compare", "much.parquet", "much.parquet", "--prior", "prior.parquet")
     assert code == 2
     assert "two files are called much" in plain(err)
+    table = files.to_table(policies["much"])
+    names = {"policy_logprobs": "logp", "reward": "score"}
+    renamed = table.rename_columns([names.get(name, name) for name in table.column_names])
+    files.write(renamed, tmp_path / "renamed.parquet")
+    renames = ("--columns", "policy_logprobs=logp", "--columns", "reward=score")
+    code, out, err = esscher("compare", "renamed.parquet", "--prior", "prior.parquet", "--json", *renames)
+    assert code == 0, err
+    assert json.loads(out)["policies"][0]["kl"] == record["policies"][1]["kl"]
     code, _, err = esscher("compare", "prior.parquet", "--prior", "prior.parquet")
     assert code == 2
     assert "given as the prior and as a policy" in plain(err)

@@ -240,6 +240,7 @@ def test_equal_rewards_are_a_point():
         ({"rewards": [1.0, np.inf], "betas": [1.0]}, r"rewards\[1\] is inf"),
         ({"rewards": [1.0, 2.0], "betas": [1.0, 0.0]}, "betas is 0: it must be positive and finite"),
         ({"rewards": [1.0, 2.0], "betas": []}, "betas is empty"),
+        ({"rewards": [1.0, 2.0], "betas": [1.0, 1e-320]}, r"rewards\[0\] is 1: divided by beta = .* it overflows"),
         ({"rewards": [1e308, -1e308]}, r"rewards\[0\] is 1e\+308: scale rewards"),
         ({"rewards": [1e-300, 2e-300]}, "at most 1e-300 apart: scale them up"),
         ({"rewards": [0.1] * 10}, "rewards are all equal within each prompt: the frontier is a point"),

@@ -267,7 +267,13 @@ def compare(
         raise ValueError(f"two files are called {twice[0]}: a file's name is its policy's, rename one")
     with _progress(counted=False) as progress:
         task = progress.add_task("reading", total=None)
-        read = {path: files.read(path, columns=_renames(columns)).samples for path in [prior, *paths]}
+        renames = _renames(columns)
+        read = {path: files.read(path, columns=renames).samples for path in paths}
+        if renames:
+            # Of the prior's file less is needed, and it may have been written by another program.
+            there = files.column_names(prior)
+            renames = {ours: theirs for ours, theirs in renames.items() if theirs in there}
+        read[prior] = files.read(prior, columns=renames).samples
         progress.update(task, description="comparing")
         found = compare_policies(read[prior], {path.stem: read[path] for path in paths}, beta)
     whole = replace(found.prototype, warnings=found.warnings)

@@ -139,6 +139,7 @@ def frontier(
     offsets = as_groups(groups, len(column))
     _check_groups(column, offsets)
     beta = _falling(_grid(column, offsets) if betas is None else as_column("betas", betas))
+    _check_small(column, beta[-1])
     parts = [_part(column, some, offsets, threads) for some in _blocks(beta, len(offsets) - 1)]
     log_z, reward, kl, prior_kl, total_variation = (_joined([part.curves[i] for part in parts]) for i in range(5))
     ess, is_light = (np.concatenate(columns) for columns in zip(*((p.ess, p.is_light) for p in parts), strict=True))
@@ -208,6 +209,16 @@ def _falling(betas: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.sort(betas)[::-1].copy()
 
 
+def _check_small(rewards: NDArray[np.float64], beta: float) -> None:
+    if not beta > 0:
+        return  # which the kernel refuses
+    with np.errstate(over="ignore"):  # the next line reports it
+        overflows = np.flatnonzero(np.isinf(rewards / beta) & np.isfinite(rewards))
+    if len(overflows):
+        reward = rewards[overflows[0]]
+        raise ValueError(f"rewards[{overflows[0]}] is {reward:g}: divided by beta = {beta:g}, it overflows")
+
+
 def _grid(rewards: NDArray[np.float64], groups: Offsets) -> NDArray[np.float64]:
     """Betas of the order of the rewards' spread within prompts."""
     finite = np.isfinite(rewards)
@@ -255,7 +266,7 @@ def _of_prompts(
     uuvv = np.maximum(n * (eded - 2 * mean_d * eed + mean_d**2 * ee) / e**2, 0.0)
     spread = np.maximum(uu - 1.0, 0.0)  # the variance of u
     log_z = highest[:, None] / beta + log_mean + spread / (2 * n)
-    kl = mean_d / beta - log_mean + uuv / (n * beta) - spread / (2 * n)
+    kl = mean_d / beta - log_mean + uuv / n / beta - spread / (2 * n)
     prior_d, prior_spread = _moments(rewards, highest, groups)
     # inf - inf: where a reward is -inf, KL(prior‖target) has no error. A variance beyond any number is infinite.
     with np.errstate(invalid="ignore", over="ignore"):
@@ -368,8 +379,8 @@ def _warnings(
         return ("All rewards of a prompt are equal: the frontier is a point, and no beta changes anything.",)
     excluded = int(np.isneginf(rewards).sum())
     told = (
-        f"{excluded} of {len(rewards)} rewards are -inf, and so is the mean reward of the prior and of the best of any "
-        "n; targets exclude these samples, whatever beta.",
+        f"{excluded} of {len(rewards)} rewards {'is' if excluded == 1 else 'are'} -inf, and so is the mean reward of "
+        "the prior and of the best of any n; targets exclude these samples, whatever beta.",
     )
     return (*(told if excluded else ()), *_of_trust(beta, trusted, ess, len(rewards), len(groups) - 1))
 

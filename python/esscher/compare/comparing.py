@@ -16,6 +16,7 @@ from esscher.divergence.columns import drawn_logprobs
 from esscher.estimate import with_interval
 from esscher.evaluate import NO_TARGET, evaluate
 from esscher.evidence import compare_log_z
+from esscher.frontier import A_PROMPT
 from esscher.prototype import prototype
 from esscher.solve import solve_beta
 from esscher.target import Tilt
@@ -116,7 +117,7 @@ def _naming(whose: str) -> Iterator[None]:
 def _check(samples: Samples, prior: Samples) -> list[str]:
     missing = [column for column in ("rewards", "policy_logprobs", "prior_logprobs") if column not in samples.columns]
     if missing:
-        raise ValueError(f"no {' and no '.join(missing)}, which a comparison needs")
+        raise ValueError(f"no {' and no '.join(missing)}, which a comparison needs: `esscher score` adds log-probs")
     assert samples.policy_logprobs is not None
     drawn_logprobs("policy_logprobs", samples.policy_logprobs)
     return check_shared(samples, prior)
@@ -160,7 +161,7 @@ def _point(
         inference_gap_interval=None if gap is None else gap.inference_gap_interval,
         excess_collapse=report.excess_collapse,
     )
-    return point, [*of_beta, *of_got, *_of_log_z(against, log_z, len(prior.prompts)), *_of_report(report)]
+    return point, [*of_beta, *of_got, *_of_log_z(against, log_z, prior, samples), *_of_report(report)]
 
 
 def _beta_of(samples: Samples, kl: KlEstimate, prior: Samples, curve: Frontier) -> tuple[float | None, list[str]]:
@@ -173,13 +174,19 @@ def _beta_of(samples: Samples, kl: KlEstimate, prior: Samples, curve: Frontier) 
             "other."
         ]
     value = mean_as_prior(kl.per_sequence, samples, prior)
+    if value < -2 * kl.stderr:
+        return None, []  # which `evaluate` explains
     if not value > 0:
         return None, [f"The estimate of its KL is {value:.3g}, and no target has that. Draw more completions of it."]
     assert prior.rewards is not None  # `prototype` has seen them
     try:
         beta = solve_beta(prior.rewards, kl=value, groups=prior.groups)
     except ValueError as error:
-        return None, [f"What its KL could buy is not known ({error})."]
+        reason, _, _ = str(error).partition(". ")  # what follows is advice to who asks for a KL
+        act = "Draw more completions of the prior"
+        if np.isneginf(prior.rewards).any():
+            act += ", or give failures a finite reward"
+        return None, [f"What its KL could buy is not known: {reason}. {act}."]
     trusted = curve.beta[curve.trusted]
     if len(trusted) == 0 or beta < trusted[-1]:
         return beta, ["It lies beyond what the prior's samples can be trusted for: draw more of them."]
@@ -199,7 +206,7 @@ def _efficiency(samples: Samples, kl: KlEstimate, beta: float, prior: Samples) -
     return estimate_efficiency(samples, kl, beta, prior), []
 
 
-def _of_log_z(target: Tilt | None, log_z: LogZ | None, prompts: int) -> list[str]:
+def _of_log_z(target: Tilt | None, log_z: LogZ | None, prior: Samples, samples: Samples) -> list[str]:
     """Say where the samples of prior and policy disagree about log Z, or cannot be compared."""
     if log_z is None or log_z.agree:
         return []
@@ -208,11 +215,12 @@ def _of_log_z(target: Tilt | None, log_z: LogZ | None, prompts: int) -> list[str
             f"log Z of {target} by the prior's samples and by its own cannot be compared: of no prompt both give it "
             "with an error. Draw several completions of each prompt."
         ]
+    prompts = len(prior.prompts)
     where = "" if log_z.compared == prompts else f", over the {log_z.compared} of {prompts} prompts where both know it"
-    return [
-        f"log Z of {target} by the prior's samples and by its own {_apart(log_z.difference)}{where}. One of them "
-        "misses where the target is: raise beta, or draw more of both."
-    ]
+    why = "One of them misses where the target is: raise beta, or draw more of both"
+    if min(len(prior), len(samples)) < A_PROMPT * prompts:
+        why = f"With few completions a prompt both are on average too low: draw {A_PROMPT} or more of each"
+    return [f"log Z of {target} by the prior's samples and by its own {_apart(log_z.difference)}{where}. {why}."]
 
 
 def _apart(difference: float) -> str:

@@ -29,7 +29,8 @@ class PolicyPoint:
     beta
         The beta whose target has that KL; `None` where the prior's samples show none.
     reachable
-        The reward of that target: the most that any policy of the same KL can have; `None` with `efficiency`.
+        The reward of that target: the most that any policy of the same KL can have, with the error that it has at this
+        very KL; `None` with `efficiency`.
     efficiency, efficiency_interval
         ``(reward - prior's) / (reachable - prior's)``: the share that the policy got of the reward that its KL could
         buy, and the 95 % interval of it; `None` with `beta`, and where a mean reward is -inf.

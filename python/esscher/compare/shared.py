@@ -27,6 +27,9 @@ FEW = 0.05
 SAME_REWARD = 1e-3
 
 
+SAMPLER = ", and leave policy_logprobs out of the prior's samples if they are those of what drew them"
+
+
 def match(prior: Samples, policies: Mapping[str, Samples]) -> tuple[Samples, dict[str, Samples], list[str]]:
     """Return of all only the prompts that all have, in the prior's order, and say which were left out.
 
@@ -106,6 +109,7 @@ def _check_logprobs(
     if np.median(differences) > DIFFERENT:
         raise ValueError(
             f"the {said}: they are of different models, or of other sampling settings. Score both with the same model"
+            f"{SAMPLER if column == 'policy_logprobs' else ''}"
         )
     return [f"The {said}: some are of another model, or of other sampling settings. Score all with the same."]
 

@@ -24,13 +24,14 @@ NaN has no such number: a table that holds one is written as Parquet.
 """
 
 from esscher.files.dump import Dump, read, to_table, with_column
-from esscher.files.formats import check_writable, write
+from esscher.files.formats import check_writable, column_names, write
 from esscher.files.logprobs import LogprobColumns, read_logprobs
 
 __all__ = [
     "Dump",
     "LogprobColumns",
     "check_writable",
+    "column_names",
     "read",
     "read_logprobs",
     "to_table",

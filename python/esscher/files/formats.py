@@ -37,6 +37,14 @@ def load(path: Path) -> pa.Table:
     return table
 
 
+def column_names(path: Path) -> list[str]:
+    """Return what a file's columns are called; raises as `load`."""
+    if path.suffix == PARQUET and path.is_file() and path.stat().st_size:
+        with pq.ParquetFile(path) as file:
+            return list(file.schema_arrow.names)
+    return list(load(path).column_names)
+
+
 def naming(where: Path | Sequence[Path], function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function, and put the file before what it finds wrong; of many files, the first three."""
     try:

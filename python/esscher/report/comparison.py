@@ -129,7 +129,8 @@ def _table(policies: Sequence[PolicyPoint], prompts: int) -> Table:
         "the first two agree": ["" if row is None else row.agree for row in known],
     }
     table = Table.grid(padding=(0, 2, 0, 0))
-    for _ in range(len(policies) + 1):
+    table.add_column(no_wrap=True)
+    for _ in policies:
         table.add_column(overflow="fold")
     table.add_row("", *(Text(row.name, "bold") for row in rows))
     for name, cells in numbers.items():
