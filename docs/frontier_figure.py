@@ -13,7 +13,8 @@ from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 from esscher import Ragged, Samples, compare, concatenate, prototype
 from esscher.lm.packaged import resolve
 from esscher.lm.transformers import TransformersLM
-from esscher.report.prototype import print_comparison, print_prototype, write_picture
+from esscher.report.comparison import print_comparison
+from esscher.report.prototype import print_prototype, write_picture
 
 FIGURES = Path(__file__).parent / "figures"
 PROMPTS = ["The movie was", "I think that", "Yesterday my friend told me", "The food at the restaurant"]

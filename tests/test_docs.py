@@ -84,3 +84,8 @@ def test_the_table_of_estimators_is_what_enumeration_gives():
     assert figures["table"]() in page
     kl, _ = figures["spreads"](*figures["world"]())
     assert f"whose KL is {kl:.2f} nats" in " ".join(page.split())
+
+
+def test_the_script_that_draws_the_frontier_finds_what_it_imports():
+    """It takes minutes and is run by hand."""
+    assert callable(runpy.run_path(str(ROOT / "docs" / "frontier_figure.py"), run_name="imported")["main"])

@@ -24,8 +24,9 @@ WIDTH, HEIGHT = 720, 400
 BEYOND = 1.5
 # Right of a policy there is so much more of the KL, for its name.
 AROUND = 1.35
-# Points up to this share of the largest KL have room for their names at their right.
-ROOM = 0.85
+# Points up to this share of the largest KL have room for their names at their right; policies, up to this share of the
+# width.
+ROOM, INSIDE = 0.85, 0.75
 # What is named along the curve lies at least so far apart, as a share of the width: betas, and best-of-n.
 APART, APART_OF_BEST = 0.09, 0.12
 
@@ -204,8 +205,21 @@ def _policies(policies: Sequence[PolicyPoint], frame: _Frame) -> list[Any]:
     )
     base = charts.chart(rows).encode(x=frame.x, y=_y(frame))
     dots = base.mark_point(color=INK, fill=INK, shape="square", size=60, opacity=1)
-    texts = base.mark_text(color=INK, align="left", dx=8, dy=12, fontWeight=600).encode(text="text:N")
-    return [up, across, dots, texts] if rows else []
+    return [up, across, dots, *_names(rows, frame)] if rows else []
+
+
+def _names(rows: list[dict[str, Any]], frame: _Frame) -> list[Any]:
+    """Write the names of policies at their right, of those at the right border at their left."""
+    most = INSIDE**2 * frame.most_kl
+    inside, border = [row for row in rows if row["kl"] <= most], [row for row in rows if row["kl"] > most]
+    layers = [(inside, "left", 8), (border, "right", -8)]
+    return [
+        charts.chart(some)
+        .mark_text(color=INK, align=align, dx=dx, dy=12, fontWeight=600)
+        .encode(x=frame.x, y=_y(frame), text="text:N")
+        for some, align, dx in layers
+        if some
+    ]
 
 
 def _prior(curve: Frontier, frame: _Frame, policies: Sequence[PolicyPoint]) -> list[Any]:
