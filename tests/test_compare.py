@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from esscher import Ragged, Samples, Tilt, compare, evaluate, files, sequence_logprobs
+from esscher import Ragged, Samples, Tilt, compare, estimate_kl, evaluate, files, sequence_logprobs
+from esscher.compare.efficiency import estimate_efficiency
 from esscher.lm.tabular import TabularLM
 from esscher.report.comparison import comparison_to_json, print_comparison
 from pages import check_page, plain
@@ -311,6 +312,31 @@ def test_other_rewards_of_the_same_completions_are_told_or_refused(prior, polici
     found = compare(prior, {"much": replace(much, rewards=much.rewards + 0.01)})
     assert any("much: The reward of completion" in told for told in found.warnings)
     assert not any("The reward of completion" in told for told in compare(prior, {"much": much}).warnings)
+
+
+def test_a_few_log_probs_that_differ_are_not_told(prior, policies):
+    """Up to one in twenty completions, as of an engine that is off here and there."""
+    much = policies["much"]
+    values = much.prior_logprobs.values.copy()
+    values[: int(much.prior_logprobs.offsets[len(much) // 25])] -= 1.0
+    found = compare(prior, {"much": replace(much, prior_logprobs=Ragged(values, much.completions.offsets))})
+    assert not any("prior_logprobs of completion" in told for told in found.warnings)
+
+
+def test_no_more_is_reachable_than_the_highest_reward():
+    """One of ten samples is better by far, and the correction of a mean that it decides would go beyond it."""
+    rewards = np.where(np.arange(100) % 10 == 0, 1.0, 0.0)
+    logprobs = Ragged.from_rows([[-1.0]] * 100)
+    samples = Samples(
+        Ragged.from_rows([[p] for p in range(10)]),
+        Ragged.from_rows([[i] for i in range(100)]),
+        np.arange(0, 101, 10),
+        logprobs,
+        Ragged.from_rows([[-1.0 - 2.0 * r] for r in rewards]),
+        rewards=rewards,
+    )
+    found = estimate_efficiency(samples, estimate_kl(samples, "k1"), 0.1, samples)
+    assert found.reachable.value == 1.0
 
 
 def test_more_than_any_policy_can_get_is_told(prior, policies):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -238,3 +239,18 @@ def test_tails_that_are_heavy_in_many_prompts_are_no_chance():
 def test_a_single_completion_has_no_interval():
     low, high, _ = student_interval(np.array([1.0]), np.array([np.nan]), n=1)
     assert np.isnan([low, high]).all()
+
+
+def test_beside_one_weight_that_is_nearly_all_there_is_no_digits_are_lost():
+    """Exact arithmetic says what leaving each out gives: without the heavy one, the others alone decide."""
+    rng = np.random.default_rng(2)
+    weights, values = np.append(rng.exponential(size=9) * 1e-13, 1.0), np.append(rng.normal(size=9), 0.1)
+    w, v = [list(map(Fraction, column.tolist())) for column in (weights, values)]
+
+    def mean(skipped):
+        kept = [i for i in range(10) if i != skipped]
+        return sum(w[i] * v[i] for i in kept) / sum(w[i] for i in kept)
+
+    expected = Fraction(9, 10) * sum(mean(i) - mean(None) for i in range(10))
+    found = bias_of_weighted_mean(weights / weights.mean(), values, np.array([0, 10]))
+    assert found == pytest.approx([float(expected)], rel=1e-13)

@@ -311,3 +311,30 @@ def test_many_completions_with_equal_weights_are_not_called_few():
     report = evaluate(samples, Tilt(0.5))
     assert np.isnan(report.target.pareto_k)
     assert not any("too few" in warning for warning in report.warnings)
+
+
+def test_pairs_have_no_excess_of_distinct_pairs_and_the_report_says_why():
+    report = evaluate(random_samples(per_prompt=2), Tilt(1.0))
+    distinct, repetition = report.excess_collapse
+    assert np.isnan(distinct.within.value)
+    assert np.isfinite(repetition.within.value)
+    assert report.unavailable.keys() == {"excess of distinct-2 of 2"}
+    assert "of two completions there is one pair" in report.unavailable["excess of distinct-2 of 2"]
+
+
+def test_prompts_without_an_excess_are_told():
+    """One completion has nearly all the weight of its prompt, so that there is no pair under the target."""
+    samples = random_samples(prompts=12, per_prompt=8)
+    rewards = np.where(np.arange(len(samples)) == 0, 100.0, samples.rewards)
+    report = evaluate(replace(samples, rewards=rewards), Tilt(1.0))
+    assert report.excess_collapse[0].left_out >= 1
+    left = 12 - report.excess_collapse[0].left_out
+    assert any(f"The excess of distinct-2 of 2 is that of {left} of 12 prompts" in text for text in report.warnings)
+
+
+def test_a_reward_of_minus_infinity_that_has_weight_is_the_targets_mean():
+    samples = random_samples(per_prompt=8)
+    rewards = np.where(np.arange(len(samples)) % 5 == 0, -np.inf, samples.rewards)
+    report = evaluate(replace(samples, rewards=rewards), Condition(-np.inf))
+    assert report.target.reward.value == -np.inf
+    assert np.isfinite(report.target.log_z.value)

@@ -144,6 +144,23 @@ def test_pareto_k_is_that_of_the_weights():
     assert "not to be trusted" in found.warnings[0]
 
 
+def test_what_is_too_few_or_too_unequal_is_told():
+    heavy = frontier(np.log(np.random.default_rng(1).pareto(1.2, size=20_000) + 1), betas=[20.0, 1.0])
+    assert heavy.ess[1] > 100
+    assert heavy.warnings == (
+        "Below beta = 20 what the samples say is not to be trusted: a few samples have much of the weight (Pareto k). "
+        "Draw more samples a prompt to see further.",
+    )
+    rewards = np.tanh(np.random.default_rng(4).normal(size=200))
+    found = frontier(rewards, groups=np.arange(0, 201, 20))
+    last = found.beta[found.trusted][-1]
+    first = found.ess[~found.trusted][0]
+    assert found.warnings == (
+        f"Below beta = {last:.3g} what the samples say is not to be trusted: the samples are worth {first:.3g} or fewer "
+        "of the target's, and 80 are needed. Draw more samples a prompt to see further.",
+    )
+
+
 def test_the_number_of_threads_changes_no_bit():
     rewards = np.random.default_rng(5).normal(size=100_000)
     one, eight = (frontier(rewards, BETAS, [0, 70_000, 70_010, 100_000], threads=n) for n in (1, 8))
