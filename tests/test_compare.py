@@ -197,7 +197,7 @@ def test_prompts_are_matched_whatever_their_order(prior, policies):
     alone = compare(scored.take_prompts([0, 2, 4]), {"much": much.take_prompts([0, 2, 4])})
     assert partly.policies[0].efficiency == alone.policies[0].efficiency
     assert (
-        "that all files share are compared, 3 of them: the prior's samples have 6, 'much' has 3" in partly.warnings[0]
+        "that all samples share are compared, 3 of them: the prior's samples have 6, 'much' has 3" in partly.warnings[0]
     )
     single = of_first(replace(scored, policy_logprobs=scored.prior_logprobs), 1)
     with pytest.raises(ValueError, match="prior, of the shared prompts: prompt 0 has 1 sample"):

@@ -338,3 +338,30 @@ def test_a_reward_of_minus_infinity_that_has_weight_is_the_targets_mean():
     report = evaluate(replace(samples, rewards=rewards), Condition(-np.inf))
     assert report.target.reward.value == -np.inf
     assert np.isfinite(report.target.log_z.value)
+
+
+def test_tails_of_nearly_equal_weights_are_not_told_by_the_kl_of_the_target_either():
+    rng = np.random.default_rng(0)
+    completions = Ragged.from_rows([[i] for i in range(4000)])
+    policy = Ragged(np.full(4000, -1.0), completions.offsets)
+    noise = 0.01 * np.clip(rng.standard_cauchy(4000), -40.0, 40.0)
+    samples = Samples(
+        Ragged.from_rows([[p] for p in range(20)]),
+        completions,
+        np.arange(0, 4001, 200),
+        policy,
+        Ragged(-1.0 + noise, completions.offsets),
+        rewards=np.zeros(4000),
+    )
+    report = evaluate(samples, Tilt(1.0))
+    assert report.target.pareto_k > 0.7
+    assert report.target.ess > 0.95 * 4000
+    assert not any("Pareto k" in text for text in (*report.warnings, *report.target.forward_kl.warnings))
+
+
+def test_excess_is_that_of_metrics_between_0_and_1():
+    """The jackknife of a few completions would go beyond."""
+    for seed in range(60):
+        samples = random_samples(seed, prompts=4, per_prompt=4)
+        for excess in evaluate(samples, Tilt(0.3)).excess_collapse:
+            assert np.isnan(excess.within.value) or -1 <= excess.within.value <= 1

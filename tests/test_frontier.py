@@ -156,8 +156,8 @@ def test_what_is_too_few_or_too_unequal_is_told():
     last = found.beta[found.trusted][-1]
     first = found.ess[~found.trusted][0]
     assert found.warnings == (
-        f"Below beta = {last:.3g} what the samples say is not to be trusted: the samples are worth {first:.3g} or fewer "
-        "of the target's, and 80 are needed. Draw more samples a prompt to see further.",
+        f"Below beta = {last:.3g} what the samples say is not to be trusted: the samples are worth {first:.3g} or "
+        "fewer of the target's, and 80 are needed. Draw more samples a prompt to see further.",
     )
 
 

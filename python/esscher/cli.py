@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import logging
 import sys
-from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -41,7 +40,7 @@ from esscher.report.prototype_page import write_prototype_page
 from esscher.target import Condition, Tilt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from esscher.demo import Example
     from esscher.evaluate import Report
@@ -227,8 +226,7 @@ def prototype(
         task = progress.add_task("reading", total=None)
         samples = files.read(paths, columns=_renames(columns)).samples
         progress.update(task, description=f"weighing {samples}")
-        with _naming(_title(paths)):
-            found = prototype_targets(samples, beta)
+        found = files.naming(paths, prototype_targets, samples, beta)
     if html is not None:
         write_prototype_page(found, html, title=f"What could a policy reach? {_title(paths)}")
     if picture is not None:
@@ -392,15 +390,6 @@ def _check_outputs(page: Path | None, picture: Path | None, paths: list[Path]) -
     check_picture(picture)
     if page is not None and page.resolve() == picture.resolve():
         raise ValueError(f"{page} is given for the page and for the picture: name two files")
-
-
-@contextmanager
-def _naming(file: str) -> Iterator[None]:
-    """Say in errors which file they are about."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
 
 
 def _renames(columns: list[str] | None) -> dict[str, str]:

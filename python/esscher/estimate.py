@@ -24,6 +24,10 @@ ROUNDS, SEED = 1000, 0
 ROUNDING = 1e-13
 # How often the largest Pareto k of many prompts may be taken for more than chance makes of it.
 CHANCE = 0.01
+# Above this share of completions that carries weight, a mean of few is as good as one of many.
+NEARLY_EQUAL = 0.95
+# Where the other weights are a smaller share of the sum, they no longer say what the mean is biased by.
+NEARLY_ALL = 0.05
 # Squares of numbers between them neither vanish nor overflow, nor do sums of as many as there can be.
 TINY, HUGE = 1e-140, 1e140
 
@@ -224,10 +228,10 @@ def bias_of_weighted_mean(
     """Return the bias of each prompt's self-normalised mean [P], from weights relative to their mean and values [N].
 
     Values of heavy weights are drawn too rarely, and count too much when they are. By the jackknife, with x the share
-    of each weight in their sum: ``-(n - 1) / n * sum(x (v - mean) / (1 - x))``. It is cut so that the mean without it
-    lies between the least and the largest value that has weight: where one weight is nearly all there is, the other
-    values alone would decide it. Values of weight 0 do not count, whatever they are; where one that counts is infinite,
-    so is the mean, and the bias is 0.
+    of each weight in their sum: ``-(n - 1) / n * sum(x (v - mean) / max(1 - x, 0.05))``. Where one weight is nearly all
+    there is the others, negligible as they are, would decide: hence the 0.05, and the bias is cut so that the mean
+    without it lies among the values that have weight. Values of weight 0 do not count, whatever they are; where one
+    that counts is infinite, so is the mean, and the bias is 0.
 
     References
     ----------
@@ -240,21 +244,17 @@ def bias_of_weighted_mean(
     array([-0.1556])
     """
     sizes = np.diff(groups)
-    filled, heaviest = sizes > 0, _heaviest(relative, groups)
+    heaviest = _heaviest(relative, groups)
     # Beside that of the heaviest weight, near which the mean may be, so that no digits are lost to a large offset.
     beside = np.where(relative > 0, values, 0.0)
     # A mean that is infinite has no bias.
     infinite = np.repeat(_sums(np.isinf(beside).astype(np.float64), groups) > 0, sizes)
     beside[infinite] = 0.0
-    beside -= np.repeat(beside[heaviest], sizes[filled])
+    beside -= np.repeat(beside[heaviest], sizes[sizes > 0])
     beside[relative == 0] = 0.0
     x = relative / np.repeat(sizes, sizes)
     means = _sums(x * beside, groups)
-    others, lighter = 1.0 - x, x.copy()
-    lighter[heaviest] = 0.0
-    others[heaviest] = _sums(lighter, groups)[filled]
-    # One weight that is all there is leaves nothing to be biased towards.
-    terms = np.divide(x * (beside - np.repeat(means, sizes)), others, out=np.zeros(len(x)), where=others > 0)
+    terms = x * (beside - np.repeat(means, sizes)) / np.maximum(1.0 - x, NEARLY_ALL)
     bias: NDArray[np.float64] = -(sizes - 1) / np.maximum(sizes, 1) * _sums(terms, groups)
     least, most = (_extremes(extreme, beside, groups) for extreme in (np.minimum, np.maximum))
     return means - np.clip(means - bias, least, most)
@@ -289,6 +289,27 @@ def trusted_pareto_k(n: int) -> float:
     (0.5, 0.7)
     """
     return min(1.0 - 1.0 / float(np.log10(n)), 0.7) if n > 1 else -np.inf
+
+
+def tails_that_decide(
+    pareto_k: NDArray[np.float64], ess: NDArray[np.float64], alive: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return Pareto k, but -inf where weights hardly differ, but for those of 0: their tail decides nothing.
+
+    Parameters
+    ----------
+    pareto_k, ess
+        Tail shape and effective sample size of each prompt's weights [P, ...].
+    alive
+        How many of them are not 0, in a shape that fits.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> tails_that_decide(np.array([0.9, 0.9]), np.array([99.0, 30.0]), np.array([100, 100]))
+    array([-inf,  0.9])
+    """
+    return np.where((ess >= NEARLY_EQUAL * alive) & ~np.isnan(pareto_k), -np.inf, pareto_k)
 
 
 def count_heavy(pareto_k: NDArray[np.float64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -8,8 +8,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from esscher import _core
-from esscher.divergence.forward import NEARLY_EQUAL
-from esscher.estimate import HUGE, TINY, Estimate, clustered_mean, count_heavy, student_interval, with_interval
+from esscher.estimate import (
+    HUGE,
+    TINY,
+    Estimate,
+    clustered_mean,
+    count_heavy,
+    student_interval,
+    tails_that_decide,
+    with_interval,
+)
 from esscher.inference.columns import as_column
 from esscher.ragged import as_groups
 
@@ -119,7 +127,7 @@ def frontier(
     ValueError
         If a reward is NaN, +inf, or finite beyond 1e140, a beta is not positive and finite, `groups` are no offsets, a
         prompt has a single sample (its log Z is not known) or only rewards of -inf, or betas are left to be chosen and
-        the rewards are all equal.
+        the finite rewards are all equal or less than 1e-140 apart.
 
     References
     ----------
@@ -227,8 +235,8 @@ def _grid(rewards: NDArray[np.float64], groups: Offsets) -> NDArray[np.float64]:
     furthest = float(beside.min())
     if furthest == 0:
         raise ValueError(
-            "rewards are all equal within each prompt: the frontier is a point, and no beta changes anything. Check "
-            "the rewards"
+            "finite rewards are all equal within each prompt: the frontier is a point, and no beta changes anything. "
+            "Check the rewards"
         )
     if -furthest < TINY:
         raise ValueError(f"rewards are at most {-furthest:.3g} apart: scale them up")
@@ -348,9 +356,8 @@ def _diagnose(
     """Return the effective sample size, Pareto k, and whether that allows to trust what rests on it [B]."""
     sizes = np.diff(groups)
     k = _core.tilt_shapes(rewards, beta, groups, "arviz-stats", threads).reshape(len(sizes), -1)
-    # The tail of weights that hardly differ, but for those of 0, decides nothing, be it heavy.
     alive = np.add.reduceat(rewards > -np.inf, groups[:-1], dtype=np.int64)
-    heavy = count_heavy(np.where(ess < NEARLY_EQUAL * alive[:, None], k, -np.inf), sizes)
+    heavy = count_heavy(tails_that_decide(k, ess, alive[:, None]), sizes)
     return ess.sum(axis=0), _middle(k), heavy == 0
 
 

@@ -140,11 +140,9 @@ def _best_of_n(samples: Samples, rewards: NDArray[np.float64]) -> BestOfNCurve:
     n = 2 ** np.arange(int(np.log2(max(int(sizes.min()) // 2, 1))) + 1)
     best = best_of_n_rewards(rewards, samples.groups, n)
     # Of these samples only subsets of few can be all of -inf, of the prior's every one.
-    excluded = np.isneginf(rewards).any()
-    values, stderrs = (
-        np.full(best.reward.shape, x) if excluded else y for x, y in ((-np.inf, best.reward), (np.nan, best.stderr))
-    )
-    reward, _ = average_curve(values, stderrs, sizes)
+    if np.isneginf(rewards).any():
+        best.reward[:] = -np.inf
+    reward, _ = average_curve(best.reward, best.stderr, sizes)
     if samples.prior_logprobs is None:
         bound, none = best_of_n_kl_bound(n), np.zeros(len(n))
         return BestOfNCurve(n, reward, Curve(bound, none, bound, bound), kl_is_bound=True)

@@ -10,11 +10,12 @@ import numpy as np
 
 from esscher.compare.efficiency import estimate_efficiency, mean_as_prior
 from esscher.compare.record import Comparison, PolicyPoint
-from esscher.compare.shared import check_shared, is_own, match
-from esscher.divergence import KlEstimate, estimate_kl
+from esscher.compare.shared import check_shared, completions_of, is_own, match
+from esscher.divergence import KlEstimate, estimate_kl, estimate_kls
 from esscher.divergence.columns import drawn_logprobs
 from esscher.estimate import with_interval
-from esscher.evaluate import NO_TARGET, evaluate
+from esscher.evaluate import evaluate
+from esscher.evaluate.warnings import of_kl
 from esscher.evidence import compare_log_z
 from esscher.frontier import A_PROMPT
 from esscher.prototype import prototype
@@ -89,10 +90,11 @@ def compare(prior: Samples, policies: Mapping[str, Samples], beta: float | None 
     if len(policies) > 1 or is_own(prior):
         prior = replace(prior, policy_logprobs=None)
     told: list[tuple[str, str]] = []
+    of_prior = completions_of(prior)
     # What is wrong is named where it stands in the samples as they were given.
     for name, samples in policies.items():
         with _naming(f"policy {name!r}"):
-            told += [(name, text) for text in _check(samples, prior)]
+            told += [(name, text) for text in _check(samples, prior, of_prior)]
     prior, policies, warnings = match(prior, policies)
     with _naming("prior, of the shared prompts" if warnings else "prior"):
         found = prototype(prior)
@@ -114,13 +116,13 @@ def _naming(whose: str) -> Iterator[None]:
         raise ValueError(f"{whose}: {error}") from error
 
 
-def _check(samples: Samples, prior: Samples) -> list[str]:
+def _check(samples: Samples, prior: Samples, of_prior: Mapping[tuple[tuple[bytes, int], bytes], int]) -> list[str]:
     missing = [column for column in ("rewards", "policy_logprobs", "prior_logprobs") if column not in samples.columns]
     if missing:
         raise ValueError(f"no {' and no '.join(missing)}, which a comparison needs: `esscher score` adds log-probs")
     assert samples.policy_logprobs is not None
     drawn_logprobs("policy_logprobs", samples.policy_logprobs)
-    return check_shared(samples, prior)
+    return check_shared(samples, prior, of_prior)
 
 
 def _by_text(warnings: list[tuple[str, str]]) -> list[str]:
@@ -142,9 +144,9 @@ def _point(
     if got is not None and got.interval.low > 1 and not of_beta:
         of_got = [TOO_GOOD]
     against = target if target is not None else None if beta is None else Tilt(beta)
-    report = evaluate(samples, against)
+    report = None if against is None else evaluate(samples, against)
     log_z = None if against is None else compare_log_z(prior, samples, against)
-    gap = report.target
+    gap = None if report is None else report.target
     point = PolicyPoint(
         name=name,
         reward=reward,
@@ -159,9 +161,10 @@ def _point(
         log_z_bounds=None if gap is None or gap.elbo is None or gap.eubo is None else (gap.elbo, gap.eubo),
         inference_gap=None if gap is None else gap.inference_gap,
         inference_gap_interval=None if gap is None else gap.inference_gap_interval,
-        excess_collapse=report.excess_collapse,
+        excess_collapse=() if report is None else report.excess_collapse,
     )
-    return point, [*of_beta, *of_got, *_of_log_z(against, log_z, prior, samples), *_of_report(report)]
+    of_report = of_kl(samples, estimate_kls(samples)) if report is None else _of_report(report)
+    return point, [*of_beta, *of_got, *_of_log_z(against, log_z, prior, samples), *of_report]
 
 
 def _beta_of(samples: Samples, kl: KlEstimate, prior: Samples, curve: Frontier) -> tuple[float | None, list[str]]:
@@ -228,8 +231,10 @@ def _apart(difference: float) -> str:
 
 
 def _of_report(report: Report) -> list[str]:
-    """Say what `evaluate` does, and why gap or excess are not known; that there is no target has been told."""
-    reasons = {what: why for what, why in report.unavailable.items() if why != NO_TARGET}
-    told = {"Gap and excess": reasons.pop("target", None)}
-    told |= {what.capitalize(): why for what, why in reasons.items() if what.startswith("excess")}
-    return [*report.warnings, *(f"{what} not available: {why}." for what, why in told.items() if why)]
+    """Say what `evaluate` does, and why gap or excess are not known."""
+    told = {
+        "Gap and excess" if what == "target" else what.capitalize(): why
+        for what, why in report.unavailable.items()
+        if what == "target" or what.startswith("excess")
+    }
+    return [*report.warnings, *(f"{what} not available: {why}." for what, why in told.items())]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 DIFFERENT = 0.2
 # If most differ by less than this, they are of the same model.
 SAME = 0.05
-# So many may differ before it is said.
+# Of log-probs so many may differ before it is said; of rewards, none.
 FEW = 0.05
 # Rewards of the same completion that differ by more, in standard deviations of the prior's, are not the same.
 SAME_REWARD = 1e-3
@@ -49,7 +49,7 @@ def match(prior: Samples, policies: Mapping[str, Samples]) -> tuple[Samples, dic
     if all(len(samples.prompts) == kept for samples in parts.values()):
         return matched[0], dict(zip(policies, matched[1:], strict=True)), []
     had = ", ".join(f"{name} {'has' if i else 'have'} {_count(part)}" for i, (name, part) in enumerate(parts.items()))
-    warning = f"Only the prompts that all files share are compared, {kept} of them: {had}."
+    warning = f"Only the prompts that all samples share are compared, {kept} of them: {had}."
     return matched[0], dict(zip(policies, matched[1:], strict=True)), [warning]
 
 
@@ -67,22 +67,32 @@ def is_own(prior: Samples) -> bool:
     return float(np.median(_differences(own, others) / prior.completions.lengths)) <= SAME
 
 
-def check_shared(samples: Samples, prior: Samples) -> list[str]:
+def completions_of(samples: Samples) -> dict[tuple[tuple[bytes, int], bytes], int]:
+    """Return where each completion is, by its prompt and its token ids."""
+    return {row: i for i, row in enumerate(_rows(samples))}
+
+
+def check_shared(
+    samples: Samples, prior: Samples, of_prior: Mapping[tuple[tuple[bytes, int], bytes], int]
+) -> list[str]:
     """Compare rewards and log-probs of the completions that are in both samples; say if some differ.
+
+    `of_prior` is what `completions_of` gives of the prior's samples, so that it is made once for all policies.
 
     Raises
     ------
     ValueError
         If most differ by so much that they are not of the same reward or model.
     """
-    mine, others = _shared(samples, prior)
+    pairs = [(i, of_prior[row]) for i, row in enumerate(_rows(samples)) if row in of_prior]
+    mine, others = np.array(pairs, np.int64).reshape(-1, 2).T
     if len(mine) == 0:
         return []
     warnings = []
     for column in ("prior_logprobs", "policy_logprobs"):
         if getattr(prior, column) is not None:
-            log_probs, of_prior = (sequence_logprobs(getattr(each, column)) for each in (samples, prior))
-            warnings += _check_logprobs(column, log_probs[mine], of_prior[others], samples.completions.lengths, mine)
+            own, known = (sequence_logprobs(getattr(each, column)) for each in (samples, prior))
+            warnings += _check_logprobs(column, own[mine], known[others], samples.completions.lengths, mine)
     assert samples.rewards is not None  # `compare` has seen them
     assert prior.rewards is not None
     finite = prior.rewards[np.isfinite(prior.rewards)]
@@ -128,14 +138,6 @@ def _check_rewards(
     if np.median(differences) > spread:
         raise ValueError(f"the {said}: it is another reward. Give both the same")
     return [f"The {said}: what it got is known only if both have the same reward."]
-
-
-def _shared(samples: Samples, prior: Samples) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where the completions are that are in both: in these samples, and in the prior's."""
-    of_prior = {row: i for i, row in enumerate(_rows(prior))}
-    pairs = [(i, of_prior[row]) for i, row in enumerate(_rows(samples)) if row in of_prior]
-    mine, others = np.array(pairs, np.int64).reshape(-1, 2).T
-    return mine, others
 
 
 def _rows(samples: Samples) -> Iterator[tuple[tuple[bytes, int], bytes]]:

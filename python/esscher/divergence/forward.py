@@ -10,7 +10,14 @@ from esscher import _core
 from esscher.divergence.columns import check_ratios, logprobs_of
 from esscher.divergence.estimators import aggregate_logprobs
 from esscher.divergence.record import KlEstimate, signature
-from esscher.estimate import bias_of_log_mean, bias_of_weighted_mean, count_heavy, with_interval
+from esscher.estimate import (
+    NEARLY_EQUAL,
+    bias_of_log_mean,
+    bias_of_weighted_mean,
+    count_heavy,
+    tails_that_decide,
+    with_interval,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -20,8 +27,6 @@ if TYPE_CHECKING:
 
 # Of fewer completions no tail of weights is fitted.
 FEW = 25
-# Above this share of completions that carries weight, a mean of few is as good as one of many.
-NEARLY_EQUAL = 0.95
 
 
 def estimate_forward(
@@ -89,6 +94,7 @@ def estimate_forward(
     kept, groups = alive[samples.group_of], _offsets(np.diff(samples.groups)[alive])
     influences = _influences(per_sequence[kept], relative[kept], products[kept], groups)
     (value, stderr), interval = with_interval(influences, groups)
+    weighted = np.add.reduceat(relative > 0, samples.groups[:-1], dtype=np.int64)
     pareto_k = _core.pareto_smooth(log_ratios, samples.groups, "arviz-stats")[1]
     return KlEstimate(
         value=value,
@@ -99,7 +105,11 @@ def estimate_forward(
         raw=float(uncorrected[kept].mean()) if kept.any() else np.nan,
         ess=float(ess.sum()),
         pareto_k=_largest(pareto_k),
-        warnings=(*_left_out(alive), *_heavy(pareto_k, np.diff(samples.groups)), *_few(ess, np.diff(samples.groups))),
+        warnings=(
+            *_left_out(alive),
+            *_heavy(tails_that_decide(pareto_k, ess, weighted), np.diff(samples.groups)),
+            *_few(ess, np.diff(samples.groups)),
+        ),
     )
 
 

@@ -36,7 +36,8 @@ ORDER, REPETITION_ORDER, BLEU_ORDER = 2, 3, 4
 # Of how many completions the rarefied distinct-n is, if not told otherwise.
 SUBSAMPLE = 2
 # Metrics that do not move with the number of completions.
-SIZE_FREE = ("distinct-2 of 2", "repetition-3")
+PAIRS, REPEATS = f"distinct-{ORDER} of {SUBSAMPLE}", f"repetition-{REPETITION_ORDER}"
+SIZE_FREE = (PAIRS, REPEATS)
 
 
 class DiversityEstimate(NamedTuple):
@@ -181,12 +182,9 @@ def estimate_excess(completions: Ragged, groups: ArrayLike, weights: ArrayLike) 
     """
     rows, borders, relative = _checked(completions, groups, weights)
     assert relative is not None
-    plain, weighted = _size_free(rows, borders, None), _size_free(rows, borders, relative)
-    of_plain, of_weighted = (bias_of_pairs(rows, ORDER, w, borders) for w in (np.ones(len(rows)), relative))
-    excess = {one.name: one.within - other.within for one, other in zip(plain, weighted, strict=True)}
-    excess[f"distinct-{ORDER} of {SUBSAMPLE}"] -= of_plain - of_weighted
-    excess[f"distinct-{ORDER} of {SUBSAMPLE}"][np.diff(borders) <= SUBSAMPLE] = np.nan
-    excess[f"repetition-{REPETITION_ORDER}"] += _bias_of_repetition(rows, relative, borders)
+    plain, weighted = _without_bias(rows, borders, None), _without_bias(rows, borders, relative)
+    excess = {name: plain[name] - weighted[name] for name in SIZE_FREE}
+    excess[PAIRS][np.diff(borders) <= SUBSAMPLE] = np.nan
     return tuple(_estimate(_Metric(name, within, None, 1.0, -1.0)) for name, within in excess.items())
 
 
@@ -271,6 +269,14 @@ def _of_ngrams(rows: Ragged, groups: Offsets, weights: NDArray[np.float64] | Non
 def _size_free(rows: Ragged, groups: Offsets, weights: NDArray[np.float64] | None) -> list[_Metric]:
     metrics = [*_of_ngrams(rows, groups, weights, SUBSAMPLE), _repetition(rows, groups, weights)]
     return [metric for metric in metrics if metric.name in SIZE_FREE]
+
+
+def _without_bias(rows: Ragged, groups: Offsets, weights: NDArray[np.float64] | None) -> dict[str, NDArray[np.float64]]:
+    """Return the metrics of `SIZE_FREE` of each prompt [P] less their bias, cut to values that there can be."""
+    values = {metric.name: metric.within for metric in _size_free(rows, groups, weights)}
+    weights = np.ones(len(rows)) if weights is None else weights
+    biases = {PAIRS: bias_of_pairs(rows, ORDER, weights, groups), REPEATS: _bias_of_repetition(rows, weights, groups)}
+    return {name: np.clip(values[name] - biases[name], 0.0, 1.0) for name in SIZE_FREE}
 
 
 def _rarefied(said: NgramStatistics) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ import numpy as np
 from esscher import _core
 from esscher.divergence import KlEstimate, PresetName, estimate_kl, estimate_kls, sequence_logprobs
 from esscher.diversity import (
+    SIZE_FREE,
     SUBSAMPLE,
     DiversityEstimate,
     estimate_diversity,
@@ -35,7 +36,6 @@ TRAINERS: tuple[PresetName, ...] = ("trl-grpo", "trl-rloo", "trl-ppo", "openrlhf
 MOST_VENDI = 256
 TOP_ORDERS = (2, 3, 4)
 TOP_COUNT = 10
-NO_TARGET = "no target was given"
 
 
 def evaluate(
@@ -147,7 +147,7 @@ def _unavailable(samples: Samples, target: Target | None, proposal: Proposal) ->
     if proposal == "prior":
         reasons |= dict.fromkeys(("kl", "entropy"), "the completions came from the prior, not from the policy")
     if target is None:
-        return reasons | {"target": NO_TARGET}
+        return reasons | {"target": "no target was given"}
     if "target" not in reasons and len(samples) == len(samples.prompts):
         reasons["target"] = "a prompt's only completion says nothing of log Z and the gap: draw several a prompt"
     return reasons
@@ -182,12 +182,16 @@ def _excess_collapse(samples: Samples, weights: Importance) -> tuple[DiversityEs
 
 def _without_excess(samples: Samples, excess: tuple[DiversityEstimate, ...]) -> dict[str, str]:
     """Say why a metric has no excess."""
-    reason = (
-        "of two completions there is one pair, the same under policy and target: draw three a prompt or more"
-        if np.diff(samples.groups).max() <= SUBSAMPLE
-        else "in no prompt the completions have n-grams and are worth two or more under the target"
-    )
-    return {f"excess of {metric.metric}": reason for metric in excess if np.isnan(metric.within.value)}
+    few = np.diff(samples.groups).max() <= SUBSAMPLE
+    reasons = {
+        SIZE_FREE[
+            0
+        ]: "of two completions there is one pair, the same under policy and target: draw three a prompt or more"
+        if few
+        else "in no prompt three completions or more have n-grams and are worth two or more under the target",
+        SIZE_FREE[1]: "no completion that is long enough to repeat itself has weight under the target",
+    }
+    return {f"excess of {metric.metric}": reasons[metric.metric] for metric in excess if np.isnan(metric.within.value)}
 
 
 def _top_ngrams(completions: Ragged, n: int) -> tuple[Ngram, ...]:

