@@ -45,8 +45,8 @@ class LogZ:
         What lies between `prior` and `policy` over these prompts, in standard errors of the difference; NaN if there
         are none.
     agree
-        Whether that is no more than 3: more means that one of them misses where the weight is. `None` if there are no
-        prompts to compare.
+        Whether that is no more than 3: more means that one of them misses where the weight is, or that a prompt has so
+        few completions that both are on average too low. `None` if there are no prompts to compare.
     """
 
     prior: Estimate
