@@ -170,15 +170,15 @@ def _point(
 def _beta_of(samples: Samples, kl: KlEstimate, prior: Samples, curve: Frontier) -> tuple[float | None, list[str]]:
     """Return the beta whose target has this KL, and what keeps it from being known or trusted."""
     if kl.value == np.inf:
-        return None, []  # which `evaluate` explains
+        return None, []  # which the warnings of the KL explain
     if not kl.per_sequence.any():
         return None, [
             "Its KL is exactly 0 in every completion: it has not moved, or one column of log-probs is a copy of the "
             "other."
         ]
     value = mean_as_prior(kl.per_sequence, samples, prior)
-    if value < -2 * kl.stderr:
-        return None, []  # which `evaluate` explains
+    if kl.value < -2 * kl.stderr:
+        return None, []  # which the warnings of the KL explain
     if not value > 0:
         return None, [f"The estimate of its KL is {value:.3g}, and no target has that. Draw more completions of it."]
     assert prior.rewards is not None  # `prototype` has seen them
