@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from esscher.report.summary import Decode
 
 NGRAMS_SHOWN = 5
-NAME_WIDTH, VALUE_WIDTH = 23, 18
+NAME_WIDTH, VALUE_WIDTH = 25, 18
 # So many columns hold the intervals of diversity beside the target's.
 WIDE = 96
 
