@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from esscher.compare.efficiency import Efficiency
+    from esscher.compare.shared import Places
     from esscher.evaluate import Report
     from esscher.evidence import LogZ
     from esscher.frontier import Frontier
@@ -116,7 +117,7 @@ def _naming(whose: str) -> Iterator[None]:
         raise ValueError(f"{whose}: {error}") from error
 
 
-def _check(samples: Samples, prior: Samples, of_prior: Mapping[tuple[tuple[bytes, int], bytes], int]) -> list[str]:
+def _check(samples: Samples, prior: Samples, of_prior: Places) -> list[str]:
     missing = [column for column in ("rewards", "policy_logprobs", "prior_logprobs") if column not in samples.columns]
     if missing:
         raise ValueError(f"no {' and no '.join(missing)}, which a comparison needs: `esscher score` adds log-probs")

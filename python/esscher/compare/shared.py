@@ -25,9 +25,11 @@ SAME = 0.05
 FEW = 0.05
 # Rewards of the same completion that differ by more, in standard deviations of the prior's, are not the same.
 SAME_REWARD = 1e-3
-
-
+# What else may be wrong where it is the policy's log-probs that differ.
 SAMPLER = ", and leave policy_logprobs out of the prior's samples if they are those of what drew them"
+
+# Where completions are, by their prompt (see `prompt_keys`) and their token ids.
+Places = dict[tuple[tuple[bytes, int], bytes], int]
 
 
 def match(prior: Samples, policies: Mapping[str, Samples]) -> tuple[Samples, dict[str, Samples], list[str]]:
@@ -67,14 +69,12 @@ def is_own(prior: Samples) -> bool:
     return float(np.median(_differences(own, others) / prior.completions.lengths)) <= SAME
 
 
-def completions_of(samples: Samples) -> dict[tuple[tuple[bytes, int], bytes], int]:
+def completions_of(samples: Samples) -> Places:
     """Return where each completion is, by its prompt and its token ids."""
     return {row: i for i, row in enumerate(_rows(samples))}
 
 
-def check_shared(
-    samples: Samples, prior: Samples, of_prior: Mapping[tuple[tuple[bytes, int], bytes], int]
-) -> list[str]:
+def check_shared(samples: Samples, prior: Samples, of_prior: Places) -> list[str]:
     """Compare rewards and log-probs of the completions that are in both samples; say if some differ.
 
     `of_prior` is what `completions_of` gives of the prior's samples, so that it is made once for all policies.
