@@ -141,6 +141,15 @@ fn of_sets(weights: &[f64], m: usize) -> f64 {
     }
 }
 
+/// The same over the sets in which some row is of `with`: positive terms alone, so that no digit cancels.
+fn of_sets_with(weights: &[f64], with: &[bool], m: usize) -> f64 {
+    let (Some((&first, weights)), Some((&is_with, with))) = (weights.split_first(), with.split_first()) else {
+        return 0.0;
+    };
+    let rest = |m| if is_with { of_sets(weights, m) } else { of_sets_with(weights, with, m) };
+    of_sets_with(weights, with, m) + m.checked_sub(1).map_or(0.0, |m| first * rest(m))
+}
+
 /// For each different n-gram, the rows that it occurs in, as often as it does.
 fn places<'a>(rows: &'a [&'a [u32]], n: usize) -> Vec<Vec<usize>> {
     let mut places: HashMap<&[u32], Vec<usize>> = HashMap::new();
@@ -186,8 +195,8 @@ fn weighted_statistics(rows: &[&[u32]], weights: &[f64], n: usize, m: usize) -> 
     let entropy = |&mass: &f64| if mass > 0.0 { mass / total * (total.ln() - mass.ln()) } else { 0.0 };
     let all = of_sets(weights, m);
     let chance = |with: &[usize]| {
-        let without: Vec<f64> = (0..rows.len()).filter(|row| !with.contains(row)).map(|row| weights[row]).collect();
-        1.0 - of_sets(&without, m) / all
+        let is_with: Vec<bool> = (0..rows.len()).map(|row| with.contains(&row)).collect();
+        of_sets_with(weights, &is_with, m) / all
     };
     let occurrences = sum((0..rows.len()).map(|row| chance(&[row]) * rows[row].windows(n).count() as f64));
     [

@@ -1,5 +1,6 @@
 //! Every kernel on arbitrary input, legal and illegal: it gives an error, or a result that plain loops in f64 confirm,
-//! whatever the storage and the number of threads. The environment's `PROPTEST_CASES` asks for more cases.
+//! whatever the storage and the number of threads. The environment's `PROPTEST_CASES` asks for so many
+//! other cases, of a random seed or that of `PROPTEST_RNG_SEED`.
 
 mod inputs;
 
