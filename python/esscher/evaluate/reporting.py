@@ -182,15 +182,11 @@ def _excess_collapse(samples: Samples, weights: Importance) -> tuple[DiversityEs
 
 def _without_excess(samples: Samples, excess: tuple[DiversityEstimate, ...]) -> dict[str, str]:
     """Say why a metric has no excess."""
-    few = np.diff(samples.groups).max() <= SUBSAMPLE
-    reasons = {
-        SIZE_FREE[
-            0
-        ]: "of two completions there is one pair, the same under policy and target: draw three a prompt or more"
-        if few
-        else "in no prompt three completions or more have n-grams and are worth two or more under the target",
-        SIZE_FREE[1]: "no completion that is long enough to repeat itself has weight under the target",
-    }
+    no_pairs = "in no prompt three completions or more have n-grams and are worth two or more under the target"
+    if np.diff(samples.groups).max() <= SUBSAMPLE:
+        no_pairs = "of two completions there is one pair, the same under policy and target: draw three a prompt or more"
+    no_repeats = "no completion that is long enough to repeat itself has weight under the target"
+    reasons = dict(zip(SIZE_FREE, (no_pairs, no_repeats), strict=True))
     return {f"excess of {metric.metric}": reasons[metric.metric] for metric in excess if np.isnan(metric.within.value)}
 
 
