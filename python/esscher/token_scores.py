@@ -26,10 +26,10 @@ class TokenScores(NamedTuple):
         With the prior's logits: its log-prob of the token [T], and KL(policy‖prior) over the whole vocabulary [T].
     """
 
-    logprobs: NDArray[np.float32]
-    entropy: NDArray[np.float32]
-    prior_logprobs: NDArray[np.float32] | None
-    kl: NDArray[np.float32] | None
+    logprobs: NDArray[np.floating]
+    entropy: NDArray[np.floating]
+    prior_logprobs: NDArray[np.floating] | None
+    kl: NDArray[np.floating] | None
 
 
 def token_scores(

@@ -1,8 +1,8 @@
-"""What Esscher asks of a language model: log-probs of completions, and completions."""
+"""What Esscher asks of a language model: what it says of completions, and completions; and what it asks of a reward."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 
@@ -10,7 +10,10 @@ from esscher.ragged import Ragged
 from esscher.samples import Samples
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
     from esscher.ragged import Offsets
+    from esscher.token_scores import TokenScores
 
 
 class LanguageModel(Protocol):
@@ -24,6 +27,8 @@ class LanguageModel(Protocol):
         Token ids lie in ``0 .. vocabulary_size - 1``.
     end_token_ids
         Ids that end a completion; each counts as a token of the completion it ends.
+    start_token_id
+        What an empty prompt begins with, and is counted as; `None` if an empty prompt is refused.
     max_tokens
         The longest prompt and completion together.
     """
@@ -31,6 +36,7 @@ class LanguageModel(Protocol):
     name: str
     vocabulary_size: int
     end_token_ids: tuple[int, ...]
+    start_token_id: int | None
     max_tokens: int
 
     def logprobs(self, prompts: Ragged, completions: Ragged, groups: Offsets) -> Ragged:
@@ -41,8 +47,28 @@ class LanguageModel(Protocol):
         Raises
         ------
         ValueError
-            If a token id is outside the vocabulary, a prompt or a completion is empty, or prompt and completion are
-            longer than `max_tokens`; the message names which one. Nothing has been computed then.
+            If a token id is outside the vocabulary, a completion is empty, a prompt is empty and there is no start
+            token, or prompt and completion are longer than `max_tokens`; the message names which one. Nothing has been
+            computed then.
+        MemoryError
+            If a completion is too long for the memory there is, by itself; the message names it.
+        """
+        ...
+
+    def token_scores(
+        self, prompts: Ragged, completions: Ragged, groups: Offsets, prior: Self | None = None
+    ) -> TokenScores:
+        """What the whole next-token distribution says at every completion token [T], in nats, float32 or float64.
+
+        Log-prob of the token and entropy; with a `prior`, a model of the same vocabulary, also the prior's log-prob and
+        KL(self‖prior) over the vocabulary.
+
+        Raises
+        ------
+        ValueError
+            As `logprobs`, for either model; and if the two have different vocabularies.
+        MemoryError
+            As `logprobs`.
         """
         ...
 
@@ -62,6 +88,22 @@ class LanguageModel(Protocol):
         ...
 
 
+class Reward(Protocol):
+    """What a completion is worth.
+
+    Attributes
+    ----------
+    name
+        What the reward is called in messages.
+    """
+
+    name: str
+
+    def __call__(self, samples: Samples) -> ArrayLike:
+        """Rewards of the completions [N], finite or -inf; whatever it raises fails these completions' rewards alone."""
+        ...
+
+
 def check_scoring(
     model: LanguageModel, prompts: Ragged, completions: Ragged, groups: Offsets, prompt_ids: int | None = None
 ) -> Samples:
@@ -72,7 +114,7 @@ def check_scoring(
     samples = Samples(prompts, completions, groups)
     _check_prompts(model, samples.prompts, prompt_ids)
     _check_vocabulary("completions", samples.completions, model.name, model.vocabulary_size)
-    total = samples.prompts.lengths[samples.group_of] + samples.completions.lengths
+    total = read_lengths(model, samples.prompts)[samples.group_of] + samples.completions.lengths
     too_long = np.flatnonzero(total > model.max_tokens)
     if len(too_long):
         i = int(too_long[0])
@@ -82,6 +124,20 @@ def check_scoring(
             f"of prompts[{prompt}]: {model.name} takes at most {model.max_tokens} together, cut them"
         )
     return samples
+
+
+def read_lengths(model: LanguageModel, prompts: Ragged) -> NDArray[np.int64]:
+    """How many tokens the model reads of each prompt [P]: of an empty one its start token."""
+    return prompts.lengths if model.start_token_id is None else np.maximum(prompts.lengths, 1)
+
+
+def check_same_vocabulary(policy: LanguageModel, prior: LanguageModel) -> None:
+    """Raise `ValueError` if two models cannot be compared token by token."""
+    if policy.vocabulary_size != prior.vocabulary_size:
+        raise ValueError(
+            f"{policy.name} has {policy.vocabulary_size} tokens and {prior.name} {prior.vocabulary_size}: policy and "
+            "prior must share a vocabulary, for a KL between them to exist"
+        )
 
 
 def check_sampling(
@@ -99,7 +155,7 @@ def check_sampling(
             raise ValueError(f"{name} is {value}: it is at least 1")
     if not 0 < sampling_temperature < np.inf:
         raise ValueError(f"sampling_temperature is {sampling_temperature}: it is positive and finite")
-    too_long = np.flatnonzero(prompts.lengths + max_new_tokens > model.max_tokens)
+    too_long = np.flatnonzero(read_lengths(model, prompts) + max_new_tokens > model.max_tokens)
     if len(too_long):
         i = int(too_long[0])
         raise ValueError(
@@ -114,8 +170,10 @@ def _check_prompts(model: LanguageModel, prompts: Ragged, prompt_ids: int | None
     if len(prompts) == 0:
         raise ValueError("prompts is empty: there is nothing to complete")
     empty = np.flatnonzero(prompts.lengths == 0)
-    if len(empty):
-        raise ValueError(f"prompts[{empty[0]}] has no tokens: begin it with at least one, such as a start token")
+    if len(empty) and model.start_token_id is None:
+        raise ValueError(
+            f"prompts[{empty[0]}] has no tokens, and {model.name} has no start token: begin it with at least one token"
+        )
     _check_vocabulary("prompts", prompts, model.name, model.vocabulary_size if prompt_ids is None else prompt_ids)
 
 

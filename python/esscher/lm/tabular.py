@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from esscher.lm.base import check_sampling, check_scoring
+from esscher.lm.base import check_same_vocabulary, check_sampling, check_scoring
 from esscher.ragged import MAX_TOKEN_ID, Ragged
 from esscher.samples import Samples
+from esscher.token_scores import TokenScores
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -57,6 +58,7 @@ class TabularLM:
     """
 
     end_token_ids: tuple[int, ...] = (END,)
+    start_token_id: int | None = None
 
     def __init__(self, logits: ArrayLike, name: str = "tabular") -> None:
         logits = np.asarray(logits, dtype=np.float64)
@@ -93,18 +95,29 @@ class TabularLM:
             As `LanguageModel.logprobs`, and if a prompt does not begin with a table's number, or has an end token or
             `depth` tokens after it, or if a completion goes on after an end token.
         """
-        self._check_prompts(prompts)
-        samples = check_scoring(self, prompts, completions, groups, prompt_ids=MAX_TOKEN_ID + 1)
-        tables, node = (column[samples.group_of] for column in self._starts(samples.prompts))
-        _check_nothing_after_the_end(samples.completions)
-        tokens = samples.completions.to_padded(fill=END).astype(np.int64)
-        values = np.zeros(tokens.shape)
-        table = _log_softmax(self._logits)
-        for t, token in enumerate(tokens.T):
-            values[:, t] = table[tables, node, token]
-            # Rows that have ended stay at a node that exists; what they read there is not kept.
-            node = np.minimum(self._child(node, token), table.shape[1] - 1)
-        return Ragged.from_padded(values, lengths=samples.completions.lengths)
+        rows = self._distributions(self._check_scoring(prompts, completions, groups))
+        return Ragged(rows[np.arange(len(rows)), completions.values.astype(np.int64)], completions.offsets)
+
+    def token_scores(
+        self, prompts: Ragged, completions: Ragged, groups: Offsets, prior: TabularLM | None = None
+    ) -> TokenScores:
+        """Log-prob, entropy and KL at every completion token, float64 nats; see `LanguageModel.token_scores`.
+
+        Raises
+        ------
+        ValueError
+            As `logprobs`, for either model, and if their vocabularies differ.
+        """
+        policy = self._distributions(self._check_scoring(prompts, completions, groups))
+        tokens, every = completions.values.astype(np.int64), np.arange(len(completions.values))
+        probs = np.exp(policy)
+        entropy = -_sum_where(probs, policy)
+        if prior is None:
+            return TokenScores(policy[every, tokens], entropy, None, None)
+        check_same_vocabulary(self, prior)
+        other = prior._distributions(prior._check_scoring(prompts, completions, groups))
+        kl = np.maximum(_sum_where(probs, policy) - _sum_where(probs, other), 0.0)
+        return TokenScores(policy[every, tokens], entropy, other[every, tokens], kl)
 
     def sample(
         self, prompts: Ragged, n: int, max_new_tokens: int, rng: np.random.Generator, sampling_temperature: float = 1.0
@@ -157,6 +170,25 @@ class TabularLM:
             terminated=np.array([row[-1] == END for row in rows] * len(prompts)),
         )
 
+    def _check_scoring(self, prompts: Ragged, completions: Ragged, groups: Offsets) -> Samples:
+        self._check_prompts(prompts)
+        samples = check_scoring(self, prompts, completions, groups, prompt_ids=MAX_TOKEN_ID + 1)
+        _check_nothing_after_the_end(samples.completions)
+        return samples
+
+    def _distributions(self, samples: Samples) -> NDArray[np.float64]:
+        """Log-probs of every token at every completion token [T, V]."""
+        tables, node = (column[samples.group_of] for column in self._starts(samples.prompts))
+        tokens = samples.completions.to_padded(fill=END).astype(np.int64)
+        rows = np.zeros((*tokens.shape, self.vocabulary_size))
+        table = _log_softmax(self._logits)
+        for t, token in enumerate(tokens.T):
+            rows[:, t] = table[tables, node]
+            # Rows that have ended stay at a node that exists; what they read there is not kept.
+            node = np.minimum(self._child(node, token), table.shape[1] - 1)
+        kept: NDArray[np.float64] = rows[np.arange(tokens.shape[1]) < samples.completions.lengths[:, None]]
+        return kept
+
     def _check_prompts(self, prompts: Ragged) -> None:
         """Refuse ids that are no table's in the first place, or no token's that others may follow after it."""
         if not isinstance(prompts, Ragged):
@@ -206,6 +238,13 @@ def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     normalised: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     # A token that is certain may come out a rounding above 0, which no log-prob is.
     return np.minimum(normalised, 0.0)
+
+
+def _sum_where(probs: NDArray[np.float64], logs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sum of probability times log over the vocabulary [T]; what is impossible adds nothing, whatever its log."""
+    terms = np.where(probs > 0, logs, 0.0)
+    total: NDArray[np.float64] = (probs * terms).sum(axis=1)
+    return total
 
 
 def _check_logits(logits: NDArray[np.float64]) -> None:

@@ -27,25 +27,31 @@ from esscher.v1 import samples_pb2 as esscher_dot_v1_dot_samples__pb2
 from esscher.v1 import target_pb2 as esscher_dot_v1_dot_target__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n esscher/v1/scoring_service.proto\x12\nesscher.v1\x1a\x17\x65sscher/v1/report.proto\x1a\x18\x65sscher/v1/samples.proto\x1a\x17\x65sscher/v1/target.proto\"\x16\n\x14GetServerInfoRequest\"\xb5\x01\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x12\n\nmodel_name\x18\x02 \x01(\t\x12\x17\n\x0fvocabulary_size\x18\x03 \x01(\r\x12\x15\n\rend_token_ids\x18\x04 \x03(\r\x12\x12\n\nmax_tokens\x18\x05 \x01(\x04\x12\x19\n\x11max_message_bytes\x18\x06 \x01(\x04\x12\x18\n\x10max_batch_tokens\x18\x07 \x01(\x04\";\n\x13ScoreSamplesRequest\x12$\n\x07samples\x18\x01 \x01(\x0b\x32\x13.esscher.v1.Samples\"p\n\x14ScoreSamplesResponse\x12\x16\n\x0eprior_logprobs\x18\x01 \x01(\x0c\x12\x12\n\nmodel_name\x18\x02 \x01(\t\x12\x15\n\rqueue_seconds\x18\x03 \x01(\x01\x12\x15\n\rmodel_seconds\x18\x04 \x01(\x01\"\x8a\x01\n\x16\x45valuateSamplesRequest\x12$\n\x07samples\x18\x01 \x01(\x0b\x32\x13.esscher.v1.Samples\x12\"\n\x06target\x18\x02 \x01(\x0b\x32\x12.esscher.v1.Target\x12&\n\x08proposal\x18\x03 \x01(\x0e\x32\x14.esscher.v1.Proposal\"=\n\x17\x45valuateSamplesResponse\x12\"\n\x06report\x18\x01 \x01(\x0b\x32\x12.esscher.v1.Report2\x95\x02\n\x0eScoringService\x12T\n\rGetServerInfo\x12 .esscher.v1.GetServerInfoRequest\x1a!.esscher.v1.GetServerInfoResponse\x12Q\n\x0cScoreSamples\x12\x1f.esscher.v1.ScoreSamplesRequest\x1a .esscher.v1.ScoreSamplesResponse\x12Z\n\x0f\x45valuateSamples\x12\".esscher.v1.EvaluateSamplesRequest\x1a#.esscher.v1.EvaluateSamplesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n esscher/v1/scoring_service.proto\x12\nesscher.v1\x1a\x17\x65sscher/v1/report.proto\x1a\x18\x65sscher/v1/samples.proto\x1a\x17\x65sscher/v1/target.proto\"\x16\n\x14GetServerInfoRequest\"\xcd\x02\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x12\n\nprior_name\x18\x02 \x01(\t\x12\x17\n\x0fvocabulary_size\x18\x03 \x01(\r\x12\x15\n\rend_token_ids\x18\x04 \x03(\r\x12\x12\n\nmax_tokens\x18\x05 \x01(\x04\x12\x19\n\x11max_message_bytes\x18\x06 \x01(\x04\x12\x18\n\x10max_batch_tokens\x18\x07 \x01(\x04\x12\x13\n\x0bpolicy_name\x18\x08 \x01(\t\x12\x17\n\x0fpolicy_revision\x18\t \x01(\x04\x12\x13\n\x0breward_name\x18\n \x01(\t\x12#\n\x07\x63olumns\x18\x0b \x03(\x0e\x32\x12.esscher.v1.Column\x12\x1b\n\x0estart_token_id\x18\x0c \x01(\rH\x00\x88\x01\x01\x42\x11\n\x0f_start_token_id\"`\n\x13ScoreSamplesRequest\x12$\n\x07samples\x18\x01 \x01(\x0b\x32\x13.esscher.v1.Samples\x12#\n\x07\x63olumns\x18\x02 \x03(\x0e\x32\x12.esscher.v1.Column\"\xa0\x02\n\x14ScoreSamplesResponse\x12\x16\n\x0eprior_logprobs\x18\x01 \x01(\x0c\x12\x17\n\x0fpolicy_logprobs\x18\x02 \x01(\x0c\x12\x10\n\x08token_kl\x18\x03 \x01(\x0c\x12\x16\n\x0epolicy_entropy\x18\x04 \x01(\x0c\x12\x0f\n\x07rewards\x18\x05 \x03(\x01\x12,\n\x0bunavailable\x18\x06 \x03(\x0b\x32\x17.esscher.v1.Unavailable\x12\x12\n\nprior_name\x18\x07 \x01(\t\x12\x13\n\x0bpolicy_name\x18\x08 \x01(\t\x12\x17\n\x0fpolicy_revision\x18\t \x01(\x04\x12\x15\n\rqueue_seconds\x18\n \x01(\x01\x12\x15\n\rmodel_seconds\x18\x0b \x01(\x01\"\xd9\x01\n\x14TokenizeTextsRequest\x12\x0f\n\x07prompts\x18\x01 \x03(\t\x12\x13\n\x0bgroup_sizes\x18\x02 \x03(\r\x12\x13\n\x0b\x63ompletions\x18\x03 \x03(\t\x12\x1f\n\x12\x61\x64\x64_special_tokens\x18\x04 \x01(\x08H\x00\x88\x01\x01\x12!\n\x14parse_special_tokens\x18\x05 \x01(\x08H\x01\x88\x01\x01\x12\x12\n\nterminated\x18\x06 \x03(\x08\x42\x15\n\x13_add_special_tokensB\x17\n\x15_parse_special_tokens\"=\n\x15TokenizeTextsResponse\x12$\n\x07samples\x18\x01 \x01(\x0b\x32\x13.esscher.v1.Samples\"\x8a\x01\n\x16\x45valuateSamplesRequest\x12$\n\x07samples\x18\x01 \x01(\x0b\x32\x13.esscher.v1.Samples\x12\"\n\x06target\x18\x02 \x01(\x0b\x32\x12.esscher.v1.Target\x12&\n\x08proposal\x18\x03 \x01(\x0e\x32\x14.esscher.v1.Proposal\"=\n\x17\x45valuateSamplesResponse\x12\"\n\x06report\x18\x01 \x01(\x0b\x32\x12.esscher.v1.Report*\x9b\x01\n\x06\x43olumn\x12\x16\n\x12\x43OLUMN_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43OLUMN_PRIOR_LOGPROBS\x10\x01\x12\x1a\n\x16\x43OLUMN_POLICY_LOGPROBS\x10\x02\x12\x13\n\x0f\x43OLUMN_TOKEN_KL\x10\x03\x12\x19\n\x15\x43OLUMN_POLICY_ENTROPY\x10\x04\x12\x12\n\x0e\x43OLUMN_REWARDS\x10\x05\x32\xeb\x02\n\x0eScoringService\x12T\n\rGetServerInfo\x12 .esscher.v1.GetServerInfoRequest\x1a!.esscher.v1.GetServerInfoResponse\x12Q\n\x0cScoreSamples\x12\x1f.esscher.v1.ScoreSamplesRequest\x1a .esscher.v1.ScoreSamplesResponse\x12T\n\rTokenizeTexts\x12 .esscher.v1.TokenizeTextsRequest\x1a!.esscher.v1.TokenizeTextsResponse\x12Z\n\x0f\x45valuateSamples\x12\".esscher.v1.EvaluateSamplesRequest\x1a#.esscher.v1.EvaluateSamplesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'esscher.v1.scoring_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_COLUMN']._serialized_start=1361
+  _globals['_COLUMN']._serialized_end=1516
   _globals['_GETSERVERINFOREQUEST']._serialized_start=124
   _globals['_GETSERVERINFOREQUEST']._serialized_end=146
   _globals['_GETSERVERINFORESPONSE']._serialized_start=149
-  _globals['_GETSERVERINFORESPONSE']._serialized_end=330
-  _globals['_SCORESAMPLESREQUEST']._serialized_start=332
-  _globals['_SCORESAMPLESREQUEST']._serialized_end=391
-  _globals['_SCORESAMPLESRESPONSE']._serialized_start=393
-  _globals['_SCORESAMPLESRESPONSE']._serialized_end=505
-  _globals['_EVALUATESAMPLESREQUEST']._serialized_start=508
-  _globals['_EVALUATESAMPLESREQUEST']._serialized_end=646
-  _globals['_EVALUATESAMPLESRESPONSE']._serialized_start=648
-  _globals['_EVALUATESAMPLESRESPONSE']._serialized_end=709
-  _globals['_SCORINGSERVICE']._serialized_start=712
-  _globals['_SCORINGSERVICE']._serialized_end=989
+  _globals['_GETSERVERINFORESPONSE']._serialized_end=482
+  _globals['_SCORESAMPLESREQUEST']._serialized_start=484
+  _globals['_SCORESAMPLESREQUEST']._serialized_end=580
+  _globals['_SCORESAMPLESRESPONSE']._serialized_start=583
+  _globals['_SCORESAMPLESRESPONSE']._serialized_end=871
+  _globals['_TOKENIZETEXTSREQUEST']._serialized_start=874
+  _globals['_TOKENIZETEXTSREQUEST']._serialized_end=1091
+  _globals['_TOKENIZETEXTSRESPONSE']._serialized_start=1093
+  _globals['_TOKENIZETEXTSRESPONSE']._serialized_end=1154
+  _globals['_EVALUATESAMPLESREQUEST']._serialized_start=1157
+  _globals['_EVALUATESAMPLESREQUEST']._serialized_end=1295
+  _globals['_EVALUATESAMPLESRESPONSE']._serialized_start=1297
+  _globals['_EVALUATESAMPLESRESPONSE']._serialized_end=1358
+  _globals['_SCORINGSERVICE']._serialized_start=1519
+  _globals['_SCORINGSERVICE']._serialized_end=1882
 # @@protoc_insertion_point(module_scope)

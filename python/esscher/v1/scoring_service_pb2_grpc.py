@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ScoringServiceStub(object):
-    """Scores completions under a prior that the server holds, and evaluates scored completions.
+    """Scores completions with the models that the server holds, and evaluates scored completions.
 
     All calls are unary, keep no state and may be repeated. No other status codes are sent than those listed with each.
     """
@@ -47,6 +47,11 @@ class ScoringServiceStub(object):
                 request_serializer=esscher_dot_v1_dot_scoring__service__pb2.ScoreSamplesRequest.SerializeToString,
                 response_deserializer=esscher_dot_v1_dot_scoring__service__pb2.ScoreSamplesResponse.FromString,
                 _registered_method=True)
+        self.TokenizeTexts = channel.unary_unary(
+                '/esscher.v1.ScoringService/TokenizeTexts',
+                request_serializer=esscher_dot_v1_dot_scoring__service__pb2.TokenizeTextsRequest.SerializeToString,
+                response_deserializer=esscher_dot_v1_dot_scoring__service__pb2.TokenizeTextsResponse.FromString,
+                _registered_method=True)
         self.EvaluateSamples = channel.unary_unary(
                 '/esscher.v1.ScoringService/EvaluateSamples',
                 request_serializer=esscher_dot_v1_dot_scoring__service__pb2.EvaluateSamplesRequest.SerializeToString,
@@ -55,7 +60,7 @@ class ScoringServiceStub(object):
 
 
 class ScoringServiceServicer(object):
-    """Scores completions under a prior that the server holds, and evaluates scored completions.
+    """Scores completions with the models that the server holds, and evaluates scored completions.
 
     All calls are unary, keep no state and may be repeated. No other status codes are sent than those listed with each.
     """
@@ -74,19 +79,38 @@ class ScoringServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ScoreSamples(self, request, context):
-        """Log-probs of completions under the prior. Calls that wait are merged into one call of the model; one that breaks a
-        rule is refused before, so it fails no other.
+        """The columns that are asked for: log-probs under prior and policy, exact KL and entropy, rewards. Calls that wait are
+        merged; one that breaks a rule is refused before, so it fails no other. A policy may be replaced while calls wait:
+        each call is answered by one revision only, the one it says.
 
         Status codes:
         INVALID_ARGUMENT    A column, a length, a group or a value breaks its rule, a token id is outside the vocabulary,
-        a prompt is empty, or a prompt and completion are longer together than max_tokens. The text
-        names the field, the index and the rule: correct the samples, do not retry.
-        RESOURCE_EXHAUSTED  Too many tokens wait for the model (refused at once, nothing was computed): retry with
+        a prompt is empty and the model has no start token, a prompt and completion are longer
+        together than max_tokens or than the server's memory holds, no column is asked for, or one
+        that the server has no model for. The text names the field, the index and the rule: correct
+        the request, do not retry.
+        RESOURCE_EXHAUSTED  Too many tokens wait for the models (refused at once, nothing was computed): retry with
         back-off. Or the message is larger than max_message_bytes: send fewer samples at a time.
         DEADLINE_EXCEEDED   The caller's deadline passed; what had not started was dropped: raise it or send less.
         UNAVAILABLE         No server there, or it is shutting down: retry with back-off.
         INTERNAL            The model or the server failed: retry once, then report the id in the text, which the
         server's log explains.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TokenizeTexts(self, request, context):
+        """Token ids of texts by the server's tokenizer, as samples that ScoreSamples takes.
+
+        Status codes:
+        INVALID_ARGUMENT    A text gives no tokens where some are needed, groups and texts disagree, or it is not said what
+        becomes of special tokens. The text names the field and the index: correct the request.
+        FAILED_PRECONDITION The server's models came without a tokenizer: send token ids to ScoreSamples.
+        RESOURCE_EXHAUSTED  The message is larger than max_message_bytes: send fewer texts at a time.
+        DEADLINE_EXCEEDED   The caller's deadline passed: raise it or send less.
+        UNAVAILABLE         No server there, or it is shutting down: retry with back-off.
+        INTERNAL            The server failed: retry once, then report the id in the text, which its log explains.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,6 +145,11 @@ def add_ScoringServiceServicer_to_server(servicer, server):
                     request_deserializer=esscher_dot_v1_dot_scoring__service__pb2.ScoreSamplesRequest.FromString,
                     response_serializer=esscher_dot_v1_dot_scoring__service__pb2.ScoreSamplesResponse.SerializeToString,
             ),
+            'TokenizeTexts': grpc.unary_unary_rpc_method_handler(
+                    servicer.TokenizeTexts,
+                    request_deserializer=esscher_dot_v1_dot_scoring__service__pb2.TokenizeTextsRequest.FromString,
+                    response_serializer=esscher_dot_v1_dot_scoring__service__pb2.TokenizeTextsResponse.SerializeToString,
+            ),
             'EvaluateSamples': grpc.unary_unary_rpc_method_handler(
                     servicer.EvaluateSamples,
                     request_deserializer=esscher_dot_v1_dot_scoring__service__pb2.EvaluateSamplesRequest.FromString,
@@ -135,7 +164,7 @@ def add_ScoringServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ScoringService(object):
-    """Scores completions under a prior that the server holds, and evaluates scored completions.
+    """Scores completions with the models that the server holds, and evaluates scored completions.
 
     All calls are unary, keep no state and may be repeated. No other status codes are sent than those listed with each.
     """
@@ -184,6 +213,33 @@ class ScoringService(object):
             '/esscher.v1.ScoringService/ScoreSamples',
             esscher_dot_v1_dot_scoring__service__pb2.ScoreSamplesRequest.SerializeToString,
             esscher_dot_v1_dot_scoring__service__pb2.ScoreSamplesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TokenizeTexts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/esscher.v1.ScoringService/TokenizeTexts',
+            esscher_dot_v1_dot_scoring__service__pb2.TokenizeTextsRequest.SerializeToString,
+            esscher_dot_v1_dot_scoring__service__pb2.TokenizeTextsResponse.FromString,
             options,
             channel_credentials,
             insecure,
