@@ -58,7 +58,7 @@ class LanguageModel(Protocol):
     def token_scores(
         self, prompts: Ragged, completions: Ragged, groups: Offsets, prior: Self | None = None
     ) -> TokenScores:
-        """What the whole next-token distribution says at every completion token [T], in nats, float32 or float64.
+        """Score every completion token by the whole next-token distribution [T], in nats, float32 or float64.
 
         Log-prob of the token and entropy; with a `prior`, a model of the same vocabulary, also the prior's log-prob and
         KL(self‖prior) over the vocabulary.

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from esscher.ragged import Ragged
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -30,18 +28,3 @@ def micro_batches(lengths: NDArray[np.int64], budget: int) -> list[NDArray[np.in
         batches.append(rows)
         start += len(rows)
     return batches
-
-
-def join_rows(left: Ragged, right: Ragged) -> Ragged:
-    """Put each row of `right` behind the same row of `left`.
-
-    Examples
-    --------
-    >>> list(join_rows(Ragged.from_rows([[1], [2]]), Ragged.from_rows([[8, 9], [7]])))
-    [array([1, 8, 9]), array([2, 7])]
-    """
-    n = len(left)
-    lengths = np.concatenate([left.lengths, right.lengths])
-    stacked = Ragged.from_lengths(np.concatenate([left.values, right.values]), lengths)
-    pairs = stacked.take(np.arange(2 * n).reshape(2, n).T.ravel())
-    return Ragged(pairs.values, pairs.offsets[::2])

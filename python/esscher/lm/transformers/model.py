@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from esscher.lm.base import check_sampling, check_scoring
-from esscher.lm.batching import join_rows, micro_batches
+from esscher.lm.base import check_same_vocabulary, check_sampling, check_scoring
+from esscher.lm.batching import micro_batches
 from esscher.lm.transformers.decoding import read, reads_in_batches, write
 from esscher.lm.transformers.loading import Source, load_model, load_tokenizer, locate
 from esscher.lm.transformers.network import Network
+from esscher.lm.transformers.scoring import token_scores
 from esscher.ragged import Ragged
 from esscher.samples import Samples
 
@@ -20,10 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from esscher.ragged import Offsets
+    from esscher.token_scores import TokenScores
 
 
 class TransformersLM:
@@ -53,6 +56,7 @@ class TransformersLM:
         self.name = name
         self.vocabulary_size = self._network.vocabulary_size
         self.end_token_ids = self._network.end_token_ids
+        self.start_token_id = self._network.start_token_id
         self.max_tokens = self._network.max_tokens
 
     @classmethod
@@ -91,19 +95,40 @@ class TransformersLM:
         ------
         ValueError
             As `LanguageModel.logprobs`, before anything is computed.
+        MemoryError
+            If a completion is too long for the memory there is; the message names it.
         FloatingPointError
             If the model gives NaN.
         """
-        samples = check_scoring(self, prompts, completions, groups)
-        each_prompt = samples.prompts.take(samples.group_of)
-        sequences = join_rows(each_prompt, samples.completions)
-        batches = micro_batches(sequences.lengths, self._network.pace.tokens)
-        with torch.inference_mode():
-            parts = [_score(self._network, sequences.take(rows), each_prompt.lengths[rows]) for rows in batches]
-            values = torch.cat(parts).cpu().numpy()
-        order = np.concatenate(batches)
-        scored = Ragged.from_lengths(values, samples.completions.lengths[order]).take(np.argsort(order))
-        return self._without_nan(scored)
+        scores = self.token_scores(prompts, completions, groups)
+        return Ragged(scores.logprobs, completions.offsets)
+
+    def token_scores(
+        self, prompts: Ragged, completions: Ragged, groups: Offsets, prior: TransformersLM | None = None
+    ) -> TokenScores:
+        """Log-prob, entropy and, with a prior, its log-prob and the KL at every completion token, float32 nats.
+
+        A prompt is read once for all its completions, in packs without padding, where the architecture allows that.
+        Logits are made of a few hidden states at a time and reduced at once: what is held never grows with tokens times
+        vocabulary. See `LanguageModel.token_scores`.
+
+        Raises
+        ------
+        ValueError
+            As `LanguageModel.token_scores`, before anything is computed.
+        MemoryError, FloatingPointError
+            As `logprobs`, for either model.
+        """
+        models = [self] if prior is None else [self, prior]
+        for model in models:
+            check_same_vocabulary(self, model)
+            samples = check_scoring(model, prompts, completions, groups)
+        begun = replace(samples, prompts=self._begun(samples.prompts))
+        scores = token_scores([model._network for model in models], begun)
+        for model, logprobs in zip(models, (scores.logprobs, scores.prior_logprobs), strict=False):
+            if logprobs is not None:
+                model._without_nan(Ragged(logprobs, completions.offsets))
+        return scores
 
     def sample(
         self, prompts: Ragged, n: int, max_new_tokens: int, rng: np.random.Generator, sampling_temperature: float = 1.0
@@ -126,13 +151,14 @@ class TransformersLM:
                 f"{self.name} can score, not sample: a {type(self._network.model).__name__} does not read a text with "
                 "padding and a cache as it does without"
             )
+        begun = self._begun(prompts)
         uniforms = rng.random((len(prompts) * n, max_new_tokens))
         tokens, values = np.zeros(uniforms.shape, np.int64), np.zeros(uniforms.shape, np.float32)
         lengths = np.zeros(len(uniforms), np.int64)
-        widths = np.repeat(prompts.lengths, n) + max_new_tokens
+        widths = np.repeat(begun.lengths, n) + max_new_tokens
         with torch.inference_mode():
             for rows in micro_batches(widths, self._network.pace.tokens):
-                texts = read(self._network, prompts, rows // n)
+                texts = read(self._network, begun, rows // n)
                 tokens[rows], values[rows], lengths[rows] = write(
                     self._network, texts, uniforms[rows], sampling_temperature
                 )
@@ -187,6 +213,13 @@ class TransformersLM:
         with torch.inference_mode():
             return reads_in_batches(self._network)
 
+    def _begun(self, prompts: Ragged) -> Ragged:
+        """Return the prompts, each empty one with the start token."""
+        if prompts.lengths.all():
+            return prompts
+        start = np.array([self.start_token_id], np.int64)
+        return Ragged.from_rows([row if len(row) else start for row in prompts])
+
     def _without_nan(self, logprobs: Ragged) -> Ragged:
         broken = np.flatnonzero(np.isnan(logprobs.values))
         if len(broken):
@@ -195,22 +228,6 @@ class TransformersLM:
                 f"{self.name} gives NaN at completions[{row}][{token}]: its weights or dtype cannot be used"
             )
         return logprobs
-
-
-def _score(network: Network, sequences: Ragged, prompt_lengths: NDArray[np.int64]) -> torch.Tensor:
-    """Log-probs of a micro-batch's completion tokens, row after row.
-
-    Padding is on the right, where a causal model does not look: no mask is needed.
-    """
-    padded = sequences.to_padded(fill=0).astype(np.int64)
-    position = np.arange(padded.shape[1] - 1)
-    # What is read at position t predicts the token at t + 1.
-    counted = (position >= prompt_lengths[:, None] - 1) & (position < sequences.lengths[:, None] - 1)
-    inputs = network.tensor(padded[:, :-1])
-    hidden = network.run(inputs, network.tensor(position).expand_as(inputs)).last_hidden_state
-    # A contiguous copy of the rows that count: projecting a slice of `hidden` itself is many times slower.
-    rows = hidden.reshape(-1, hidden.shape[-1]).index_select(0, network.tensor(np.flatnonzero(counted)))
-    return network.logprobs(rows, network.tensor(padded[:, 1:][counted]))
 
 
 def _device(device: str | torch.device | None) -> torch.device:

@@ -1,0 +1,245 @@
+"""Completions laid out for a forward pass that reads each prompt once and no padding.
+
+A prompt is a trunk, its completions are branches: every branch sees the trunk and itself. A prompt with one completion
+is one segment with it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from esscher.lm.batching import micro_batches
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from esscher.ragged import Offsets, Ragged
+    from esscher.samples import Samples
+
+# A prompt whose completions do not fit into one pack is read once more for at least this many times its own length.
+BRANCHES_PER_TRUNK = 8
+
+
+class Tree(NamedTuple):
+    """A prompt with some of its completions: those from `first` up to `last`."""
+
+    prompt: int
+    first: int
+    last: int
+
+
+class Crossing(NamedTuple):
+    """Tokens from `start` to `stop` of a pack, a tree's branches, that see those from `trunk_start` to `trunk_stop`."""
+
+    start: int
+    stop: int
+    trunk_start: int
+    trunk_stop: int
+
+
+class Pack(NamedTuple):
+    """Trees in one sequence of tokens: all trunks, then all branches, then prompts with their only completion.
+
+    Attributes
+    ----------
+    token_ids, positions
+        The tokens and their positions in the text they belong to [t].
+    segments
+        Offsets of the segments [s + 1]: each token sees its own segment's tokens up to itself.
+    crossings
+        Which of them see a trunk besides; none do where all branches of a tree are empty.
+    predictors
+        The token whose hidden state predicts each counted token [c].
+    counted
+        Which completion token each of these is: an index into the completions' values [c].
+    """
+
+    token_ids: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    segments: Offsets
+    crossings: tuple[Crossing, ...]
+    predictors: NDArray[np.int64]
+    counted: NDArray[np.int64]
+
+
+def divide(samples: Samples, budget: int) -> list[list[Tree]]:
+    """Divide samples into packs of about `budget` tokens; prompts of like length come together, the longest first.
+
+    Examples
+    --------
+    >>> from esscher import Ragged, Samples
+    >>> samples = Samples(Ragged.from_rows([[1], [2, 3]]), Ragged.from_rows([[4], [5], [6, 7]]), [0, 2, 3])
+    >>> divide(samples, budget=3)
+    [[Tree(prompt=1, first=2, last=3)], [Tree(prompt=0, first=0, last=2)]]
+    """
+    lengths = samples.prompts.lengths
+
+    def longest_segment(tree: Tree, size: int) -> int:
+        return size if tree.last - tree.first == 1 else int(lengths[tree.prompt])
+
+    packs: list[list[Tree]] = []
+    room = 0
+    for tree, size in sorted(_trees(samples, budget), key=lambda item: -longest_segment(*item)):
+        if size > room:
+            packs.append([])
+            room = budget
+        packs[-1].append(tree)
+        room -= size
+    return packs
+
+
+def divide_unshared(samples: Samples, budget: int) -> list[list[Tree]]:
+    """Divide samples so that every completion has its prompt to itself, and padding them adds little."""
+    prompts = samples.group_of
+    lengths = samples.prompts.lengths[prompts] + samples.completions.lengths
+    return [[Tree(int(prompts[i]), int(i), int(i) + 1) for i in rows] for rows in micro_batches(lengths, budget)]
+
+
+def halve(trees: Sequence[Tree]) -> tuple[list[Tree], list[Tree]] | None:
+    """Divide a pack in two, by trees or, if there is only one, by its completions; `None` if it has only one."""
+    middle = len(trees) // 2
+    if middle:
+        return list(trees[:middle]), list(trees[middle:])
+    (prompt, first, last) = trees[0]
+    middle = (first + last) // 2
+    return None if middle == first else ([Tree(prompt, first, middle)], [Tree(prompt, middle, last)])
+
+
+def pack(samples: Samples, trees: Sequence[Tree]) -> Pack:
+    """Lay trees out in one sequence; a completion's last token predicts nothing that counts, and is not read.
+
+    Examples
+    --------
+    >>> from esscher import Ragged, Samples
+    >>> samples = Samples(Ragged.from_rows([[1, 2]]), Ragged.from_rows([[3, 4], [5], [6, 7, 8]]), [0, 3])
+    >>> laid = pack(samples, [Tree(0, 0, 3)])
+    >>> laid.token_ids, laid.positions
+    (array([1, 2, 3, 6, 7]), array([0, 1, 2, 2, 3]))
+    >>> laid.segments, laid.crossings
+    (array([0, 2, 3, 5]), (Crossing(start=2, stop=5, trunk_start=0, trunk_stop=2),))
+    >>> laid.predictors
+    array([1, 2, 1, 1, 3, 4])
+    """
+    rows = _rows(trees)
+    lengths = rows.of(samples.prompts, samples.completions, _lengths) - rows.is_completion
+    ends = np.cumsum(lengths)
+    begins = ends - lengths
+    base = np.zeros(len(lengths), np.int64)
+    base[rows.is_completion] = lengths[rows.trunk]
+    within = np.arange(int(lengths.sum())) - np.repeat(begins, lengths)
+    completions, first = rows.which[rows.is_completion], begins[rows.is_completion]
+    counts = _lengths(samples.completions, completions)
+    predictors = _ranges(first - 1, first - 1 + counts)
+    predictors[np.cumsum(counts) - counts] = ends[rows.trunk] - 1
+    return Pack(
+        token_ids=_token_ids(samples, rows, lengths, within),
+        positions=np.repeat(base, lengths) + within,
+        segments=_segments(ends, rows.n_shared),
+        crossings=tuple(_crossings(begins, ends, trees)),
+        predictors=predictors,
+        counted=_ranges(samples.completions.offsets[completions], samples.completions.offsets[completions + 1]),
+    )
+
+
+class _Rows(NamedTuple):
+    """Prompts and completions in the order of a pack.
+
+    Row after row, which prompt or completion it is [r]; of each completion, the row of its prompt; and how many rows
+    come before the prompts that have one completion.
+    """
+
+    which: NDArray[np.int64]
+    is_completion: NDArray[np.bool_]
+    trunk: NDArray[np.int64]
+    n_shared: int
+
+    def of(
+        self, prompts: Ragged, completions: Ragged, function: Callable[[Ragged, NDArray[np.int64]], NDArray[np.int64]]
+    ) -> NDArray[np.int64]:
+        """Put together what a function says of rows of prompts and of completions [r]."""
+        values = np.empty(len(self.which), np.int64)
+        for kind, ragged in ((False, prompts), (True, completions)):
+            values[self.is_completion == kind] = function(ragged, self.which[self.is_completion == kind])
+        return values
+
+
+def _rows(trees: Sequence[Tree]) -> _Rows:
+    shared = np.array([tree for tree in trees if tree.last - tree.first > 1], np.int64).reshape(-1, 3)
+    alone = np.array([tree[:2] for tree in trees if tree.last - tree.first == 1], np.int64).reshape(-1, 2)
+    branches = _ranges(shared[:, 1], shared[:, 2])
+    n_shared = len(shared) + len(branches)
+    kinds = (np.zeros(len(shared)), np.ones(len(branches)), np.tile([0, 1], len(alone)))
+    trunks = (np.repeat(np.arange(len(shared)), shared[:, 2] - shared[:, 1]), n_shared + 2 * np.arange(len(alone)))
+    return _Rows(
+        which=np.concatenate([shared[:, 0], branches, alone.ravel()]),
+        is_completion=np.concatenate(kinds).astype(np.bool_),
+        trunk=np.concatenate(trunks),
+        n_shared=n_shared,
+    )
+
+
+def _lengths(ragged: Ragged, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    lengths: NDArray[np.int64] = ragged.offsets[rows + 1] - ragged.offsets[rows]
+    return lengths
+
+
+def _starts(ragged: Ragged, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    return ragged.offsets[rows]
+
+
+def _token_ids(
+    samples: Samples, rows: _Rows, lengths: NDArray[np.int64], within: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    places = np.repeat(rows.of(samples.prompts, samples.completions, _starts), lengths) + within
+    of_completion = np.repeat(rows.is_completion, lengths)
+    token_ids = np.empty(len(places), np.int64)
+    token_ids[of_completion] = samples.completions.values[places[of_completion]]
+    token_ids[~of_completion] = samples.prompts.values[places[~of_completion]]
+    return token_ids
+
+
+def _trees(samples: Samples, budget: int) -> Iterator[tuple[Tree, int]]:
+    """Yield every prompt with its completions, in parts where they are many, and how many tokens are read of each."""
+    # A completion's last token is not read.
+    offsets = samples.completions.offsets - np.arange(len(samples.completions) + 1)
+    lengths = samples.prompts.lengths
+    for prompt, (first, last) in enumerate(zip(samples.groups[:-1], samples.groups[1:], strict=True)):
+        trunk = int(lengths[prompt])
+        limit = max(budget - trunk, BRANCHES_PER_TRUNK * trunk)
+        while first < last:
+            fitting = int(np.searchsorted(offsets, offsets[first] + limit, side="right")) - 1
+            stop = min(max(fitting, int(first) + 1), int(last))
+            yield Tree(prompt, int(first), stop), trunk + int(offsets[stop] - offsets[first])
+            first = stop
+
+
+def _segments(ends: NDArray[np.int64], n_shared: int) -> Offsets:
+    """Join prompts with their only completion, and leave out empty branches, of completions of one token."""
+    return np.unique(np.concatenate([np.zeros(1, np.int64), ends[:n_shared], ends[n_shared + 1 :: 2]]))
+
+
+def _crossings(begins: NDArray[np.int64], ends: NDArray[np.int64], trees: Sequence[Tree]) -> Iterator[Crossing]:
+    sizes = [tree.last - tree.first for tree in trees if tree.last - tree.first > 1]
+    first = len(sizes)
+    for trunk, size in enumerate(sizes):
+        yield Crossing(int(begins[first]), int(ends[first + size - 1]), int(begins[trunk]), int(ends[trunk]))
+        first += size
+
+
+def _ranges(starts: Sequence[int] | NDArray[np.int64], stops: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+    """Join the ranges from each start up to its stop.
+
+    Examples
+    --------
+    >>> _ranges([5, 0], [7, 3])
+    array([5, 6, 0, 1, 2])
+    """
+    starts, stops = np.asarray(starts, np.int64), np.asarray(stops, np.int64)
+    lengths = stops - starts
+    shifts = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
+    joined: NDArray[np.int64] = shifts + np.arange(len(shifts))
+    return joined

@@ -1,0 +1,224 @@
+"""Attention within packs: a token sees its own segment up to itself, and a branch sees its trunk besides.
+
+The two are computed apart, and joined by their log-sum-exps as one softmax over both would be. So a trunk's keys are
+read where they are, by all its branches at once, and never copied.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from transformers import AttentionInterface
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from esscher.lm.packing import Crossing, Pack
+
+NAME = "esscher_packs"
+# Segments this much shorter than another are not padded to its length; short ones are, whatever they are.
+LEAST_FILL, SHORT = 0.75, 16
+
+
+def make_plan(pack: Pack, device: torch.device) -> CpuPlan | CudaPlan:
+    """Say where on the device the segments and crossings of a pack are; made once, used in every layer."""
+    return _cpu_plan(pack) if device.type == "cpu" else _cuda_plan(pack, device)
+
+
+def attend(
+    module: Any,  # noqa: ARG001 - transformers calls it so
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: Any,  # noqa: ARG001
+    *,
+    plan: CpuPlan | CudaPlan,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend as transformers asks for it: queries [1, h, t, d], keys and values [1, g, t, d]; gives [1, t, h, d]."""
+    queries, keys, values = (states[0].transpose(0, 1).contiguous() for states in (query, key, value))
+    return plan.attend(queries, keys, values, scaling)[None], None
+
+
+AttentionInterface.register(NAME, attend)
+
+
+class Block(NamedTuple):
+    """Segments of like length: `place` says which tokens they are, padded to `shape`, [segments, length]."""
+
+    place: slice | torch.Tensor
+    shape: tuple[int, int]
+
+
+class CpuPlan(NamedTuple):
+    """Blocks that hold all segments, where in their rows each token is, and the crossings."""
+
+    blocks: tuple[Block, ...]
+    rows: torch.Tensor | None
+    crossings: tuple[Crossing, ...]
+
+    def attend(
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float | None
+    ) -> torch.Tensor:
+        """Attend from [t, h, d] to [t, g, d], by torch's fused kernel, which gives log-sum-exps too."""
+        states = (queries, keys, values)
+        parts = [_flash([_block(one, block) for one in states], scaling, is_causal=True) for block in self.blocks]
+        out, lse = (torch.cat(part) if len(part) > 1 else part[0] for part in zip(*parts, strict=True))
+        if self.rows is not None:
+            out, lse = out.index_select(0, self.rows), lse.index_select(0, self.rows)
+        for start, stop, trunk_start, trunk_stop in self.crossings:
+            trunk = [queries[None, start:stop], *(one[None, trunk_start:trunk_stop] for one in (keys, values))]
+            other, other_lse = _flash(trunk, scaling, is_causal=False)
+            _join(out[start:stop], lse[start:stop], other, other_lse)
+        return out
+
+
+def _block(states: torch.Tensor, block: Block) -> torch.Tensor:
+    taken = states[block.place] if isinstance(block.place, slice) else states.index_select(0, block.place)
+    return taken.view(*block.shape, *states.shape[1:])
+
+
+def _flash(states: list[torch.Tensor], scaling: float | None, *, is_causal: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attend from queries [n, t, h, d] to keys and values [n, u, g, d]; gives rows [n t, h, d] and [n t, h]."""
+    query, key, value = (one.transpose(1, 2) for one in states)
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, 0.0, is_causal, scale=scaling
+    )
+    return out.transpose(1, 2).flatten(0, 1), lse.transpose(1, 2).flatten(0, 1)
+
+
+def _join(out: torch.Tensor, lse: torch.Tensor, other: torch.Tensor, other_lse: torch.Tensor) -> None:
+    """Make of `out` what attention to both sets of keys gives: exp(lse) is the mass of each."""
+    out.lerp_(other, torch.sigmoid(other_lse - lse)[..., None].to(out.dtype))
+
+
+def _cpu_plan(pack: Pack) -> CpuPlan:
+    blocks, order = [], []
+    for segments in _like_lengths(np.diff(pack.segments)):
+        starts, lengths = pack.segments[segments], pack.segments[segments + 1] - pack.segments[segments]
+        length = int(lengths.max())
+        within = np.arange(length)
+        # What is read in place of padding is not kept.
+        places = np.minimum(starts[:, None] + within, len(pack.token_ids) - 1).ravel()
+        is_slice = bool((lengths == length).all() and (np.diff(starts) == length).all())
+        place = slice(int(starts[0]), int(starts[0]) + len(places)) if is_slice else torch.from_numpy(places)
+        blocks.append(Block(place, (len(segments), length)))
+        order.append(np.where(within < lengths[:, None], starts[:, None] + within, -1).ravel())
+    held = np.concatenate(order)
+    rows = np.empty(len(pack.token_ids), np.int64)
+    rows[held[held >= 0]] = np.flatnonzero(held >= 0)
+    in_place = np.array_equal(rows, np.arange(len(held)))
+    crossings = tuple(crossing for crossing in pack.crossings if crossing.stop > crossing.start)
+    return CpuPlan(tuple(blocks), None if in_place else torch.from_numpy(rows), crossings)
+
+
+def _like_lengths(lengths: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """Yield segments, in their order, that little is lost by padding to the longest of them."""
+    order = np.argsort(-lengths, kind="stable")
+    while len(order):
+        longest = lengths[order[0]]
+        fitting = int((lengths[order] >= LEAST_FILL * longest).sum()) if longest > SHORT else len(order)
+        yield np.sort(order[:fitting])
+        order = order[fitting:]
+
+
+class CudaPlan(NamedTuple):
+    """Offsets of the segments, and of the branches and trunks of each crossing, with the longest of each."""
+
+    segments: torch.Tensor
+    longest_segment: int
+    branches: slice
+    branch_offsets: torch.Tensor
+    longest_branches: int
+    trunks: slice
+    trunk_offsets: torch.Tensor
+    longest_trunk: int
+
+    def attend(
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float | None
+    ) -> torch.Tensor:
+        """Attend from [t, h, d] to [t, g, d], by torch's kernel for sequences of any length; not in float32."""
+        longest = self.longest_segment
+        out, lse = _varlen(
+            queries, keys, values, self.segments, self.segments, longest, longest, scaling, is_causal=True
+        )
+        if self.branches.stop > self.branches.start:
+            other, other_lse = _varlen(
+                queries[self.branches],
+                keys[self.trunks],
+                values[self.trunks],
+                self.branch_offsets,
+                self.trunk_offsets,
+                self.longest_branches,
+                self.longest_trunk,
+                scaling,
+                is_causal=False,
+            )
+            _join(out[self.branches], lse[self.branches], other, other_lse)
+        return out
+
+
+def _varlen(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    query_offsets: torch.Tensor,
+    key_offsets: torch.Tensor,
+    longest_query: int,
+    longest_key: int,
+    scaling: float | None,
+    *,
+    is_causal: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    # Of torch 2.10 and later; without it, prompts are not shared.
+    from torch.nn.attention.varlen import AuxRequest, varlen_attn
+
+    out, lse = varlen_attn(
+        queries,
+        keys,
+        values,
+        query_offsets,
+        key_offsets,
+        longest_query,
+        longest_key,
+        return_aux=AuxRequest(lse=True),
+        scale=scaling,
+        window_size=(-1, 0) if is_causal else (-1, -1),
+        enable_gqa=queries.shape[1] != keys.shape[1],
+    )
+    return out, lse.transpose(0, 1)
+
+
+def _cuda_plan(pack: Pack, device: torch.device) -> CudaPlan:
+    starts, stops, trunk_starts, trunk_stops = (
+        np.array(column, np.int64) for column in (zip(*pack.crossings, strict=True) if pack.crossings else [()] * 4)
+    )
+    branches = np.append(starts, stops[-1:])
+    trunks = np.append(trunk_starts, trunk_stops[-1:])
+
+    def offsets(values: NDArray[np.int64]) -> torch.Tensor:
+        return torch.tensor(values - values[:1], dtype=torch.int32, device=device)
+
+    def longest(values: NDArray[np.int64]) -> int:
+        return max((b - a for a, b in itertools.pairwise(values.tolist())), default=0)
+
+    return CudaPlan(
+        segments=offsets(pack.segments),
+        longest_segment=longest(pack.segments),
+        branches=_span(branches),
+        branch_offsets=offsets(branches),
+        longest_branches=longest(branches),
+        trunks=_span(trunks),
+        trunk_offsets=offsets(trunks),
+        longest_trunk=longest(trunks),
+    )
+
+
+def _span(offsets: NDArray[np.int64]) -> slice:
+    return slice(int(offsets[0]), int(offsets[-1])) if len(offsets) else slice(0, 0)

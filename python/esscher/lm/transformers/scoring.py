@@ -1,0 +1,147 @@
+"""What a model, or two at once, say of completions: hidden states of a pack, then the vocabulary in pieces."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from esscher.lm.packing import divide, divide_unshared, halve, pack
+from esscher.token_scores import TokenScores
+from esscher.token_scores import token_scores as scores_of_logits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from esscher.lm.packing import Tree
+    from esscher.lm.transformers.network import Network
+    from esscher.samples import Samples
+
+    Columns = tuple[torch.Tensor, ...]
+
+
+@torch.inference_mode()
+def token_scores(networks: Sequence[Network], samples: Samples) -> TokenScores:
+    """Score completions with a policy, or with a policy and a prior; every prompt has at least one token.
+
+    A token of which a model gives no number has NaN for a log-prob.
+
+    Raises
+    ------
+    MemoryError
+        If a completion does not fit into memory by itself.
+    """
+    is_packed = all(network.reads_packs(_longest(samples)) for network in networks)
+    budget = min(network.pace.tokens for network in networks)
+    waiting = (divide if is_packed else divide_unshared)(samples, budget)[::-1]
+    parts: list[tuple[NDArray[np.int64], Columns]] = []
+    while waiting:
+        trees = waiting.pop()
+        try:
+            parts.append(_score(networks, samples, trees, is_packed=is_packed))
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            waiting.extend(_smaller(samples, trees, error))
+    return _assembled(parts)
+
+
+def _score(
+    networks: Sequence[Network], samples: Samples, trees: Sequence[Tree], *, is_packed: bool
+) -> tuple[NDArray[np.int64], Columns]:
+    """Which completion tokens the trees hold, and their columns in the order of `TokenScores`."""
+    laid, device = pack(samples, trees), networks[0].device
+    predictors = torch.from_numpy(laid.predictors).to(device)
+    # Copies of the rows that count, without gaps: projecting a slice of hidden states is many times slower.
+    rows = [(network.read_pack if is_packed else network.read_padded)(laid)[predictors] for network in networks]
+    token_ids = torch.from_numpy(samples.completions.values[laid.counted].astype(np.int64)).to(device)
+    return laid.counted, _over_the_vocabulary(networks, rows, token_ids)
+
+
+def _over_the_vocabulary(
+    networks: Sequence[Network], hidden: Sequence[torch.Tensor], token_ids: torch.Tensor
+) -> Columns:
+    """Reduce the logits of the tokens [c] that follow hidden states [c, d], a few rows at a time."""
+    reduce = _reduce_on_cpu if token_ids.device.type == "cpu" else _compiled()
+    step = min(network.pace.rows for network in networks)
+    parts = []
+    for start in range(0, len(token_ids), step):
+        logits = [
+            network.project(states[start : start + step]) for network, states in zip(networks, hidden, strict=True)
+        ]
+        parts.append(reduce(token_ids[start : start + step], *logits))
+    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+
+def _reduce_on_cpu(token_ids: torch.Tensor, *logits: torch.Tensor) -> Columns:
+    """Reduce by Esscher's own kernel, which reads the model's memory as it is."""
+    if logits[0].dtype == torch.float16:
+        logits = tuple(one.float() for one in logits)
+    try:
+        scores = scores_of_logits(logits[0], token_ids, *logits[1:])
+    except ValueError:
+        return _with_nan_where_broken(token_ids, *logits)
+    return tuple(torch.from_numpy(column) for column in scores if column is not None)
+
+
+def _with_nan_where_broken(token_ids: torch.Tensor, *logits: torch.Tensor) -> Columns:
+    """Score what can be scored: the kernel takes no logits that are NaN, +inf, or -inf for every token."""
+    broken = [(one.isnan() | (one == torch.inf)).any(dim=1) | (one == -torch.inf).all(dim=1) for one in logits]
+    mended = [one.masked_fill(rows[:, None], 0) for one, rows in zip(logits, broken, strict=True)]
+    columns = _reduce_on_cpu(token_ids, *mended)
+    unknown = (broken[0], broken[0], broken[-1], broken[0] | broken[-1])[: len(columns)]
+    return tuple(column.masked_fill(rows, torch.nan) for column, rows in zip(columns, unknown, strict=True))
+
+
+def _reduce(token_ids: torch.Tensor, *logits: torch.Tensor) -> Columns:
+    """Reduce in torch: what is compiled into one pass over the logits for a GPU."""
+    logprobs = [torch.log_softmax(one.float(), dim=1) for one in logits]
+    policy, probs = logprobs[0], logprobs[0].exp()
+    taken = [one.gather(1, token_ids[:, None])[:, 0] for one in logprobs]
+    entropy = -torch.where(probs > 0, probs * policy, 0.0).sum(dim=1)
+    if len(logprobs) == 1:
+        return taken[0], entropy
+    kl = torch.where(probs > 0, probs * (policy - logprobs[1]), 0.0).sum(dim=1)
+    return taken[0], entropy, taken[1], kl.clamp(min=0)
+
+
+@cache
+def _compiled() -> Callable[..., Columns]:
+    # Rows differ from call to call; the vocabulary does not.
+    return torch.compile(_reduce, dynamic=True)
+
+
+def _assembled(parts: Sequence[tuple[NDArray[np.int64], Columns]]) -> TokenScores:
+    order = np.concatenate([counted for counted, _ in parts])
+    columns: list[NDArray[np.float32]] = []
+    for column in zip(*(columns for _, columns in parts), strict=True):
+        values = np.empty(len(order), np.float32)
+        values[order] = torch.cat(column).cpu().numpy()
+        columns.append(values)
+    prior_logprobs, kl = columns[2:] or (None, None)
+    return TokenScores(columns[0], columns[1], prior_logprobs, kl)
+
+
+def _smaller(samples: Samples, trees: Sequence[Tree], error: BaseException) -> tuple[list[Tree], list[Tree]]:
+    """Divide trees that did not fit into memory; raise `MemoryError` if they are one completion."""
+    halves = halve(trees)
+    if halves is None:
+        (prompt, completion, _) = trees[0]
+        raise MemoryError(
+            f"completions[{completion}] has {samples.completions.lengths[completion]} tokens after the "
+            f"{samples.prompts.lengths[prompt]} of prompts[{prompt}]: that is more than memory holds, cut them"
+        ) from error
+    return halves
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # On a CPU torch raises an ordinary RuntimeError.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _longest(samples: Samples) -> int:
+    return int((samples.prompts.lengths[samples.group_of] + samples.completions.lengths).max())
