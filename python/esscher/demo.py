@@ -100,7 +100,7 @@ def _play_trainer(demo: Demo, lm: TransformersLM, client: Client, progress: Call
 @contextmanager
 def _server(folder: str) -> Iterator[subprocess.Popen[str]]:
     """Run ``esscher serve`` in a process of its own, on a free port."""
-    command = [sys.executable, "-m", "esscher", "serve", "--model", folder, "--port", "0"]
+    command = [sys.executable, "-m", "esscher", "serve", "--prior", folder, "--port", "0"]
     with (
         tempfile.TemporaryFile("w+") as log,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as server,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
 import numpy as np
 
@@ -10,6 +10,8 @@ from esscher.ragged import Ragged
 from esscher.samples import Samples
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from numpy.typing import ArrayLike, NDArray
 
     from esscher.ragged import Offsets
@@ -85,6 +87,53 @@ class LanguageModel(Protocol):
         ValueError
             As `logprobs`, and if `n` or `max_new_tokens` is below 1 or `sampling_temperature` is not positive.
         """
+        ...
+
+
+class NoTokenizerError(ValueError):
+    """A model came without a tokenizer: it takes token ids, and no texts."""
+
+
+@runtime_checkable
+class TextModel(Protocol):
+    """What also reads and writes texts."""
+
+    def tokenize(
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        groups: ArrayLike,
+        *,
+        add_special_tokens: bool,
+        parse_special_tokens: bool,
+        terminated: ArrayLike | None = None,
+    ) -> Samples:
+        """Make samples of texts, each encoded by itself.
+
+        Parameters
+        ----------
+        prompts, completions
+            Their texts [P], [N].
+        groups
+            Offsets of the completions that share a prompt [P + 1].
+        add_special_tokens
+            Whether prompts get the special tokens that the tokenizer puts around a text, such as a start token.
+        parse_special_tokens
+            Whether a special token that is spelled out in a text becomes that token, rather than plain text.
+        terminated
+            Which completions ended by themselves [N]: these get an end token, and the samples say so.
+
+        Raises
+        ------
+        NoTokenizerError
+            If the model came without a tokenizer.
+        ValueError
+            If a completion has no tokens, or groups or `terminated` do not fit the texts.
+        """
+        ...
+
+    def decode(self, token_ids: Iterable[ArrayLike]) -> list[str]:
+        """Texts of rows of token ids, special tokens left out; raises `NoTokenizerError`."""
         ...
 
 

@@ -13,6 +13,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
+from esscher.lm.base import NoTokenizerError
 from esscher.lm.folders import build_folder
 
 if TYPE_CHECKING:
@@ -67,6 +68,17 @@ def locate(source: str | Path) -> Source:
     return Source(str(source), str(source), {})
 
 
+def place_of(device: str | torch.device | None) -> torch.device:
+    """Return the device called so, or the default; raises `ValueError` if there is none of that name."""
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ValueError(f"device is {device!r}: it is 'cpu', 'cuda' or 'cuda:0'") from error
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {device!r}, but torch finds no CUDA here: use 'cpu'")
+    return place
+
+
 def load_model(source: Source, dtype: torch.dtype | str, device: torch.device) -> transformers.PreTrainedModel:
     """Load a causal model, every weight from the checkpoint; no code of the checkpoint's and no pickle is run.
 
@@ -80,12 +92,37 @@ def load_model(source: Source, dtype: torch.dtype | str, device: torch.device) -
     config = _load_config(source)
     if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(f"{source} is a {config.model_type} model, which is not a causal language model")
+    model = _load_whole(transformers.AutoModelForCausalLM, source, config, dtype, "a causal language model")
+    _forget_quantisation(model)
+    placed: transformers.PreTrainedModel = model.to(device)
+    return placed
+
+
+def load_classifier(source: Source, device: torch.device) -> transformers.PreTrainedModel:
+    """Load a sequence-classification model in evaluation mode, in its checkpoint's precision; else as `load_model`.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `load_model`, where the model is not for sequence classification.
+    """
+    config = _load_config(source)
+    if type(config) not in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise ValueError(f"{source} is a {config.model_type} model, which does not classify sequences")
+    kind = transformers.AutoModelForSequenceClassification
+    dtype = torch.float32 if device.type == "cpu" else "auto"
+    model = _load_whole(kind, source, config, dtype, "a sequence-classification model")
+    placed: transformers.PreTrainedModel = model.to(device).eval()
+    return placed
+
+
+def _load_whole(kind: Any, source: Source, config: Any, dtype: torch.dtype | str, what: str) -> Any:
     options = dict(source.options)
     if source.is_gguf:
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     try:
         with _no_progress_bars():
-            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            model, info = kind.from_pretrained(
                 source.location,
                 config=config,
                 dtype=dtype,
@@ -96,16 +133,13 @@ def load_model(source: Source, dtype: torch.dtype | str, device: torch.device) -
             )
     except UNREADABLE as error:
         raise ValueError(f"{source}: its weights could not be loaded (safetensors or GGUF): {error}") from error
-    model, info = loaded
     absent = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if absent:
         raise ValueError(
             f"{source} lacks weights of a {type(model).__name__}, {', '.join(absent[:3])}"
-            f"{' and more' * (len(absent) > 3)}: is it a causal language model?"
+            f"{' and more' * (len(absent) > 3)}: is it {what}?"
         )
-    _forget_quantisation(model)
-    placed: transformers.PreTrainedModel = model.to(device)
-    return placed
+    return model
 
 
 def load_tokenizer(source: Source) -> transformers.PreTrainedTokenizerBase:
@@ -113,15 +147,16 @@ def load_tokenizer(source: Source) -> transformers.PreTrainedTokenizerBase:
 
     Raises
     ------
-    ValueError
+    NoTokenizerError
         If there is none.
     """
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             source.location, trust_remote_code=False, **source.options
         )
-    except (*UNREADABLE, ImportError) as error:
-        raise ValueError(f"{source} has no tokenizer that can be loaded, give token ids: {error}") from error
+    # A tokenizer's file that is damaged makes its library raise a bare Exception.
+    except Exception as error:
+        raise NoTokenizerError(f"{source} has no tokenizer that can be loaded, give token ids: {error}") from error
     return tokenizer
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -9,13 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from esscher.lm.base import check_same_vocabulary, check_sampling, check_scoring
+from esscher.lm.base import NoTokenizerError, check_same_vocabulary, check_sampling, check_scoring
 from esscher.lm.batching import micro_batches
 from esscher.lm.transformers.decoding import read, reads_in_batches, write
-from esscher.lm.transformers.loading import Source, load_model, load_tokenizer, locate
+from esscher.lm.transformers.loading import Source, load_model, load_tokenizer, locate, place_of
 from esscher.lm.transformers.network import Network
 from esscher.lm.transformers.scoring import token_scores
-from esscher.ragged import Ragged
+from esscher.ragged import Ragged, as_integers
 from esscher.samples import Samples
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
     from esscher.ragged import Offsets
     from esscher.token_scores import TokenScores
+
+
+PROBE_TEXTS = ("The quick brown fox, 1234.", "  naïve\n\tcafé — 日本語 🙂", "if x == 10:\n    return x")
 
 
 class TransformersLM:
@@ -53,6 +57,8 @@ class TransformersLM:
     def __init__(self, model: PreTrainedModel, name: str, source: Source | None = None) -> None:
         self._network = Network(model, name)
         self._source = source
+        # A tokenizer is no longer itself while another thread changes how it encodes.
+        self._tokenizing = threading.Lock()
         self.name = name
         self.vocabulary_size = self._network.vocabulary_size
         self.end_token_ids = self._network.end_token_ids
@@ -83,7 +89,7 @@ class TransformersLM:
         ValueError
             If what is there is not a causal language model with all its weights, or `device` or `dtype` is unknown.
         """
-        place = _device(device)
+        place = place_of(device)
         found = locate(source)
         model = load_model(found, _dtype(dtype, place), place)
         return cls(model, found.name, found)
@@ -170,20 +176,75 @@ class TransformersLM:
             terminated=np.isin(tokens[np.arange(len(tokens)), lengths - 1], self.end_token_ids),
         )
 
-    def encode(self, texts: Sequence[str], add_special_tokens: bool = False) -> Ragged:
+    def encode(
+        self, texts: Sequence[str], *, add_special_tokens: bool = False, parse_special_tokens: bool = True
+    ) -> Ragged:
         """Token ids of texts, uint32.
+
+        Parameters
+        ----------
+        texts
+            The texts.
+        add_special_tokens
+            Whether the tokenizer puts its special tokens around each text, such as a start token.
+        parse_special_tokens
+            Whether a special token that is spelled out in a text becomes that token, rather than plain text.
 
         Raises
         ------
-        ValueError
+        NoTokenizerError
             If the model came without a tokenizer.
         TypeError
             If `texts` is one text instead of several.
         """
         if isinstance(texts, str):
             raise TypeError("texts is one text: give a list of them")
-        # Not verbose: whether a text is too long is for `logprobs` and `sample` to say.
-        rows = [self.tokenizer.encode(text, add_special_tokens=add_special_tokens, verbose=False) for text in texts]
+        tokenizer = self.tokenizer
+        options = {"add_special_tokens": add_special_tokens, "split_special_tokens": not parse_special_tokens}
+        with self._tokenizing:
+            # Not verbose: whether a text is too long is for `logprobs` and `sample` to say.
+            rows = [tokenizer.encode(text, verbose=False, **options) for text in texts]
+        return Ragged.from_rows(rows, dtype=np.uint32)
+
+    def tokenize(
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        groups: ArrayLike,
+        *,
+        add_special_tokens: bool,
+        parse_special_tokens: bool,
+        terminated: ArrayLike | None = None,
+    ) -> Samples:
+        """Make samples of texts; see `TextModel.tokenize`.
+
+        Raises
+        ------
+        NoTokenizerError
+            If the model came without a tokenizer.
+        ValueError
+            As `TextModel.tokenize`.
+        """
+        samples = Samples(
+            self.encode(prompts, add_special_tokens=add_special_tokens, parse_special_tokens=parse_special_tokens),
+            self._ended(self.encode(completions, parse_special_tokens=parse_special_tokens), terminated),
+            as_integers("groups", groups),
+        )
+        return samples if terminated is None else replace(samples, terminated=np.asarray(terminated))
+
+    def _ended(self, completions: Ragged, terminated: ArrayLike | None) -> Ragged:
+        """Put the end token behind each completion that ended by itself."""
+        if terminated is None:
+            return completions
+        ends = np.asarray(terminated)
+        if ends.dtype != np.bool_ or ends.shape != (len(completions),):
+            raise ValueError(f"terminated is {ends.dtype} {ends.shape}: it is one boolean for each completion")
+        if ends.any() and not self.end_token_ids:
+            raise ValueError(f"terminated is set, but {self.name} has no end token to put behind a completion")
+        rows = [
+            np.append(row, self.end_token_ids[0]) if ended else row
+            for row, ended in zip(completions, ends, strict=True)
+        ]
         return Ragged.from_rows(rows, dtype=np.uint32)
 
     def decode(self, token_ids: Iterable[ArrayLike]) -> list[str]:
@@ -191,22 +252,49 @@ class TransformersLM:
 
         Raises
         ------
-        ValueError
+        NoTokenizerError
             If the model came without a tokenizer.
         """
         rows = [np.asarray(row, dtype=np.int64).tolist() for row in token_ids]
-        # Tidying up spaces would give a text that encodes to other tokens.
-        return [
-            str(self.tokenizer.decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False))
-            for row in rows
-        ]
+        tokenizer = self.tokenizer
+        with self._tokenizing:
+            # Tidying up spaces would give a text that encodes to other tokens.
+            return [
+                str(tokenizer.decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False)) for row in rows
+            ]
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer that came with the model, loaded when first needed."""
         if self._source is None:
-            raise ValueError(f"{self.name} was given without a source for its tokenizer: give token ids")
+            raise NoTokenizerError(f"{self.name} was given without a source for its tokenizer: give token ids")
         return load_tokenizer(self._source)
+
+    def check_same_tokenizer(self, other: TransformersLM) -> None:
+        """Raise `ValueError` if token ids mean something else to the other; without a tokenizer nothing is known of it.
+
+        Vocabularies and what a few texts are encoded to are compared: equal sizes say little.
+        """
+        try:
+            ours, theirs = self.tokenizer, other.tokenizer
+        except NoTokenizerError:
+            return
+        differing = sorted(set(ours.get_vocab().items()) ^ set(theirs.get_vocab().items()))
+        if differing:
+            raise ValueError(
+                f"{self.name} and {other.name} have different tokenizers, which differ in {differing[0][0]!r}: policy "
+                "and prior must read the same token ids alike"
+            )
+        for text in PROBE_TEXTS:
+            if self.encode([text])[0].tolist() != other.encode([text])[0].tolist():
+                raise ValueError(
+                    f"{self.name} and {other.name} have different tokenizers: they encode {text!r} differently"
+                )
+
+    @property
+    def architecture(self) -> str:
+        """What transformers calls the model's class."""
+        return type(self._network.model).__name__
 
     @cached_property
     def _can_sample(self) -> bool:
@@ -228,16 +316,6 @@ class TransformersLM:
                 f"{self.name} gives NaN at completions[{row}][{token}]: its weights or dtype cannot be used"
             )
         return logprobs
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    try:
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise ValueError(f"device is {device!r}: it is 'cpu', 'cuda' or 'cuda:0'") from error
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is {device!r}, but torch finds no CUDA here: use 'cpu'")
-    return place
 
 
 def _dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype | str:

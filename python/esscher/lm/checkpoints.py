@@ -1,0 +1,80 @@
+"""Checkpoints that a trainer writes into a folder while a server runs: which are whole, and which is the newest."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+
+
+class Checkpoint(NamedTuple):
+    """A folder with a model, and what tells this state of it from any other: when and how large its files are."""
+
+    folder: Path
+    files: tuple[tuple[str, int, int], ...]
+
+    @property
+    def written(self) -> int:
+        """When the last of its files was written, in nanoseconds."""
+        return max(modified for _, _, modified in self.files)
+
+
+def newest_checkpoint(folder: Path) -> Checkpoint | None:
+    """Return the checkpoint that was written last, of `folder` and the folders in it; `None` if there is none.
+
+    It need not be whole yet: see `incompleteness`.
+    """
+    places = [folder, *(place for place in folder.iterdir() if place.is_dir())] if folder.is_dir() else []
+    found = [checkpoint for checkpoint in map(_checkpoint, places) if checkpoint is not None]
+    return max(found, key=lambda checkpoint: checkpoint.written, default=None)
+
+
+def incompleteness(checkpoint: Checkpoint) -> str | None:
+    """Say what a checkpoint lacks; `None` if its configuration and all of its weights are there to the last byte.
+
+    A safetensors file says at its beginning how long it is, and an index which files there are.
+    """
+    folder = checkpoint.folder
+    try:
+        if not isinstance(json.loads((folder / CONFIG).read_bytes()), dict):
+            return f"{CONFIG} is no configuration"
+        for name in _weights(folder):
+            expected, size = _expected_size(folder / name), (folder / name).stat().st_size
+            if size != expected:
+                return f"{name} has {size} bytes of {expected}"
+    except (OSError, ValueError, LookupError, TypeError, struct.error) as error:
+        return f"it cannot be read: {error}"
+    return None
+
+
+def _checkpoint(folder: Path) -> Checkpoint | None:
+    """Return the checkpoint in a folder, if its files have begun to appear."""
+    names = [CONFIG, INDEX, *sorted(path.name for path in folder.glob("*.safetensors"))]
+    try:
+        stats = [(name, (folder / name).stat()) for name in names if (folder / name).is_file()]
+    except FileNotFoundError:  # it is being removed
+        return None
+    files = tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+    return Checkpoint(folder, files) if any(name == CONFIG for name, _, _ in files) else None
+
+
+def _weights(folder: Path) -> list[str]:
+    if (folder / INDEX).is_file():
+        index = json.loads((folder / INDEX).read_bytes())
+        return sorted(set(index["weight_map"].values()))
+    return [WEIGHTS]
+
+
+def _expected_size(path: Path) -> int:
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        if length > path.stat().st_size:
+            return int(length)
+        header = json.loads(file.read(length))
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    return 8 + int(length) + max(ends, default=0)

@@ -1,0 +1,94 @@
+"""Rewards that are Python functions of texts, named by whoever starts a program: never by a request."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from esscher.lm.base import TextModel
+    from esscher.samples import Samples
+
+FUNCTION_NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+class FunctionReward:
+    """A function of texts, called as trainers call theirs: with the keywords `prompts` and `completions`.
+
+    Each is a list with one text for every completion, special tokens left out. `completion_ids`, lists of token ids, is
+    passed too if the function has a parameter of that name, or takes any keyword: what TRL's trainers take does.
+
+    Parameters
+    ----------
+    name
+        What the reward is called in messages.
+    function
+        It returns one number for every completion, finite or -inf.
+    texts
+        Whose tokenizer turns token ids into texts.
+    """
+
+    def __init__(self, name: str, function: Callable[..., Any], texts: TextModel) -> None:
+        self.name = name
+        self._function = function
+        self._texts = texts
+        parameters = inspect.signature(function).parameters
+        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        self._takes_ids = takes_any or "completion_ids" in parameters
+
+    def __call__(self, samples: Samples) -> NDArray[np.float64]:
+        """Rewards of the completions [N].
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the function gives something other than numbers; and whatever it raises itself.
+        """
+        prompts = self._texts.decode(samples.prompts)
+        texts: dict[str, Any] = {
+            "prompts": [prompts[p] for p in samples.group_of],
+            "completions": self._texts.decode(samples.completions),
+        }
+        if self._takes_ids:
+            texts["completion_ids"] = [row.tolist() for row in samples.completions]
+        rewards = self._function(**texts)
+        missing = [i for i, reward in enumerate(rewards) if reward is None]
+        if missing:
+            raise ValueError(f"{self.name} gives None for completion {missing[0]}: a reward is a number")
+        return np.asarray(rewards, dtype=np.float64)
+
+
+def load_reward(name: str, texts: TextModel) -> FunctionReward:
+    """Import a reward function by its name, ``module:function``; modules of the working folder are found too.
+
+    Raises
+    ------
+    ValueError
+        If `name` is not of that form, or the module or the function is not there.
+    """
+    if not FUNCTION_NAME.fullmatch(name):
+        raise ValueError(f"reward is {name!r}: name a function as module:function, or a classification model's folder")
+    module, _, function = name.partition(":")
+    # As `python -m` does, whatever installed the program that runs.
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # a module that this one needs
+        raise ValueError(f"reward is {name!r}: there is no module {module}, here or installed") from error
+    except AttributeError as error:
+        raise ValueError(f"reward is {name!r}: {module} has no {function}") from error
+    if not callable(found):
+        raise ValueError(f"reward is {name!r}: that is {type(found).__name__}, not a function")
+    return FunctionReward(name, found, texts)

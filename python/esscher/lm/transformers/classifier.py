@@ -1,0 +1,108 @@
+"""A reward that is a sequence-classification model: what reward models are saved as."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from esscher.lm.batching import micro_batches
+from esscher.lm.transformers.loading import load_classifier, load_tokenizer, locate, place_of
+from esscher.lm.transformers.network import PACES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from esscher.lm.base import TextModel
+    from esscher.samples import Samples
+
+
+class ClassifierReward:
+    """What a classification model says of prompt and completion, read as one text by its own tokenizer.
+
+    The score, where the model has one output, as reward models do; else the log-probability of the label named.
+
+    Parameters
+    ----------
+    source
+        The model's folder or hub name.
+    texts
+        Whose tokenizer turns the completions' token ids into texts.
+    label
+        Which label's log-probability is the reward, where there are several.
+    device
+        Where it runs; by default CUDA where there is one, else the CPU.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is no such model, its tokenizer is not there, or `label` is none of its labels, or missing.
+    """
+
+    def __init__(
+        self, source: str | Path, texts: TextModel, *, label: str | None = None, device: str | None = None
+    ) -> None:
+        found = locate(source)
+        self.name = found.name
+        self._texts = texts
+        self._device = place_of(device)
+        self._tokenizer: Any = load_tokenizer(found)
+        self._model: Any = load_classifier(found, self._device)
+        self._label = _label_index(self.name, self._model.config, label)
+        config = self._model.config.get_text_config()
+        self._max_tokens = getattr(config, "max_position_embeddings", None) or self._tokenizer.model_max_length
+        # Some models find the end of a text by the padding after it.
+        if config.pad_token_id is None:
+            config.pad_token_id = self._tokenizer.pad_token_id or 0
+
+    @torch.inference_mode()
+    def __call__(self, samples: Samples) -> NDArray[np.float64]:
+        """Rewards of the completions [N].
+
+        Raises
+        ------
+        ValueError
+            If a text is longer than the model reads; the message names the completion.
+        """
+        prompts, completions = self._texts.decode(samples.prompts), self._texts.decode(samples.completions)
+        texts = [prompts[p] + text for p, text in zip(samples.group_of, completions, strict=True)]
+        rows = [self._tokenizer.encode(text, verbose=False) for text in texts]
+        lengths = np.array([len(row) for row in rows])
+        too_long = np.flatnonzero(lengths > self._max_tokens)
+        if len(too_long):
+            i = int(too_long[0])
+            raise ValueError(
+                f"completion {i} has {lengths[i]} tokens with its prompt: {self.name} reads {self._max_tokens}"
+            )
+        rewards = np.empty(len(rows))
+        for batch in micro_batches(lengths, PACES.get(self._device.type, PACES["cuda"]).tokens):
+            rewards[batch] = self._rewards([rows[i] for i in batch])
+        return rewards
+
+    def _rewards(self, rows: list[list[int]]) -> NDArray[np.float64]:
+        width = max(map(len, rows))
+        ids = torch.full((len(rows), width), self._model.config.get_text_config().pad_token_id)
+        mask = torch.zeros(len(rows), width, dtype=torch.long)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)], mask[i, : len(row)] = torch.tensor(row), 1
+        out = self._model(input_ids=ids.to(self._device), attention_mask=mask.to(self._device)).logits.double()
+        column = out[:, 0] if self._label is None else torch.log_softmax(out, dim=1)[:, self._label]
+        rewards: NDArray[np.float64] = column.cpu().numpy()
+        return rewards
+
+
+def _label_index(name: str, config: Any, label: str | None) -> int | None:
+    labels = {str(text): int(index) for index, text in config.id2label.items()}
+    if len(labels) == 1:
+        if label is not None:
+            raise ValueError(f"{name} has one output, its score: name no label, not {label!r}")
+        return None
+    if label not in labels:
+        raise ValueError(
+            f"{name} has {len(labels)} labels, {', '.join(list(labels)[:8])}: name the one whose log-probability is "
+            f"the reward, not {label!r}"
+        )
+    return labels[label]

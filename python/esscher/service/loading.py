@@ -1,0 +1,109 @@
+"""The models of a server, loaded by what its operator calls them."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from esscher.lm.base import check_same_vocabulary
+from esscher.lm.checkpoints import Checkpoint, incompleteness, newest_checkpoint
+from esscher.lm.packaged import resolve
+from esscher.lm.rewards import FUNCTION_NAME, load_reward
+from esscher.service.models import Models
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from esscher.lm.base import Reward
+    from esscher.lm.transformers import TransformersLM
+
+
+class Sources(NamedTuple):
+    """What the models are called, and where and in which precision they run.
+
+    Attributes
+    ----------
+    prior, policy
+        A folder, a GGUF file, a hub name, or a packaged model's name.
+    policy_dir
+        Where a trainer saves checkpoints of the policy.
+    reward
+        A function, as ``module:function``, or a sequence-classification model.
+    reward_label
+        Which label's log-probability is the reward, where that model has several.
+    device, dtype
+        As for `TransformersLM.load`.
+    """
+
+    prior: str
+    policy: str | None = None
+    policy_dir: Path | None = None
+    reward: str | None = None
+    reward_label: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+
+
+class Loaded(NamedTuple):
+    """The models to begin with, the checkpoint that the policy is, and how later ones are loaded."""
+
+    models: Models
+    checkpoint: Checkpoint | None
+    load_policy: Callable[[Path], TransformersLM]
+
+
+def load_models(sources: Sources, notify: Callable[[str], None]) -> Loaded:
+    """Load what a server begins with; `notify` is told of what takes long.
+
+    Of `policy_dir` the newest whole checkpoint is the policy. If there is none yet, `policy` is, until there is one;
+    without that too, the server has no policy until then.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If a model cannot be loaded, policy and prior have different tokenizers or vocabularies, or a label is given for
+        a reward that has none.
+    """
+    from esscher.lm.transformers import TransformersLM
+
+    if sources.policy_dir is not None and not sources.policy_dir.is_dir():
+        raise FileNotFoundError(f"{sources.policy_dir} is no folder: name the one that checkpoints are saved to")
+    prior = TransformersLM.load(resolve(sources.prior, notify), sources.device, sources.dtype)
+    checkpoint = _whole_checkpoint(sources.policy_dir)
+    source = sources.policy if checkpoint is None else str(checkpoint.folder)
+    policy = None
+    if source is not None:
+        policy = TransformersLM.load(resolve(source, notify), sources.device, sources.dtype)
+        check_same_vocabulary(policy, prior)
+        policy.check_same_tokenizer(prior)
+    models = Models(prior, policy, reward=_load_reward(sources, prior, notify))
+    return Loaded(models, checkpoint, partial(_load_checkpoint, like=policy or prior, sources=sources))
+
+
+def _whole_checkpoint(folder: Path | None) -> Checkpoint | None:
+    newest = None if folder is None else newest_checkpoint(folder)
+    return newest if newest is not None and incompleteness(newest) is None else None
+
+
+def _load_checkpoint(folder: Path, like: TransformersLM, sources: Sources) -> TransformersLM:
+    """Load the policy's next checkpoint; raises `ValueError` if it is not the same kind of model."""
+    from esscher.lm.transformers import TransformersLM
+
+    policy = TransformersLM.load(folder, sources.device, sources.dtype)
+    if policy.architecture != like.architecture:
+        raise ValueError(f"{folder} holds a {policy.architecture}, but the server's model is a {like.architecture}")
+    check_same_vocabulary(policy, like)
+    policy.check_same_tokenizer(like)
+    return policy
+
+
+def _load_reward(sources: Sources, prior: TransformersLM, notify: Callable[[str], None]) -> Reward | None:
+    from esscher.lm.transformers.classifier import ClassifierReward
+
+    name, label = sources.reward, sources.reward_label
+    if name is None or (FUNCTION_NAME.fullmatch(name) and not Path(name).exists()):
+        if label is not None:
+            raise ValueError(f"reward label {label!r} is given, but the reward is no classification model")
+        return None if name is None else load_reward(name, prior)
+    return ClassifierReward(resolve(name, notify), prior, label=label, device=sources.device)
