@@ -10,12 +10,28 @@ import numpy as np
 from esscher import Ragged, Samples
 from esscher.lm.tabular import TabularLM
 from esscher.service.codec import encode_samples
+from esscher.service.models import Models
 
 PROMPTS, VOCABULARY, DEPTH = 4, 5, 6
 
 
-def tabular():
-    return TabularLM.random(np.random.default_rng(7), prompts=PROMPTS, vocabulary=VOCABULARY, depth=DEPTH)
+def tabular(seed=7):
+    return TabularLM.random(np.random.default_rng(seed), prompts=PROMPTS, vocabulary=VOCABULARY, depth=DEPTH)
+
+
+class Lengths:
+    """A reward that can be told from the tokens: how many there are, and whether they ended by themselves."""
+
+    name = "lengths"
+
+    def __call__(self, samples):
+        ended = 0 if samples.terminated is None else samples.terminated
+        return samples.completions.lengths + 0.5 * ended
+
+
+def models():
+    """A prior, a policy that is another, and a reward."""
+    return Models(prior=tabular(), policy=tabular(8), reward=Lengths())
 
 
 def draw(seed, prompts=3, n=4):
@@ -38,6 +54,18 @@ def draw(seed, prompts=3, n=4):
     )
 
 
+def oracle(samples, models):
+    """What models say of samples, column by column, in float64."""
+    tokens = (samples.prompts, samples.completions, samples.groups)
+    columns = {"prior_logprobs": models.prior.logprobs(*tokens).values}
+    if models.policy is not None:
+        scores = models.policy.token_scores(*tokens, models.prior)
+        columns |= {"policy_logprobs": scores.logprobs, "policy_entropy": scores.entropy, "token_kl": scores.kl}
+    if models.reward is not None:
+        columns["rewards"] = models.reward(samples)
+    return columns
+
+
 def expected_logprobs(samples):
     """What a server with the tabular model answers: the model's log-probs as the wire's float32."""
     logprobs = tabular().logprobs(samples.prompts, samples.completions, samples.groups)
@@ -45,32 +73,40 @@ def expected_logprobs(samples):
 
 
 class Gated:
-    """The tabular model, whose calls wait until the gate is open, and are recorded."""
+    """A tabular model, whose calls wait until the gate is open, and are recorded."""
 
-    def __init__(self, *, is_open=False, error=None):
-        model = tabular()
-        self.name, self.vocabulary_size = "gated", model.vocabulary_size
+    def __init__(self, *, is_open=False, error=None, model=None):
+        model = tabular() if model is None else model
+        self.name, self.vocabulary_size, self.start_token_id = "gated", model.vocabulary_size, model.start_token_id
         self.end_token_ids, self.max_tokens = model.end_token_ids, model.max_tokens
         self.gate, self.entered = threading.Event(), threading.Semaphore(0)
-        self.calls = []
+        self.calls, self.methods = [], []
         self.error = error
         self._model = model
         if is_open:
             self.gate.set()
 
     def logprobs(self, prompts, completions, groups):
-        self.calls.append(completions)
-        self.entered.release()
-        assert self.gate.wait(timeout=30)
-        if self.error is not None:
-            raise self.error
+        self._enter("logprobs", completions)
         return self._model.logprobs(prompts, completions, groups)
+
+    def token_scores(self, prompts, completions, groups, prior=None):
+        self._enter("token_scores" if prior is None else "token_scores with prior", completions)
+        return self._model.token_scores(prompts, completions, groups, getattr(prior, "_model", prior))
 
     def sample(self, *arguments):
         return self._model.sample(*arguments)
 
     def wait_until_called(self):
         assert self.entered.acquire(timeout=30)
+
+    def _enter(self, method, completions):
+        self.calls.append(completions)
+        self.methods.append(method)
+        self.entered.release()
+        assert self.gate.wait(timeout=30)
+        if self.error is not None:
+            raise self.error
 
 
 def assert_equal(a, b):

@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, ExitStack
 
 import grpc
 import numpy as np
@@ -15,19 +17,19 @@ import pytest
 
 from esscher import Ragged, Samples, Tilt
 from esscher.evaluate import evaluate
-from esscher.service.batcher import ServerBusyError
 from esscher.service.client import AsyncClient, Client
-from esscher.service.errors import Status, exception_of
+from esscher.service.errors import ServerBusyError, Status, exception_of
+from esscher.service.models import Models
 from esscher.service.server import running, running_in_thread
 from esscher.service.servicer import Limits
-from service_models import Gated, assert_equal, bad_samples, draw, expected_logprobs, tabular
+from service_models import Gated, assert_equal, bad_samples, draw, expected_logprobs, models, oracle, tabular
 
 pytestmark = pytest.mark.timeout(60)
 
 
 @pytest.fixture(scope="module")
 def address():
-    with running_in_thread(tabular()) as address:
+    with running_in_thread(Models(tabular())) as address:
         yield address
 
 
@@ -42,18 +44,20 @@ def nobody():
 def test_info_says_what_the_server_holds(address):
     with Client(address) as client:
         info = client.info()
-    assert (info.model_name, info.vocabulary_size, info.end_token_ids, info.max_tokens) == ("tabular", 5, (0,), 7)
+    assert (info.prior_name, info.policy_name, info.policy_revision, info.reward_name) == ("tabular", None, 0, None)
+    assert info.columns == ("prior_logprobs",)
+    assert (info.vocabulary_size, info.end_token_ids, info.max_tokens) == (5, (0,), 7)
     assert (info.max_message_bytes, info.max_batch_tokens) == (64 * 2**20, 2**14)
 
 
 async def test_the_async_client_gets_what_the_client_gets():
-    async with running(tabular()) as address, AsyncClient(address) as client:
+    async with running(Models(tabular())) as address, AsyncClient(address) as client:
         info = await client.info()
         scored = await client.score(draw(0))
         report = await client.evaluate(draw(0), Tilt(0.5), proposal="prior")
         with pytest.raises(ValueError, match=r"completions\[0\]\[1\] is 5"):
             await client.score(bad_samples())
-    assert info.model_name == "tabular"
+    assert info.prior_name == "tabular"
     np.testing.assert_array_equal(scored.prior_logprobs.values, expected_logprobs(draw(0)), strict=True)
     assert_equal(report, evaluate(draw(0), Tilt(0.5), proposal="prior"))
 
@@ -65,6 +69,26 @@ def test_scores_replace_the_prior_log_probs_alone_and_can_be_written_to(address)
     assert scored.prior_logprobs.values.flags.writeable
     same = dataclasses.replace(scored, prior_logprobs=samples.prior_logprobs)
     assert_equal(same, samples)
+
+
+@pytest.mark.parametrize("max_batch_tokens", [8, 2**14], ids=["in parts", "whole"])
+async def test_every_column_is_that_of_the_servers_models(max_batch_tokens):
+    samples, expected = draw(1), oracle(draw(1), models())
+    async with running(models(), limits=Limits(max_batch_tokens=max_batch_tokens)) as address:
+        with Client(address) as client:
+            answer = await asyncio.to_thread(client.ask, samples, list(expected))
+        async with AsyncClient(address) as client:
+            assert_equal((await client.ask(samples, list(expected))).samples, answer.samples)
+    assert (answer.unavailable, answer.policy_revisions) == ({}, (1, 1))
+    for name, values in expected.items():
+        column = getattr(answer.samples, name)
+        got = column if name == "rewards" else column.values
+        np.testing.assert_array_equal(got, values.astype(got.dtype))
+
+
+def test_a_column_that_the_server_has_no_model_for_is_refused(address):
+    with Client(address) as client, pytest.raises(ValueError, match="token_kl"):
+        client.score(draw(0), ["token_kl"])
 
 
 def test_samples_that_the_server_refuses_are_a_value_error(address):
@@ -84,15 +108,14 @@ def test_what_no_server_would_accept_is_not_sent(nobody, arguments, message):
         client.evaluate(draw(0), **arguments)
 
 
-def test_samples_too_large_for_the_server_are_not_sent():
-    model = Gated(is_open=True)
-    with running_in_thread(model, limits=Limits(max_message_bytes=1000)) as address, Client(address) as client:
-        with pytest.raises(ValueError, match=r"samples take \d+ bytes, and the server accepts 1000 .* fewer"):
-            client.score(draw(0, n=200))
-        with pytest.raises(ValueError, match=r"samples take \d+ bytes"):
-            client.evaluate(draw(0, n=200))
+def test_samples_too_large_for_the_server_are_scored_in_parts_and_not_evaluated():
+    model, samples = Gated(is_open=True), draw(0, n=200)
+    with running_in_thread(Models(model), limits=Limits(max_message_bytes=1000)) as address, Client(address) as client:
+        with pytest.raises(ValueError, match=r"request takes \d+ bytes, and the server accepts 1000: .* fewer"):
+            client.evaluate(samples)
         assert model.calls == []
-        assert len(client.score(draw(0))) == len(draw(0))
+        np.testing.assert_array_equal(client.score(samples).prior_logprobs.values, expected_logprobs(samples))
+        assert len(model.calls) > 1
 
 
 def test_responses_may_be_larger_than_grpcs_own_limit(address):
@@ -127,19 +150,19 @@ async def test_a_server_that_is_not_there_is_said_at_once_to_the_async_client(no
 
 
 def test_a_server_that_comes_up_later_is_found():
-    with running_in_thread(tabular()) as address:
+    with running_in_thread(Models(tabular())) as address:
         pass
     with Client(address) as client:
         with pytest.raises(ConnectionError):
             client.info()
-        with running_in_thread(tabular(), int(address.rpartition(":")[2])):
+        with running_in_thread(Models(tabular()), int(address.rpartition(":")[2])):
             time.sleep(1.5)
-            assert client.info().model_name == "tabular"
+            assert client.info().prior_name == "tabular"
 
 
 def test_a_slow_model_is_a_time_out_and_the_server_lives_on():
     model = Gated()
-    with running_in_thread(model) as address:
+    with running_in_thread(Models(model)) as address:
         with (
             Client(address, timeout=0.5) as client,
             pytest.raises(TimeoutError, match=r"no answer within 0\.5 s: .*timeout="),
@@ -150,11 +173,44 @@ def test_a_slow_model_is_a_time_out_and_the_server_lives_on():
             np.testing.assert_array_equal(client.score(draw(1)).prior_logprobs.values, expected_logprobs(draw(1)))
 
 
-def test_a_failing_model_is_a_runtime_error_with_the_servers_id():
-    with running_in_thread(Gated(is_open=True, error=OSError("secret"))) as address, Client(address) as client:
+def test_a_failing_model_is_tried_once_more_and_then_a_runtime_error_with_the_servers_id():
+    model = Gated(is_open=True, error=OSError("secret"))
+    with running_in_thread(Models(model)) as address, Client(address) as client:
         with pytest.raises(RuntimeError, match=r"failed with INTERNAL: internal error [0-9a-f]{8}: .* log") as raised:
             client.score(draw(0))
         assert "secret" not in str(raised.value)
+    assert len(model.calls) == 2
+
+
+def test_a_server_that_restarts_in_the_middle_changes_no_number():
+    model, samples = Gated(), draw(0, prompts=40, n=20)
+    limits = Limits(max_batch_tokens=64)
+    with ThreadPoolExecutor(1) as pool, ExitStack() as server:
+        address = server.enter_context(running_in_thread(Models(model), limits=limits, grace=0))
+        with Client(address) as client:
+            client.info()
+            scoring = pool.submit(client.score, samples)
+            model.wait_until_called()
+            model.gate.set()
+            server.close()
+            with running_in_thread(Models(tabular()), int(address.rpartition(":")[2]), limits=limits):
+                scored = scoring.result(timeout=30)
+    np.testing.assert_array_equal(scored.prior_logprobs.values, expected_logprobs(samples), strict=True)
+
+
+async def test_a_server_that_restarts_in_the_middle_changes_no_number_of_the_async_client():
+    model, samples = Gated(), draw(0, prompts=40, n=20)
+    limits = Limits(max_batch_tokens=64)
+    async with AsyncExitStack() as server:
+        address = await server.enter_async_context(running(Models(model), limits=limits, grace=0))
+        async with AsyncClient(address) as client:
+            scoring = asyncio.create_task(client.score(samples))
+            await asyncio.to_thread(model.wait_until_called)
+            model.gate.set()
+            await server.aclose()
+            async with running(Models(tabular()), port=int(address.rpartition(":")[2]), limits=limits):
+                scored = await asyncio.wait_for(scoring, timeout=30)
+    np.testing.assert_array_equal(scored.prior_logprobs.values, expected_logprobs(samples), strict=True)
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,15 @@ def test_proposals_that_say_nothing_are_refused():
         codec.encode_proposal("posterior")
 
 
+def test_columns_are_named_once_each_and_unknown_ones_are_refused():
+    assert codec.decode_columns([5, 1, 5]) == ("rewards", "prior_logprobs")
+    with pytest.raises(ValueError, match="columns is empty"):
+        codec.decode_columns([])
+    for number in (0, 6, -1):
+        with pytest.raises(ValueError, match=rf"columns has {number}, .* 1 \(prior_logprobs\)"):
+            codec.decode_columns([1, number])
+
+
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_hostile_messages_are_refused_by_field_and_rule(kind):
     with pytest.raises(ValueError, match=HOSTILE[kind][1]):

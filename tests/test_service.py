@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import itertools
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
+import weakref
+from contextlib import AsyncExitStack
 
 import grpc
 import numpy as np
@@ -16,22 +21,38 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from esscher import Condition, Tilt, _core
 from esscher.evaluate import evaluate
-from esscher.service.batcher import Batcher
+from esscher.lm.tabular import TabularLM
+from esscher.service.batcher import cost
 from esscher.service.client import AsyncClient, Client
-from esscher.service.codec import encode_samples, encode_tokens
+from esscher.service.codec import TOKEN_COLUMNS, encode_samples, encode_tokens
+from esscher.service.errors import NoTokenizerError, exception_of, status_of
+from esscher.service.models import Models
+from esscher.service.queue import Queue
 from esscher.service.server import SERVICE, check_host, running, running_in_thread
 from esscher.service.servicer import Limits
+from esscher.service.worker import Worker
 from esscher.v1 import scoring_service_pb2 as pb
 from esscher.v1 import target_pb2
 from esscher.v1.scoring_service_pb2_grpc import ScoringServiceStub
-from service_models import HOSTILE, Gated, assert_equal, bad_samples, draw, expected_logprobs, hostile, tabular
+from service_models import (
+    HOSTILE,
+    Gated,
+    assert_equal,
+    bad_samples,
+    draw,
+    expected_logprobs,
+    hostile,
+    models,
+    oracle,
+    tabular,
+)
 
 pytestmark = pytest.mark.timeout(60)
 
 
 @pytest.fixture(scope="module")
 def address():
-    with running_in_thread(tabular()) as address:
+    with running_in_thread(models()) as address:
         yield address
 
 
@@ -51,8 +72,8 @@ def client(address):
 def queue_up(monkeypatch):
     """Start calls, and return their tasks once all wait for the model."""
     waiting = []
-    admit = Batcher._admit
-    monkeypatch.setattr(Batcher, "_admit", lambda batcher, call: (admit(batcher, call), waiting.append(call)))
+    add = Queue.add
+    monkeypatch.setattr(Queue, "add", lambda queue, job: (add(queue, job), waiting.append(job)))
 
     async def start(*calls):
         expected = len(waiting) + len(calls)
@@ -71,8 +92,18 @@ def refusal(method, request):
     return raised.value.code(), raised.value.details()
 
 
-def score_request(samples):
-    return pb.ScoreSamplesRequest(samples=encode_tokens(samples))
+def score_request(samples, columns=("prior_logprobs",)):
+    message = encode_tokens(samples)
+    if samples.terminated is not None:
+        message.terminated.extend(samples.terminated.tolist())
+    return pb.ScoreSamplesRequest(samples=message, columns=[f"COLUMN_{name.upper()}" for name in columns])
+
+
+def columns_of(response):
+    """The columns in a response, as arrays of the wire."""
+    columns = {name: np.frombuffer(getattr(response, name), "<f4") for name in TOKEN_COLUMNS}
+    columns["rewards"] = np.array(response.rewards)
+    return {name: column for name, column in columns.items() if len(column)}
 
 
 def test_scores_over_grpc_are_the_models(client):
@@ -93,7 +124,7 @@ def test_evaluation_over_grpc_is_that_in_process_bit_for_bit(client, target, pro
 
 def test_a_response_says_who_answered_and_how_long_it_took(stub):
     response = stub.ScoreSamples(score_request(draw(0)))
-    assert response.model_name == "tabular"
+    assert (response.prior_name, response.policy_name, response.policy_revision) == ("tabular", "", 0)
     assert 0 <= response.queue_seconds < 10
     assert 0 < response.model_seconds < 10
 
@@ -146,7 +177,11 @@ def test_health_tells_liveness_and_readiness(address):
 
 async def test_health_is_answered_while_the_model_works():
     model = Gated()
-    async with running(model) as address, AsyncClient(address) as client, grpc.aio.insecure_channel(address) as channel:
+    async with (
+        running(Models(model)) as address,
+        AsyncClient(address) as client,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
         scoring = asyncio.create_task(client.score(draw(0)))
         await asyncio.to_thread(model.wait_until_called)
         health = health_pb2_grpc.HealthStub(channel)
@@ -156,12 +191,16 @@ async def test_health_is_answered_while_the_model_works():
         await scoring
 
 
-async def test_concurrent_callers_are_merged_and_get_the_numbers_they_get_alone(queue_up):
-    model, parts = Gated(), [draw(seed) for seed in range(6)]
-    async with running(model) as address, AsyncClient(address) as client:
+async def test_concurrent_callers_are_merged_and_get_the_numbers_they_get_alone(queue_up, monkeypatch):
+    model, parts, ready = Gated(), [draw(seed) for seed in range(6)], [None]
+    lay_out = Worker._lay_out
+    monkeypatch.setattr(Worker, "_lay_out", lambda worker, batch: (lay_out(worker, batch), ready.append(batch)))
+    async with running(Models(model)) as address, AsyncClient(address) as client:
         first = await queue_up(client.score(draw(100)))
         await asyncio.to_thread(model.wait_until_called)
         tasks = await queue_up(*(client.score(part) for part in parts))
+        while ready[-1] is None or len(ready[-1].turns) < len(parts):
+            await asyncio.sleep(0.001)
         model.gate.set()
         scored = await asyncio.gather(*first, *tasks)
     assert len(model.calls) == 2
@@ -172,7 +211,7 @@ async def test_concurrent_callers_are_merged_and_get_the_numbers_they_get_alone(
 async def test_calls_whose_caller_left_are_not_computed(queue_up):
     model = Gated()
     async with (
-        running(model) as address,
+        running(Models(model)) as address,
         AsyncClient(address) as client,
         AsyncClient(address, timeout=0.5) as hasty,
     ):
@@ -191,7 +230,7 @@ async def test_calls_whose_caller_left_are_not_computed(queue_up):
 async def test_too_much_waiting_is_refused_at_once_with_advice(queue_up):
     model = Gated()
     async with (
-        running(model, limits=Limits(max_waiting_tokens=1)) as address,
+        running(Models(model), limits=Limits(max_waiting_tokens=1)) as address,
         AsyncClient(address) as client,
         grpc.aio.insecure_channel(address) as channel,
     ):
@@ -205,10 +244,10 @@ async def test_too_much_waiting_is_refused_at_once_with_advice(queue_up):
         await asyncio.gather(first, second)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("secret"), SystemExit("secret"), MemoryError("secret")])
+@pytest.mark.parametrize("error", [RuntimeError("secret"), SystemExit("secret"), TimeoutError("secret")])
 def test_a_failing_model_tells_the_caller_an_id_and_the_log_the_rest(error, caplog):
     model = Gated(is_open=True, error=error)
-    with running_in_thread(model) as address, grpc.insecure_channel(address) as channel:
+    with running_in_thread(Models(model)) as address, grpc.insecure_channel(address) as channel:
         stub = ScoringServiceStub(channel)
         code, text = refusal(stub.ScoreSamples, score_request(draw(0)))
         assert code is grpc.StatusCode.INTERNAL
@@ -255,7 +294,7 @@ def test_a_call_leaves_one_line_in_the_log_and_nothing_of_its_content(client, ca
 
 def test_a_message_above_the_limit_is_refused_before_it_is_read():
     with (
-        running_in_thread(tabular(), limits=Limits(max_message_bytes=1000)) as address,
+        running_in_thread(Models(tabular()), limits=Limits(max_message_bytes=1000)) as address,
         grpc.insecure_channel(address) as channel,
     ):
         code, text = refusal(ScoringServiceStub(channel).ScoreSamples, score_request(draw(0, n=200)))
@@ -263,22 +302,269 @@ def test_a_message_above_the_limit_is_refused_before_it_is_read():
     assert "1000" in text
 
 
+SUBSETS = [names for n in range(1, 6) for names in itertools.combinations(models().columns, n)]
+
+
+@pytest.mark.parametrize("columns", SUBSETS, ids=", ".join)
+def test_columns_over_grpc_are_the_models(stub, columns):
+    samples, held = draw(4), models()
+    response = stub.ScoreSamples(score_request(samples, columns), timeout=10)
+    answered, expected = columns_of(response), oracle(samples, held)
+    assert set(answered) == set(columns)
+    for name in columns:
+        dtype = np.float64 if name == "rewards" else np.float32
+        np.testing.assert_allclose(answered[name], expected[name].astype(dtype), rtol=1e-6, atol=1e-9)
+    asked_policy = not {"policy_logprobs", "token_kl", "policy_entropy"}.isdisjoint(columns)
+    assert (response.policy_name, response.policy_revision) == (("tabular", 1) if asked_policy else ("", 0))
+    assert response.prior_name == "tabular"
+    assert len(response.unavailable) == 0
+
+
+def test_the_info_says_what_the_server_holds(stub):
+    info = stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=10)
+    assert (info.prior_name, info.policy_name, info.policy_revision, info.reward_name) == (
+        *("tabular", "tabular"),
+        *(1, "lengths"),
+    )
+    assert set(info.columns) == set(pb.Column.values()) - {pb.COLUMN_UNSPECIFIED}
+    assert not info.HasField("start_token_id")
+    with running_in_thread(Models(tabular())) as address, grpc.insecure_channel(address) as channel:
+        info = ScoringServiceStub(channel).GetServerInfo(pb.GetServerInfoRequest(), timeout=10)
+    assert (info.policy_name, info.policy_revision, info.reward_name) == ("", 0, "")
+    assert list(info.columns) == [pb.COLUMN_PRIOR_LOGPROBS]
+
+
+def test_the_info_says_with_what_an_empty_prompt_begins():
+    model = tabular()
+    model.start_token_id = 0
+    with running_in_thread(Models(model)) as address, grpc.insecure_channel(address) as channel:
+        info = ScoringServiceStub(channel).GetServerInfo(pb.GetServerInfoRequest(), timeout=10)
+    assert info.HasField("start_token_id")
+    assert info.start_token_id == 0
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ([], "columns is empty"),
+        ([0], "columns has 0, which is no column"),
+        ([1, 0], "columns has 0, which is no column"),
+        ([6], "columns has 6"),
+        ([1, -1], "columns has -1"),
+        ([2**31 - 1] * 1_000_000, f"columns has {2**31 - 1}"),
+        (list(range(100_000)), "columns has 0"),
+    ],
+    ids=["none", "unspecified", "one unspecified", "unknown", "negative", "a million", "all numbers"],
+)
+def test_columns_that_are_none_are_the_callers_fault(stub, columns, words):
+    request = score_request(draw(0), ())
+    request.columns.extend(columns)
+    started = time.monotonic()
+    code, text = refusal(stub.ScoreSamples, request)
+    assert time.monotonic() - started < 2
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert words in text
+
+
+def test_columns_that_the_server_has_no_model_for_are_refused_by_name():
+    with running_in_thread(Models(tabular())) as address, grpc.insecure_channel(address) as channel:
+        code, text = refusal(ScoringServiceStub(channel).ScoreSamples, score_request(draw(0), ["rewards"]))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert text == "rewards is asked for, but the server has no reward, only prior_logprobs: start it with --reward"
+
+
+def test_a_million_repeated_columns_are_one(stub):
+    request = score_request(draw(0), ())
+    request.columns.extend([pb.COLUMN_PRIOR_LOGPROBS] * 1_000_000)
+    assert set(columns_of(stub.ScoreSamples(request, timeout=10))) == {"prior_logprobs"}
+
+
+def test_a_failing_reward_is_told_by_an_id_and_costs_no_other_column():
+    def fail(_):
+        raise RuntimeError("secret")
+
+    fail.name = "failing"
+    held = Models(tabular(), reward=fail)
+    with running_in_thread(held) as address, grpc.insecure_channel(address) as channel:
+        response = ScoringServiceStub(channel).ScoreSamples(
+            score_request(draw(0), ["prior_logprobs", "rewards"]), timeout=10
+        )
+    (missing,) = response.unavailable
+    assert missing.name == "rewards"
+    assert missing.reason.startswith("the reward failing raised RuntimeError; the server's log explains it under ")
+    assert "secret" not in missing.reason
+    np.testing.assert_array_equal(columns_of(response)["prior_logprobs"], expected_logprobs(draw(0)))
+
+
+def test_samples_that_memory_does_not_hold_are_the_callers_fault():
+    model = Gated(is_open=True, error=MemoryError("completions[0] is too long, cut it"))
+    with running_in_thread(Models(model)) as address, grpc.insecure_channel(address) as channel:
+        code, text = refusal(ScoringServiceStub(channel).ScoreSamples, score_request(draw(0)))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert text.startswith("completions 0 to 3 need more memory than the server has")
+    assert text.endswith("completions[0] is too long, cut it")
+
+
+async def test_every_connection_is_a_caller_of_its_own(monkeypatch):
+    jobs = []
+    add = Queue.add
+    monkeypatch.setattr(Queue, "add", lambda queue, job: (add(queue, job), jobs.append(job)))
+    # Channels of one process share a connection otherwise.
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    async with running(models()) as address:
+        for calls in (2, 1):
+            async with grpc.aio.insecure_channel(address, options=options) as channel:
+                for _ in range(calls):
+                    await ScoringServiceStub(channel).ScoreSamples(score_request(draw(0)), timeout=10)
+    assert jobs[0].caller == jobs[1].caller != jobs[2].caller
+
+
+SWAPS = 20
+
+
+async def test_policies_are_replaced_under_load_and_no_call_notices(caplog):
+    caplog.set_level("ERROR")
+    answered, alive = [], []
+
+    async def new_policies():
+        for seed in range(1, SWAPS + 1):
+            while len(answered) < 10 * seed:
+                await asyncio.sleep(0.001)
+            policy = tabular(100 + seed)
+            alive.append(weakref.ref(policy))
+            yield policy
+            del policy
+
+    async def calls(stub, seed):
+        revisions = []
+        while len(alive) < SWAPS or revisions[-1:] != [SWAPS + 1]:
+            part = draw(seed + len(revisions) % 3, prompts=1 + seed % 5)
+            request = score_request(part, ["token_kl", "policy_logprobs", "prior_logprobs"])
+            response = await stub.ScoreSamples(request, timeout=30)
+            revisions.append(response.policy_revision)
+            answered.append((part, response))
+        assert revisions == sorted(revisions)
+
+    limits = Limits(max_batch_tokens=40)
+    async with running(Models(tabular(), tabular(100)), limits=limits, new_policies=new_policies()) as address:
+        async with AsyncExitStack() as stack:
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            channels = [
+                await stack.enter_async_context(grpc.aio.insecure_channel(address, options=options)) for _ in range(8)
+            ]
+            await asyncio.gather(*(calls(ScoringServiceStub(channel), i) for i, channel in enumerate(channels)))
+        gc.collect()
+        assert [policy() is None for policy in alive] == [True] * (SWAPS - 1) + [False]
+    assert {response.policy_revision for _, response in answered} >= {1, SWAPS + 1}
+    for part, response in answered:
+        expected = oracle(part, Models(tabular(), tabular(99 + response.policy_revision)))
+        for name, column in columns_of(response).items():
+            np.testing.assert_allclose(column, expected[name].astype(np.float32), rtol=1e-6, atol=1e-9)
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("failure", ["an error", "another vocabulary"])
+async def test_a_failure_of_new_policies_ends_them_and_not_the_server(caplog, failure):
+    async def new_policies():
+        yield tabular(9)
+        if failure == "an error":
+            raise OSError("the disk is gone")
+        yield TabularLM.random(np.random.default_rng(0), 1, 9, 2)
+
+    async with running(models(), new_policies=new_policies()) as address, AsyncClient(address) as client:
+        while not any("no new policies" in record.getMessage() for record in caplog.records):
+            await asyncio.sleep(0.001)
+        assert (await client.info()).policy_revision == 2
+        await client.score(draw(0))
+
+
+async def test_new_policies_end_with_the_server():
+    ended = []
+
+    async def new_policies():
+        try:
+            await asyncio.Event().wait()
+            yield
+        finally:
+            ended.append(True)
+
+    async with running(models(), new_policies=new_policies()) as address, AsyncClient(address) as client:
+        await client.info()
+    assert ended == [True]
+
+
+def read_metrics(port):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
+        return dict(line.rsplit(" ", 1) for line in response.read().decode().splitlines() if not line.startswith("#"))
+
+
+def free_port():
+    with socket.socket() as there:
+        there.bind(("127.0.0.1", 0))
+        return there.getsockname()[1]
+
+
+def test_metrics_say_what_happened():
+    port, samples = free_port(), draw(0)
+    with (
+        running_in_thread(models(), metrics_port=port) as address,
+        grpc.insecure_channel(address) as channel,
+    ):
+        stub = ScoringServiceStub(channel)
+        for _ in range(3):
+            stub.ScoreSamples(score_request(samples, ["token_kl", "rewards"]), timeout=10)
+        refusal(stub.ScoreSamples, score_request(bad_samples()))
+        metrics = read_metrics(port)
+    calls = f'esscher_calls_total{{method="/{SERVICE}/ScoreSamples",status='
+    assert metrics[f'{calls}"OK"}}'] == "3.0"
+    assert metrics[f'{calls}"INVALID_ARGUMENT"}}'] == "1.0"
+    assert metrics['esscher_refusals_total{cause="ValueError"}'] == "1.0"
+    for what in ("models", "reward"):
+        assert float(metrics[f'esscher_tokens_total{{what="{what}"}}']) == 3 * cost(samples)
+        assert metrics[f'esscher_queue_seconds_count{{what="{what}"}}'] == "3.0"
+        assert metrics[f'esscher_batch_seconds_count{{what="{what}"}}'] == "3.0"
+        assert metrics[f'esscher_batch_fill_bucket{{le="0.1",what="{what}"}}'] == "3.0"
+        assert metrics[f'esscher_waiting_tokens{{what="{what}"}}'] == "0.0"
+    assert metrics["esscher_policy_revision"] == "1.0"
+    with pytest.raises(OSError, match="refused"):
+        read_metrics(port)
+
+
+async def test_a_metrics_port_in_use_is_an_error_that_says_so():
+    with socket.socket() as there:
+        there.bind(("127.0.0.1", 0))
+        there.listen()
+        port = there.getsockname()[1]
+        with pytest.raises(OSError, match=f"cannot serve metrics on 127.0.0.1:{port}.*choose another port"):
+            await running(models(), metrics_port=port).__aenter__()
+    with pytest.raises(ValueError, match="metrics_port is -1"):
+        await running(models(), metrics_port=-1).__aenter__()
+
+
+def test_a_server_without_a_tokenizer_says_that_it_cannot_now():
+    status = status_of(NoTokenizerError("the models came without a tokenizer: send token ids"))
+    assert status.code is grpc.StatusCode.FAILED_PRECONDITION
+    error = exception_of(status, "there:1", 1)
+    assert type(error) is RuntimeError
+    assert str(error) == "the models came without a tokenizer: send token ids"
+
+
 async def test_a_port_in_use_is_an_error_that_says_so():
-    async with running(tabular()) as address:
+    async with running(Models(tabular())) as address:
         port = int(address.rpartition(":")[2])
         with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}: the port is in use.* another port"):
-            await running(tabular(), port=port).__aenter__()
+            await running(Models(tabular()), port=port).__aenter__()
 
 
 def test_a_port_in_use_ends_a_server_in_a_thread_too(address):
     port = int(address.rpartition(":")[2])
-    with pytest.raises(OSError, match="port is in use"), running_in_thread(tabular(), port):
+    with pytest.raises(OSError, match="port is in use"), running_in_thread(Models(tabular()), port):
         pass
 
 
 async def test_a_port_out_of_range_is_refused():
     with pytest.raises(ValueError, match="port is 65536"):
-        await running(tabular(), port=65536).__aenter__()
+        await running(Models(tabular()), port=65536).__aenter__()
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org", ""])
@@ -294,15 +580,16 @@ def test_loopback_addresses_need_none(host):
 
 
 async def test_all_addresses_can_be_served_on_request():
-    async with running(tabular(), "0.0.0.0", insecure=True) as address:
+    async with running(Models(tabular()), "0.0.0.0", insecure=True) as address:
         port = address.rpartition(":")[2]
         async with AsyncClient(f"127.0.0.1:{port}") as client:
-            assert (await client.info()).model_name == "tabular"
+            assert (await client.info()).prior_name == "tabular"
 
 
 SERVER = """
 import asyncio, time
 from esscher.service.server import serve
+from esscher.service.models import Models
 from service_models import tabular
 
 class Slow(type(tabular())):
@@ -313,7 +600,7 @@ class Slow(type(tabular())):
 
 model = tabular()
 model.__class__ = Slow
-asyncio.run(serve(model, port=0, on_ready=lambda address: print(address, flush=True)))
+asyncio.run(serve(Models(model), port=0, on_ready=lambda address: print(address, flush=True)))
 """
 
 
@@ -332,8 +619,9 @@ def test_a_signal_lets_calls_in_flight_finish(number, request):
         scored = _while_scoring(client, stop_once_computing)
         np.testing.assert_array_equal(scored.prior_logprobs.values, expected_logprobs(draw(0)))
         assert server.wait(timeout=20) == 0
-        with pytest.raises(ConnectionError):
-            client.info()
+        # A client that was answered before would try again for as long as it may.
+        with Client(client.address) as late, pytest.raises(ConnectionError):
+            late.info()
 
 
 def _while_scoring(client, act):
@@ -345,7 +633,7 @@ def _while_scoring(client, act):
 
 
 def test_the_port_is_free_again_after_the_server_has_gone():
-    with running_in_thread(tabular()) as address:
+    with running_in_thread(Models(tabular())) as address:
         port = int(address.rpartition(":")[2])
     with socket.socket() as again:
         again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -353,7 +641,7 @@ def test_the_port_is_free_again_after_the_server_has_gone():
 
 
 def test_an_error_in_the_callers_code_stops_the_server_too():
-    with pytest.raises(ZeroDivisionError), running_in_thread(tabular()) as address:
+    with pytest.raises(ZeroDivisionError), running_in_thread(Models(tabular())) as address:
         _ = 1 / 0
     with Client(address) as client, pytest.raises(ConnectionError):
         client.info()

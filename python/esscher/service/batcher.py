@@ -1,64 +1,82 @@
-"""One model, many callers: waiting calls become one call of the model, and one bad call fails no other."""
+"""A server's models, many callers: waiting calls become one call of the models, and one bad call fails no other."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
-
-import numpy as np
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
 
 from esscher.lm.base import check_scoring
-from esscher.ragged import Ragged
-from esscher.samples import Samples, concatenate
+from esscher.samples import Samples
+from esscher.service.plans import ModelError, ModelPlan, RewardError, RewardPlan, plan_for
+from esscher.service.queue import Job, Queue, ServerBusyError, costs
+from esscher.service.worker import Worker
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from numpy.typing import NDArray
 
     from esscher.lm.base import LanguageModel
+    from esscher.service.metrics import Metrics
+    from esscher.service.models import Models
+
+__all__ = ["Batcher", "ModelError", "Scored", "ServerBusyError", "cost"]
 
 
-class ServerBusyError(RuntimeError):
-    """The server has as much work waiting as it accepts; nothing was computed. Retry later, or send less."""
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """The columns that were asked for, and how they came about.
 
+    Attributes
+    ----------
+    columns
+        Values by name: token columns [T], in nats, in the order of the completions; rewards [N].
+    unavailable
+        Columns that could not be computed, each with the reason.
+    models
+        The models that answered.
+    asked_policy
+        Whether the policy was one of them.
+    queue_seconds
+        How long the call waited for its first turn.
+    model_seconds
+        How long the models worked on the batches that it was part of.
+    """
 
-class ModelError(RuntimeError):
-    """The model failed on samples that keep all its rules; `__cause__` says how."""
-
-
-class Scored(NamedTuple):
-    """Log-probs in nats with the rows of the completions, and how long the call waited and the model worked [s]."""
-
-    logprobs: Ragged
+    columns: dict[str, NDArray[Any]]
+    unavailable: dict[str, str]
+    models: Models
+    asked_policy: bool
     queue_seconds: float
     model_seconds: float
 
 
-@dataclass(eq=False)
-class _Call:
-    samples: Samples
-    tokens: int
-    answer: asyncio.Future[Scored]
-    submitted: float = field(default_factory=time.monotonic)
-
-
 class Batcher:
-    """Feeds one model, in one thread, with batches of the calls that wait.
+    """Feeds the models of a server in one thread, and its reward in another, with batches of the calls that wait.
 
-    A batch holds the calls that have waited longest, up to `max_batch_tokens`; a larger call is a batch of its own. No
-    call waits for others to come. Used as ``async with``, in one event loop; leaving it cancels what has no answer.
+    Calls that need the same of the same models are merged, up to `max_batch_tokens`; larger ones are done in several
+    batches, between which other callers have their turn (see `Queue`). No call waits for others to come. Used as
+    ``async with``, and only in one event loop; leaving it cancels what has no answer.
 
     Parameters
     ----------
-    model
-        What gives the log-probs; it is never called from two threads at once.
+    models
+        What gives the columns; they are never called from two threads at once, but at the same time as the reward.
     max_batch_tokens
-        Tokens per call of the model, each completion counted with its prompt.
+        Tokens per call of the models, each completion counted with its prompt.
     max_waiting_tokens
-        Tokens that may wait; a call that finds nothing waiting is accepted whatever its size.
+        Tokens that may wait for the models, and for the reward; a call that finds nothing waiting is accepted whatever
+        its size.
+    metrics
+        Where work is counted.
+
+    Attributes
+    ----------
+    models
+        The models of calls that begin now.
 
     Raises
     ------
@@ -66,152 +84,134 @@ class Batcher:
         If a limit is below 1.
     """
 
-    def __init__(self, model: LanguageModel, *, max_batch_tokens: int, max_waiting_tokens: int) -> None:
-        for name, limit in (("max_batch_tokens", max_batch_tokens), ("max_waiting_tokens", max_waiting_tokens)):
+    def __init__(self, models: Models, *, max_batch_tokens: int, max_waiting_tokens: int, metrics: Metrics) -> None:
+        limits = {"max_batch_tokens": max_batch_tokens, "max_waiting_tokens": max_waiting_tokens}
+        for name, limit in limits.items():
             if limit < 1:
                 raise ValueError(f"{name} is {limit}: it must be at least 1")
-        self._model = model
-        self._max_batch_tokens = max_batch_tokens
-        self._max_waiting_tokens = max_waiting_tokens
-        self._waiting: OrderedDict[_Call, None] = OrderedDict()
-        self._waiting_tokens = 0
-        self._running: list[_Call] = []
-        self._arrived = asyncio.Event()
+        self.models = models
+        self._metrics = metrics
+        self._models_worker = Worker(Queue("models", **limits), metrics)
+        self._reward_worker = Worker(Queue("reward", **limits), metrics)
+        metrics.note_revision(models.policy_revision)
 
     async def __aenter__(self) -> Self:
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="esscher-model")
-        # Started here, where it may still fail without leaving a caller waiting.
-        self._thread.submit(int)
-        self._worker = asyncio.create_task(self._work())
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._models_worker)
+            await stack.enter_async_context(self._reward_worker)
+            self._workers = stack.pop_all()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._worker.cancel()
-        for call in (*self._running, *self._waiting):
-            call.answer.cancel()
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        await self._workers.aclose()
 
-    async def score(self, samples: Samples, *, timeout: float | None = None) -> Scored:
-        """Return the tokens of `samples` with their log-probs under the model; other columns are left out.
+    def replace_policy(self, policy: LanguageModel) -> int:
+        """Let calls that begin from now on be answered by another policy, and return its revision.
 
-        What has not started when the caller's task is cancelled, or when `timeout` seconds have passed, is not
-        computed.
+        A call that has begun is answered by the policy it began with. Called in the batcher's event loop.
 
         Raises
         ------
         ValueError
-            If a token id is outside the vocabulary, a prompt is empty, prompt and completion are longer together than
-            the model's `max_tokens`, or the samples break a rule of this model alone; the message names which one.
+            If the policy's vocabulary is not the prior's.
+        """
+        self.models = self.models.with_policy(policy)
+        self._metrics.note_revision(self.models.policy_revision)
+        self._models_worker.reconsider()
+        return self.models.policy_revision
+
+    async def score(
+        self, samples: Samples, columns: Collection[str], *, caller: str = "", timeout: float | None = None
+    ) -> Scored:
+        """Return the columns for the tokens of `samples`; the reward sees `terminated` too, other columns are left out.
+
+        All of a call is answered by the models that were there when it had its first turn. What has not begun when the
+        caller's task is cancelled, or when `timeout` seconds have passed, is not computed.
+
+        Parameters
+        ----------
+        samples
+            The completions.
+        columns
+            Names of columns of `Samples`.
+        caller
+            Who asks: callers share the models fairly, calls of one caller keep their order.
+        timeout
+            Seconds that it may take.
+
+        Raises
+        ------
+        ValueError
+            If no column is asked for, or one that there is no model for; a token id is outside the vocabulary, a prompt
+            is empty and the model has no start token, prompt and completion are longer together than the model's
+            `max_tokens` or than memory holds, or the samples break a rule of a model alone. The message names which.
         ServerBusyError
             If too many tokens wait already.
         ModelError
-            If the model fails; the calls merged with this one fail too, later ones do not.
+            If a model fails; the calls merged with this one fail too, later ones do not.
         TimeoutError
             If `timeout` passes before the answer is there.
         """
-        tokens = check_scoring(self._model, samples.prompts, samples.completions, samples.groups)
-        call = _Call(tokens, cost(tokens), asyncio.get_running_loop().create_future())
-        self._admit(call)
+        wanted = frozenset(columns)
+        self.models.check_columns(wanted)
+        work = self._divide(samples, wanted, caller, timeout)
+        for worker, job in work.items():
+            worker.check_room(job)
         try:
             async with asyncio.timeout(timeout):
-                return await call.answer
+                for worker, job in work.items():
+                    worker.submit(job)
+                return await self._collect(work, wanted)
         except TimeoutError as error:
-            raise TimeoutError(f"the model had no answer within {timeout} s") from error
+            raise TimeoutError(f"the models had no answer within {timeout} s") from error
         finally:
-            self._leave(call)
+            for worker, job in work.items():
+                worker.withdraw(job)
 
-    def _admit(self, call: _Call) -> None:
-        if self._waiting and self._waiting_tokens + call.tokens > self._max_waiting_tokens:
-            raise ServerBusyError(
-                f"{self._waiting_tokens} tokens wait for the model, {call.tokens} more would exceed the limit of "
-                f"{self._max_waiting_tokens}: retry in some seconds, or send fewer completions at a time"
-            )
-        self._waiting[call] = None
-        self._waiting_tokens += call.tokens
-        self._arrived.set()
-
-    def _leave(self, call: _Call) -> None:
-        if call in self._waiting:
-            del self._waiting[call]
-            self._waiting_tokens -= call.tokens
-
-    async def _work(self) -> None:
+    def _divide(
+        self, samples: Samples, wanted: frozenset[str], caller: str, timeout: float | None
+    ) -> dict[Worker, Job]:
+        """Return what each worker is to do."""
+        asked = wanted - {"rewards"}
+        models = plan_for(self.models, asked).asked
+        # Both models: they need not have the same longest text, or start token.
+        tokens, *_ = (check_scoring(model, samples.prompts, samples.completions, samples.groups) for model in models)
+        expires = float("inf") if timeout is None else time.monotonic() + timeout
         loop = asyncio.get_running_loop()
-        while True:
-            await self._arrived.wait()
-            self._running = self._take_batch()
-            if self._running:
-                parts = [call.samples for call in self._running]
-                started = time.monotonic()
-                outcomes = await loop.run_in_executor(self._thread, _compute, self._model, parts)
-                _answer(self._running, outcomes, started, time.monotonic() - started)
+        work = {}
+        if asked:
+            work[self._models_worker] = Job(
+                tokens, caller, lambda: plan_for(self.models, asked), loop.create_future(), expires
+            )
+        if self.models.reward is not None and "rewards" in wanted:
+            seen = Samples(tokens.prompts, tokens.completions, tokens.groups, terminated=samples.terminated)
+            plan = RewardPlan(self.models.reward)
+            work[self._reward_worker] = Job(seen, caller, lambda: plan, loop.create_future(), expires)
+        return work
 
-    def _take_batch(self) -> list[_Call]:
-        batch: list[_Call] = []
-        room = self._max_batch_tokens
-        for call in list(self._waiting):
-            if call.answer.done():
-                self._leave(call)
-            elif not batch or call.tokens <= room:
-                self._leave(call)
-                batch.append(call)
-                room -= call.tokens
+    async def _collect(self, work: dict[Worker, Job], wanted: frozenset[str]) -> Scored:
+        columns: dict[str, NDArray[Any]] = {}
+        unavailable: dict[str, str] = {}
+        for job in work.values():
+            outcome = await job.answer
+            if isinstance(outcome, RewardError):
+                unavailable["rewards"] = str(outcome)
+            elif isinstance(outcome, Exception):
+                raise outcome
             else:
-                return batch
-        self._arrived.clear()
-        return batch
+                columns.update({name: values for name, values in outcome.items() if name in wanted})
+        first = next(iter(work.values()))
+        plan = first.plan if isinstance(first.plan, ModelPlan) else None
+        return Scored(
+            columns,
+            unavailable,
+            models=self.models if plan is None else plan.models,
+            asked_policy=plan is not None and plan.asks_policy,
+            queue_seconds=first.queue_seconds,
+            model_seconds=0.0 if plan is None else first.seconds,
+        )
 
 
 def cost(samples: Samples) -> int:
     """Tokens that a model reads to score `samples`: each completion with its prompt."""
-    return int(samples.completions.lengths.sum() + samples.prompts.lengths @ np.diff(samples.groups))
-
-
-def _compute(model: LanguageModel, parts: list[Samples]) -> list[Ragged | Exception]:
-    """Score all parts in one call of the model; runs in the model's thread, and never raises."""
-    try:
-        return _score(model, parts)
-    except ValueError as error:
-        if len(parts) == 1:
-            return [error]
-        # Some part breaks a rule that only this model has: it gets the blame, and the others their log-probs.
-        return [outcome for part in parts for outcome in _compute(model, [part])]
-    # Whatever a model throws, SystemExit included, must not end the thread that all callers share.
-    except BaseException as error:
-        return [_model_error(model, error) for _ in parts]
-
-
-def _score(model: LanguageModel, parts: list[Samples]) -> list[Ragged | Exception]:
-    merged = concatenate(parts)
-    logprobs = model.logprobs(merged.prompts, merged.completions, merged.groups)
-    if not np.array_equal(logprobs.offsets, merged.completions.offsets):
-        raise AssertionError("the log-probs have other rows than the completions")
-    ends = np.cumsum([len(part.completions.values) for part in parts])
-    columns = np.split(logprobs.values, ends[:-1])
-    return [_checked(model, part, column) for part, column in zip(parts, columns, strict=True)]
-
-
-def _checked(model: LanguageModel, part: Samples, values: NDArray[Any]) -> Ragged | Exception:
-    """Return the log-probs of one call if they are log-probs: a NaN fails the call that it belongs to."""
-    logprobs = Ragged(values, part.completions.offsets)
-    try:
-        Samples(part.prompts, part.completions, part.groups, prior_logprobs=logprobs)
-    except (ValueError, TypeError) as error:
-        return _model_error(model, error)
-    return logprobs
-
-
-def _model_error(model: LanguageModel, cause: BaseException) -> ModelError:
-    error = ModelError(f"{model.name} failed: {type(cause).__name__}: {cause}")
-    error.__cause__ = cause
-    return error
-
-
-def _answer(batch: list[_Call], outcomes: list[Ragged | Exception], started: float, seconds: float) -> None:
-    for call, outcome in zip(batch, outcomes, strict=True):
-        if call.answer.done():
-            continue
-        if isinstance(outcome, Exception):
-            call.answer.set_exception(outcome)
-        else:
-            call.answer.set_result(Scored(outcome, started - call.submitted, seconds))
+    return int(costs(samples).sum())

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable  # noqa: TC003 - a NamedTuple reads its annotations
+from collections.abc import Callable  # noqa: TC003 - a NamedTuple reads its annotations, here and below
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from esscher.ragged import Ragged
+from esscher.ragged import check_offsets
 from esscher.service.codec import (
     LOGPROB,
+    decode_samples,
     decode_values,
     encode_proposal,
     encode_samples,
@@ -18,15 +18,25 @@ from esscher.service.codec import (
     encode_tokens,
 )
 from esscher.service.report_codec import decode_report
+from esscher.service.splitting import Part  # noqa: TC001
 from esscher.v1 import scoring_service_pb2 as pb
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
     from esscher.evaluate import Report
     from esscher.posterior import Proposal
     from esscher.samples import Samples
     from esscher.target import Target
 
 Result = TypeVar("Result")
+
+_COLUMN_OF: dict[str, Any] = {
+    name.removeprefix("COLUMN_").lower(): number for name, number in pb.Column.items() if number
+}
+_NAME_OF = {number: name for name, number in _COLUMN_OF.items()}
 
 
 class ServerInfo(NamedTuple):
@@ -36,10 +46,20 @@ class ServerInfo(NamedTuple):
     ----------
     version
         The server's version of Esscher.
-    model_name
-        What the model is called.
+    prior_name
+        What the prior is called.
+    policy_name
+        What the policy is called; `None` if the server has none.
+    policy_revision
+        How many policies the server has had, the present one included; 0 if it has none.
+    reward_name
+        What the reward is called; `None` if the server has none.
+    columns
+        The columns of `Samples` that can be asked for.
     vocabulary_size
         Token ids are below this number.
+    start_token_id
+        What an empty prompt begins with; `None` if an empty prompt is refused.
     end_token_ids
         Ids that end a completion.
     max_tokens
@@ -47,12 +67,17 @@ class ServerInfo(NamedTuple):
     max_message_bytes
         The largest request.
     max_batch_tokens
-        Tokens per call of the model.
+        Tokens that the server works on at a time, each completion counted with its prompt.
     """
 
     version: str
-    model_name: str
+    prior_name: str
+    policy_name: str | None
+    policy_revision: int
+    reward_name: str | None
+    columns: tuple[str, ...]
     vocabulary_size: int
+    start_token_id: int | None
     end_token_ids: tuple[int, ...]
     max_tokens: int
     max_message_bytes: int
@@ -60,11 +85,26 @@ class ServerInfo(NamedTuple):
 
 
 class Call(NamedTuple, Generic[Result]):
-    """One call: which method, what to send, and how to read the response."""
+    """One call: which method, what to send, how to read the response, and where in the caller's samples it belongs.
+
+    `place` makes indices in a refusal those of the caller's samples.
+    """
 
     method: str
     request: Any
     read: Callable[[Any], Result]
+    place: Callable[[str], str] = str
+
+
+class PartAnswer(NamedTuple):
+    """The response to a part, and its columns; they share the memory of the response."""
+
+    part: Part
+    response: pb.ScoreSamplesResponse
+    columns: dict[str, NDArray[Any]]
+
+    def __len__(self) -> int:
+        return len(self.part)
 
 
 def info_call() -> Call[ServerInfo]:
@@ -73,20 +113,89 @@ def info_call() -> Call[ServerInfo]:
 
 
 def _read_info(response: pb.GetServerInfoResponse) -> ServerInfo:
-    values = {name: getattr(response, name) for name in ServerInfo._fields}
-    return ServerInfo(**{**values, "end_token_ids": tuple(response.end_token_ids)})
+    return ServerInfo(
+        version=response.version,
+        prior_name=response.prior_name,
+        policy_name=response.policy_name or None,
+        policy_revision=response.policy_revision,
+        reward_name=response.reward_name or None,
+        # A newer server may have columns that this client cannot name.
+        columns=tuple(_NAME_OF[number] for number in response.columns if number in _NAME_OF),
+        vocabulary_size=response.vocabulary_size,
+        start_token_id=response.start_token_id if response.HasField("start_token_id") else None,
+        end_token_ids=tuple(response.end_token_ids),
+        max_tokens=response.max_tokens,
+        max_message_bytes=response.max_message_bytes,
+        max_batch_tokens=response.max_batch_tokens,
+    )
 
 
-def score_call(samples: Samples) -> Call[Samples]:
-    """Ask for the prior's log-probs, to be put into `samples`."""
+def check_columns(columns: Sequence[str]) -> tuple[str, ...]:
+    """Return each column once; raises `ValueError` if there are none, or one that no server has."""
+    if isinstance(columns, str):
+        raise ValueError(f"columns is {columns!r}: it must be a sequence of names, such as ({columns!r},)")
+    names = tuple(dict.fromkeys(columns))
+    unknown = [name for name in names if name not in _COLUMN_OF]
+    if unknown or not names:
+        raise ValueError(f"columns is {columns!r}: it must hold at least one of {', '.join(_COLUMN_OF)}, and no others")
+    return names
 
-    def read(response: pb.ScoreSamplesResponse) -> Samples:
-        offsets = samples.completions.offsets
-        values = decode_values("prior_logprobs", response.prior_logprobs, LOGPROB, int(offsets[-1]), "lengths")
-        # A copy, since the message's bytes cannot be written to.
-        return dataclasses.replace(samples, prior_logprobs=Ragged(values.astype(np.float32), offsets))
 
-    return Call("ScoreSamples", pb.ScoreSamplesRequest(samples=encode_tokens(samples)), read)
+def score_call(part: Part, columns: tuple[str, ...]) -> Call[PartAnswer]:
+    """Ask for columns of a part."""
+    samples = part.take()
+    message = encode_tokens(samples)
+    if samples.terminated is not None:
+        message.terminated.extend(samples.terminated.tolist())
+    request = pb.ScoreSamplesRequest(samples=message, columns=[_COLUMN_OF[name] for name in columns])
+    return Call("ScoreSamples", request, lambda response: _read_part(part, columns, response), part.place)
+
+
+def _read_part(part: Part, columns: tuple[str, ...], response: pb.ScoreSamplesResponse) -> PartAnswer:
+    missing = {entry.name for entry in response.unavailable}
+    return PartAnswer(
+        part, response, {name: _read_column(part, name, response) for name in columns if name not in missing}
+    )
+
+
+def _read_column(part: Part, name: str, response: pb.ScoreSamplesResponse) -> NDArray[Any]:
+    column = getattr(response, name)
+    if name != "rewards":
+        return decode_values(name, column, LOGPROB, part.tokens, "lengths")
+    if len(column) != len(part):
+        raise ValueError(f"rewards has {len(column)} entries, but there are {len(part)} completions")
+    return np.fromiter(column, np.float64, len(column))
+
+
+def tokenize_call(
+    prompts: Sequence[str],
+    completions: Sequence[str],
+    groups: ArrayLike,
+    *,
+    add_special_tokens: bool,
+    parse_special_tokens: bool,
+    terminated: ArrayLike | None,
+) -> Call[Samples]:
+    """Ask for token ids of texts; raises `ValueError` if groups and texts disagree."""
+    sizes = np.diff(check_offsets("groups", groups, len(completions)))
+    if len(sizes) != len(prompts):
+        raise ValueError(f"groups has {len(sizes) + 1} entries, but there are {len(prompts)} prompts: it has one more")
+    request = pb.TokenizeTextsRequest(
+        prompts=prompts,
+        group_sizes=sizes.tolist(),
+        completions=completions,
+        add_special_tokens=add_special_tokens,
+        parse_special_tokens=parse_special_tokens,
+        terminated=None if terminated is None else np.asarray(terminated).tolist(),
+    )
+
+    def read(response: pb.TokenizeTextsResponse) -> Samples:
+        samples = decode_samples(response.samples)
+        if not np.array_equal(np.diff(samples.groups), sizes):
+            raise ValueError("its groups are not those of the texts")
+        return samples
+
+    return Call("TokenizeTexts", request, read)
 
 
 def evaluate_call(samples: Samples, target: Target | None, proposal: Proposal) -> Call[Report]:
@@ -104,8 +213,8 @@ def check_size(request: Any, max_message_bytes: int) -> None:
     size = request.ByteSize()
     if size > max_message_bytes:
         raise ValueError(
-            f"samples take {size} bytes, and the server accepts {max_message_bytes} at a time: send fewer completions "
-            "at a time, or start the server with a higher limit"
+            f"the request takes {size} bytes, and the server accepts {max_message_bytes}: send fewer completions at a "
+            "time, or start the server with a higher limit"
         )
 
 

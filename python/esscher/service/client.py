@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import queue
+import time
 from typing import TYPE_CHECKING, Any, Self
 
 import grpc
@@ -12,20 +14,28 @@ from esscher.service.calls import (
     Call,
     Result,
     ServerInfo,
+    check_columns,
     check_size,
     evaluate_call,
     info_call,
-    read_response,
-    score_call,
+    tokenize_call,
 )
-from esscher.service.errors import Status, exception_of
+from esscher.service.inquiry import Answer, ColumnError, Inquiry, samples_of
+from esscher.service.sending import Delivery, Window
 from esscher.v1.scoring_service_pb2_grpc import ScoringServiceStub
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import ArrayLike
+
     from esscher.evaluate import Report
     from esscher.posterior import Proposal
     from esscher.samples import Samples
     from esscher.target import Target
+
+
+__all__ = ["Answer", "AsyncClient", "Client", "ColumnError", "ServerInfo"]
 
 _OPTIONS = (
     # A report grows with the samples, and the server is trusted with its size.
@@ -36,10 +46,27 @@ _OPTIONS = (
     # A server that comes up after a failed call is found within a second.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # Calls are sent again by the clients, which know for how long that makes sense.
+    ("grpc.enable_retries", 0),
 )
 
 
-class Client:
+class _Settings:
+    """What the clients share: whom they call, for how long and how often, and what they know of the server."""
+
+    def __init__(self, address: str, timeout: float, window: int) -> None:
+        self.address, self.timeout = _check_address(address), _check_timeout(timeout)
+        self.window = _check_window(window)
+        self._known: ServerInfo | None = None
+
+    def _delivery(self, call: Call[Result]) -> Delivery[Result]:
+        return Delivery(call, self.address, self.timeout, answered=self._known is not None)
+
+    def _deliveries(self, calls: Iterator[Call[Result]]) -> Iterator[Delivery[Result]]:
+        return (self._delivery(call) for call in calls)
+
+
+class Client(_Settings):
     """Calls a server; may be shared between threads.
 
     Parameters
@@ -47,43 +74,135 @@ class Client:
     address
         Where the server listens: "host:port".
     timeout
-        Seconds that each call may take.
+        Seconds from when a request is first sent until its answer must be there, waits and repetitions included. Large
+        samples are sent as several requests, of which each has this time.
+    window
+        How many of them are under way at a time.
 
     Raises
     ------
     ValueError
-        If `address` is not "host:port", or `timeout` is not a positive number.
+        If `address` is not "host:port", `timeout` is not a positive number, or `window` is below 1.
 
     Notes
     -----
+    A request that finds the server busy, restarting or gone is sent again, after pauses that grow, as long as `timeout`
+    allows; one that made it fail is sent once more. A server that has never answered is not waited for.
+
     Every method raises `ConnectionError` if no server answers, `TimeoutError` if it takes too long, `ServerBusyError`
-    if it has too much work waiting (retry later), `ValueError` if it refuses the samples, and `RuntimeError` if it
+    if it has too much work waiting all that time, `ValueError` if it refuses the samples, and `RuntimeError` if it
     fails.
     """
 
-    def __init__(self, address: str, timeout: float = 60.0) -> None:
-        self.address, self.timeout = _check_address(address), _check_timeout(timeout)
+    def __init__(self, address: str, timeout: float = 60.0, *, window: int = 4) -> None:
+        super().__init__(address, timeout, window)
         self._channel = grpc.insecure_channel(address, options=_OPTIONS)
         self._stub = ScoringServiceStub(self._channel)  # type: ignore[no-untyped-call]  # generated without annotations
-        self._max_message_bytes: int | None = None
 
     def info(self) -> ServerInfo:
         """Ask what the server holds and the limits it sets."""
-        return self._send(info_call())
+        self._known = self._send(info_call())
+        return self._known
 
-    def score(self, samples: Samples) -> Samples:
-        """Return `samples` with the server's `prior_logprobs`, in place of any they had.
+    def score(
+        self,
+        samples: Samples,
+        columns: Sequence[str] = ("prior_logprobs",),
+        *,
+        progress: Callable[[int], object] | None = None,
+    ) -> Samples:
+        """Return `samples` with the columns asked for, in place of any they had.
+
+        As `ask`, for who needs nothing but the numbers.
+
+        Raises
+        ------
+        ColumnError
+            If a column could not be computed; it has the samples with the others.
+        """
+        return samples_of(self.ask(samples, columns, progress=progress))
+
+    def ask(
+        self,
+        samples: Samples,
+        columns: Sequence[str] = ("prior_logprobs",),
+        *,
+        progress: Callable[[int], object] | None = None,
+    ) -> Answer:
+        """Ask for columns of samples: what could be computed, what could not, and by which models.
 
         The wire is float32: log-probs of a model that computes in float64 are rounded to the nearest float32.
+
+        Samples of any size are sent in parts that the server takes. Parts may be answered by different revisions of a
+        policy that is replaced meanwhile: the answer says the lowest and the highest.
+
+        Parameters
+        ----------
+        samples
+            The completions; of their columns, `terminated` alone is sent.
+        columns
+            Names of columns of `Samples`: prior_logprobs, policy_logprobs, token_kl, policy_entropy, rewards.
+        progress
+            Called after each part with the number of completions that are done.
+
+        Raises
+        ------
+        ValueError
+            If a column is unknown, a single completion is larger than the server accepts (nothing has been sent then),
+            or the server refuses the samples; the message names which.
+        RuntimeError
+            If the server changed its prior between parts.
         """
-        return self._send_sized(score_call(samples))
+        names = check_columns(columns)
+        inquiry = Inquiry(samples, names, self._known or self.info(), progress)
+        self._send_all(inquiry.calls(), min(self.window, len(inquiry.parts)), inquiry.add)
+        return inquiry.answer()
 
     def evaluate(self, samples: Samples, target: Target | None = None, *, proposal: Proposal = "policy") -> Report:
         """Return what `esscher.evaluate` says of the samples, computed by the server.
 
         The wire is float32: on float32 columns the report is the same bit for bit, float64 ones are rounded first.
+        A report needs all samples at once, so they are sent as one request.
         """
         return self._send_sized(evaluate_call(samples, target, proposal))
+
+    def tokenize(
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        groups: ArrayLike,
+        *,
+        add_special_tokens: bool,
+        parse_special_tokens: bool,
+        terminated: ArrayLike | None = None,
+    ) -> Samples:
+        """Return texts as samples, encoded by the server's tokenizer.
+
+        Parameters
+        ----------
+        prompts
+            The prompts' texts [P].
+        completions
+            The completions' texts [N], those of one prompt side by side; each is encoded by itself.
+        groups
+            Offsets [P + 1] of each prompt's completions, as in `Samples`.
+        add_special_tokens
+            Whether prompts get the special tokens that the tokenizer puts around a text, such as a start token.
+        parse_special_tokens
+            Whether a special token that is spelled out in a text becomes that token, rather than plain text.
+        terminated
+            Whether each completion ended by itself [N]: if so the end token is put behind it. `None` puts none there.
+        """
+        return self._send_sized(
+            tokenize_call(
+                prompts,
+                completions,
+                groups,
+                add_special_tokens=add_special_tokens,
+                parse_special_tokens=parse_special_tokens,
+                terminated=terminated,
+            )
+        )
 
     def close(self) -> None:
         """Close the connection; calls in flight are cancelled."""
@@ -96,25 +215,62 @@ class Client:
         self.close()
 
     def _send_sized(self, call: Call[Result]) -> Result:
-        if self._max_message_bytes is None:
-            self._max_message_bytes = self.info().max_message_bytes
-        check_size(call.request, self._max_message_bytes)
+        check_size(call.request, (self._known or self.info()).max_message_bytes)
         return self._send(call)
 
     def _send(self, call: Call[Result]) -> Result:
+        delivery = self._delivery(call)
+        while True:
+            try:
+                response = getattr(self._stub, call.method)(call.request, timeout=delivery.seconds_left())
+            except grpc.RpcError as error:
+                time.sleep(delivery.fail(error))
+            else:
+                return delivery.read(response)
+
+    def _send_all(self, calls: Iterator[Call[Result]], size: int, done: Callable[[Result], object]) -> None:
+        if size == 1:
+            for call in calls:
+                done(self._send(call))
+        else:
+            self._send_window(Window(self._deliveries(calls), size), done)
+
+    def _send_window(self, window: Window[Result], done: Callable[[Result], object]) -> None:
+        in_flight: dict[Any, Delivery[Result]] = {}
+        ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
         try:
-            response = getattr(self._stub, call.method)(call.request, timeout=self.timeout)
-        except grpc.RpcError as error:
-            raise _exception(error, self) from error
-        return read_response(call, response, self.address)
+            while not window.is_empty():
+                for delivery in window.take_due():
+                    future = self._start(delivery)
+                    in_flight[future] = delivery
+                    # From a thread of gRPC's; all else is done in the caller's.
+                    future.add_done_callback(ended.put)
+                try:
+                    future = ended.get(timeout=window.pause())
+                except queue.Empty:
+                    continue
+                delivery = in_flight.pop(future)
+                if future.code() is grpc.StatusCode.OK:
+                    done(delivery.read(future.result()))
+                    window.finish()
+                else:
+                    delivery.fail(future)
+                    window.retry(delivery)
+        finally:
+            for future in in_flight:
+                future.cancel()
+
+    def _start(self, delivery: Delivery[Any]) -> Any:
+        method = getattr(self._stub, delivery.call.method)
+        return method.future(delivery.call.request, timeout=delivery.seconds_left())
 
 
-class AsyncClient:
+class AsyncClient(_Settings):
     """`Client` for asyncio: the same methods, awaited. Made and used in one event loop.
 
     Parameters
     ----------
-    address, timeout
+    address, timeout, window
         As for `Client`.
 
     Raises
@@ -125,26 +281,67 @@ class AsyncClient:
         If no event loop is running.
     """
 
-    def __init__(self, address: str, timeout: float = 60.0) -> None:
+    def __init__(self, address: str, timeout: float = 60.0, *, window: int = 4) -> None:
         asyncio.get_running_loop()  # raises where gRPC would tie the channel to some other loop
-        self.address, self.timeout = _check_address(address), _check_timeout(timeout)
+        super().__init__(address, timeout, window)
         self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
         self._stub = ScoringServiceStub(self._channel)  # type: ignore[no-untyped-call]  # generated without annotations
-        self._max_message_bytes: int | None = None
 
     async def info(self) -> ServerInfo:
         """As `Client.info`."""
-        return await self._send(info_call())
+        self._known = await self._send(info_call())
+        return self._known
 
-    async def score(self, samples: Samples) -> Samples:
+    async def score(
+        self,
+        samples: Samples,
+        columns: Sequence[str] = ("prior_logprobs",),
+        *,
+        progress: Callable[[int], object] | None = None,
+    ) -> Samples:
         """As `Client.score`."""
-        return await self._send_sized(score_call(samples))
+        return samples_of(await self.ask(samples, columns, progress=progress))
+
+    async def ask(
+        self,
+        samples: Samples,
+        columns: Sequence[str] = ("prior_logprobs",),
+        *,
+        progress: Callable[[int], object] | None = None,
+    ) -> Answer:
+        """As `Client.ask`; one that is cancelled cancels what it has sent."""
+        names = check_columns(columns)
+        inquiry = Inquiry(samples, names, self._known or await self.info(), progress)
+        await self._send_all(inquiry.calls(), min(self.window, len(inquiry.parts)), inquiry.add)
+        return inquiry.answer()
 
     async def evaluate(
         self, samples: Samples, target: Target | None = None, *, proposal: Proposal = "policy"
     ) -> Report:
         """As `Client.evaluate`."""
         return await self._send_sized(evaluate_call(samples, target, proposal))
+
+    async def tokenize(
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        groups: ArrayLike,
+        *,
+        add_special_tokens: bool,
+        parse_special_tokens: bool,
+        terminated: ArrayLike | None = None,
+    ) -> Samples:
+        """As `Client.tokenize`."""
+        return await self._send_sized(
+            tokenize_call(
+                prompts,
+                completions,
+                groups,
+                add_special_tokens=add_special_tokens,
+                parse_special_tokens=parse_special_tokens,
+                terminated=terminated,
+            )
+        )
 
     async def close(self) -> None:
         """Close the connection; calls in flight are cancelled."""
@@ -157,17 +354,35 @@ class AsyncClient:
         await self.close()
 
     async def _send_sized(self, call: Call[Result]) -> Result:
-        if self._max_message_bytes is None:
-            self._max_message_bytes = (await self.info()).max_message_bytes
-        check_size(call.request, self._max_message_bytes)
+        check_size(call.request, (self._known or await self.info()).max_message_bytes)
         return await self._send(call)
 
     async def _send(self, call: Call[Result]) -> Result:
+        delivery = self._delivery(call)
+        while True:
+            try:
+                response = await getattr(self._stub, call.method)(call.request, timeout=delivery.seconds_left())
+            except grpc.RpcError as error:
+                await asyncio.sleep(delivery.fail(error))
+            else:
+                return delivery.read(response)
+
+    async def _send_all(self, calls: Iterator[Call[Result]], size: int, done: Callable[[Result], object]) -> None:
+        async def send_in_turn() -> None:
+            for call in calls:
+                done(await self._send(call))
+
+        if size == 1:
+            await send_in_turn()
+            return
         try:
-            response = await getattr(self._stub, call.method)(call.request, timeout=self.timeout)
-        except grpc.RpcError as error:
-            raise _exception(error, self) from error
-        return read_response(call, response, self.address)
+            async with asyncio.TaskGroup() as turns:
+                for _ in range(size):
+                    turns.create_task(send_in_turn())
+        except BaseExceptionGroup as errors:
+            # One failure ends the others; the caller gets it as it is.
+            first = errors.exceptions[0]
+            raise first from first.__cause__
 
 
 def _check_address(address: str) -> str:
@@ -183,7 +398,7 @@ def _check_timeout(timeout: float) -> float:
     return timeout
 
 
-def _exception(error: grpc.RpcError, client: Client | AsyncClient) -> Exception:
-    # Every error of a call says how the call ended; the base class just does not declare it.
-    call: Any = error
-    return exception_of(Status(call.code(), call.details() or ""), client.address, client.timeout)
+def _check_window(window: int) -> int:
+    if window < 1:
+        raise ValueError(f"window is {window}: it must be at least 1")
+    return window

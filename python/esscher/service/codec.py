@@ -10,6 +10,7 @@ from esscher.ragged import Ragged
 from esscher.samples import Samples
 from esscher.target import Condition, Target, Tilt
 from esscher.v1 import samples_pb2, target_pb2
+from esscher.v1 import scoring_service_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 TOKEN_COLUMNS = ("policy_logprobs", "prior_logprobs", "token_kl", "policy_entropy")
 TOKEN_ID = np.dtype("<u4")
 LOGPROB = np.dtype("<f4")
+# Columns that a server computes, by their numbers on the wire; their names are those of Samples.
+_COLUMNS = {number: name.removeprefix("COLUMN_").lower() for name, number in pb.Column.items() if number}
 
 
 def encode_tokens(samples: Samples) -> samples_pb2.Samples:
@@ -117,6 +120,24 @@ def decode_values(name: str, column: bytes, dtype: np.dtype[Any], n: int, length
     if len(column) != n * dtype.itemsize:
         raise ValueError(f"{name} has {len(column) // dtype.itemsize} values, but {lengths} sum to {n}")
     return np.frombuffer(column, dtype)
+
+
+def decode_columns(numbers: Sequence[int]) -> tuple[str, ...]:
+    """Decode names of columns, each once; raises `ValueError` if there are none, or one is not known here.
+
+    Examples
+    --------
+    >>> decode_columns([pb.COLUMN_TOKEN_KL, pb.COLUMN_REWARDS])
+    ('token_kl', 'rewards')
+    """
+    columns = tuple(dict.fromkeys(numbers))
+    if not columns:
+        raise ValueError("columns is empty: ask for at least one")
+    for number in columns:
+        if number not in _COLUMNS:
+            known = ", ".join(f"{number} ({name})" for number, name in _COLUMNS.items())
+            raise ValueError(f"columns has {number}, which is no column that is known here: there are {known}")
+    return tuple(_COLUMNS[number] for number in columns)
 
 
 def encode_target(target: Target) -> target_pb2.Target:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-import secrets
 from typing import NamedTuple
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from esscher.service.batcher import ServerBusyError
+from esscher.service.incidents import log_incident
+from esscher.service.queue import ServerBusyError
 
-_log = logging.getLogger(__name__)
+
+class NoTokenizerError(RuntimeError):
+    """The server's models came without a tokenizer; send token ids."""
+
 
 # What is not here is a failure of the server: INTERNAL, with an id in place of the text.
 _STATUS_OF: tuple[tuple[type[BaseException], grpc.StatusCode], ...] = (
@@ -20,6 +22,7 @@ _STATUS_OF: tuple[tuple[type[BaseException], grpc.StatusCode], ...] = (
     (DecodeError, grpc.StatusCode.INVALID_ARGUMENT),
     (ServerBusyError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (TimeoutError, grpc.StatusCode.DEADLINE_EXCEEDED),
+    (NoTokenizerError, grpc.StatusCode.FAILED_PRECONDITION),
 )
 # A status travels in a header, and gRPC itself turns one of more than about 8 kB into another error.
 _MAX_TEXT = 1000
@@ -37,9 +40,7 @@ def status_of(error: BaseException) -> Status:
     for kind, code in _STATUS_OF:
         if isinstance(error, kind):
             return Status(code, str(error)[:_MAX_TEXT])
-    incident = secrets.token_hex(4)
-    _log.error("internal error %s", incident, exc_info=error)
-    return Status(grpc.StatusCode.INTERNAL, f"internal error {incident}: the server's log explains it")
+    return Status(grpc.StatusCode.INTERNAL, f"internal error {log_incident(error)}: the server's log explains it")
 
 
 def exception_of(status: Status, address: str, timeout: float) -> Exception:
@@ -49,6 +50,8 @@ def exception_of(status: Status, address: str, timeout: float) -> Exception:
         return ValueError(text)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return ServerBusyError(f"the server at {address} refused the call: {text}")
+    if code is grpc.StatusCode.FAILED_PRECONDITION:
+        return RuntimeError(text)
     if code is grpc.StatusCode.UNAVAILABLE:
         return ConnectionError(
             f"no server answers at {address} ({text}): check the address, or start one with `esscher serve --model ...`"

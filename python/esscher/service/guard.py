@@ -14,6 +14,8 @@ from esscher.service.errors import status_of
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from esscher.service.metrics import Metrics
+
     Handler = grpc.RpcMethodHandler[Any, Any]
     Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -25,7 +27,15 @@ class Guard(grpc.aio.ServerInterceptor):
 
     Left to gRPC, an exception's text would go to the caller, bytes that do not parse would be the server's fault, and
     an exception that is not an `Exception` would leave the caller waiting until its deadline.
+
+    Parameters
+    ----------
+    metrics
+        Where calls are counted.
     """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
 
     async def intercept_service(
         self,
@@ -39,26 +49,29 @@ class Guard(grpc.aio.ServerInterceptor):
             return handler
 
         async def guarded(request: bytes, context: Context) -> Any:
-            return await _answer(handler, handler_call_details.method, request, context)
+            return await self._answer(handler, handler_call_details.method, request, context)
 
         return grpc.unary_unary_rpc_method_handler(guarded, None, handler.response_serializer)
 
-
-async def _answer(handler: Any, method: str, request: bytes, context: Context) -> Any:
-    started = time.monotonic()
-    outcome = "OK"
-    try:
-        return await handler.unary_unary(handler.request_deserializer(request), context)
-    except asyncio.CancelledError:
-        outcome = "CANCELLED"
-        raise
-    except grpc.aio.AbortError:
-        outcome = context.code().name
-        raise
-    except BaseException as error:
-        code, text = status_of(error)
-        outcome = code.name
-        await context.abort(code, text)
-    finally:
-        seconds = time.monotonic() - started
-        _log.info("method=%s status=%s seconds=%.3f request_bytes=%d", method, outcome, seconds, len(request))
+    async def _answer(self, handler: Any, method: str, request: bytes, context: Context) -> Any:
+        started = time.monotonic()
+        outcome = "OK"
+        try:
+            return await handler.unary_unary(handler.request_deserializer(request), context)
+        except asyncio.CancelledError:
+            outcome = "CANCELLED"
+            raise
+        except grpc.aio.AbortError:
+            outcome = context.code().name
+            raise
+        except BaseException as error:
+            code, text = status_of(error)
+            outcome = code.name
+            if code is not grpc.StatusCode.INTERNAL:
+                self._metrics.note_refusal(type(error).__name__)
+        finally:
+            seconds = time.monotonic() - started
+            self._metrics.note_call(method, outcome)
+            _log.info("method=%s status=%s seconds=%.3f request_bytes=%d", method, outcome, seconds, len(request))
+        # Counted and logged first, so that whoever has the answer finds it there.
+        return await context.abort(code, text)

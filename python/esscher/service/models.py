@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
 from typing import TYPE_CHECKING
+
+from esscher.lm.base import check_same_vocabulary
 
 if TYPE_CHECKING:
     from esscher.lm.base import LanguageModel, Reward
 
+# What has to be there to fill a column, and how a server gets it.
+_NEEDED = {
+    "policy_logprobs": "policy",
+    "token_kl": "policy",
+    "policy_entropy": "policy",
+    "rewards": "reward",
+}
 
-@dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True)
 class Models:
     """The models of a server at one moment; a new policy makes a new record.
 
@@ -23,6 +33,11 @@ class Models:
         How many policies there have been, this one included; 0 without one.
     reward
         What a completion is worth.
+
+    Raises
+    ------
+    ValueError
+        If policy and prior have different vocabularies, or there is a policy and its revision is 0, or the reverse.
     """
 
     prior: LanguageModel
@@ -30,9 +45,36 @@ class Models:
     policy_revision: int = 0
     reward: Reward | None = None
 
+    def __post_init__(self) -> None:
+        if self.policy is not None:
+            check_same_vocabulary(self.policy, self.prior)
+            object.__setattr__(self, "policy_revision", max(self.policy_revision, 1))
+
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns of `Samples` that these models can fill."""
-        policy = ("policy_logprobs", "token_kl", "policy_entropy") if self.policy is not None else ()
-        rewards = ("rewards",) if self.reward is not None else ()
-        return ("prior_logprobs", *policy, *rewards)
+        names = ("prior_logprobs", *_NEEDED)
+        return tuple(name for name in names if name not in _NEEDED or getattr(self, _NEEDED[name]) is not None)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What they are called, the prior first."""
+        return tuple(model.name for model in (self.prior, self.policy, self.reward) if model is not None)
+
+    def check_columns(self, columns: frozenset[str]) -> None:
+        """Raise `ValueError` if `columns` is empty or holds one that these models cannot fill."""
+        if not columns:
+            raise ValueError(f"columns is empty: ask for at least one, the server has {', '.join(self.columns)}")
+        for name in sorted(columns.difference(self.columns)):
+            raise ValueError(f"{name} is asked for, but the server has {_missing(name, self)}")
+
+    def with_policy(self, policy: LanguageModel) -> Models:
+        """Return these models with the next policy; raises `ValueError` if its vocabulary is not the prior's."""
+        return dataclasses.replace(self, policy=policy, policy_revision=self.policy_revision + 1)
+
+
+def _missing(column: str, models: Models) -> str:
+    what = _NEEDED.get(column)
+    if what is None:
+        return f"no such column: it has {', '.join(models.columns)}"
+    return f"no {what}, only {', '.join(models.columns)}: start it with --{what}"

@@ -1,4 +1,4 @@
-"""The server: one model behind one address, until it is told to stop."""
+"""The server: models behind one address, until it is told to stop."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from grpc_health.v1.health import aio as health_aio
 
 from esscher.service.batcher import Batcher
 from esscher.service.guard import Guard
+from esscher.service.metrics import Metrics
 from esscher.service.servicer import Limits, Servicer
 from esscher.v1.scoring_service_pb2_grpc import add_ScoringServiceServicer_to_server
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from esscher.lm.base import LanguageModel
+    from esscher.service.models import Models
 
 SERVICE = "esscher.v1.ScoringService"
 DEFAULT_PORT = 50051
@@ -33,20 +35,22 @@ _log = logging.getLogger(__name__)
 
 
 async def serve(
-    model: LanguageModel,
+    models: Models,
     host: str = "127.0.0.1",
     port: int = DEFAULT_PORT,
     *,
     limits: Limits = DEFAULT_LIMITS,
     insecure: bool = False,
     grace: float = 30.0,
+    new_policies: AsyncIterator[LanguageModel] | None = None,
+    metrics_port: int | None = None,
     on_ready: Callable[[str], object] | None = None,
 ) -> None:
-    """Serve a model until SIGTERM or SIGINT, then let calls in flight finish; a second signal ends the process.
+    """Serve models until SIGTERM or SIGINT, then let calls in flight finish; a second signal ends the process.
 
     Parameters
     ----------
-    model
+    models
         What scores completions.
     host
         An address of this machine, "localhost" or an IP address.
@@ -58,18 +62,32 @@ async def serve(
         Whether `host` may be reached from other machines. Calls are neither encrypted nor authenticated.
     grace
         Seconds that calls in flight get to finish.
+    new_policies
+        Policies that replace the one there is, each as soon as it comes. If this fails, the last one stays.
+    metrics_port
+        Where to serve metrics for Prometheus, at `host`; 0 picks a free one, and none are served if not given.
     on_ready
         Called with the address ("host:port") once calls are answered.
 
     Raises
     ------
     OSError
-        If the port is in use, or the address is not this machine's.
+        If a port is in use, or the address is not this machine's.
     ValueError
-        If other machines could reach `host` and `insecure` is not set, or `port` is not between 0 and 65535.
+        If other machines could reach `host` and `insecure` is not set, or a port is not between 0 and 65535.
     """
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    async with running(model, host, port, limits=limits, insecure=insecure, grace=grace) as address:
+    server = running(
+        models,
+        host,
+        port,
+        limits=limits,
+        insecure=insecure,
+        grace=grace,
+        new_policies=new_policies,
+        metrics_port=metrics_port,
+    )
+    async with server as address:
         signals = (signal.SIGTERM, signal.SIGINT)
         for number in signals:
             loop.add_signal_handler(number, stop.set)
@@ -85,37 +103,51 @@ async def serve(
 
 @asynccontextmanager
 async def running(
-    model: LanguageModel,
+    models: Models,
     host: str = "127.0.0.1",
     port: int = 0,
     *,
     limits: Limits = DEFAULT_LIMITS,
     insecure: bool = False,
     grace: float = 30.0,
+    new_policies: AsyncIterator[LanguageModel] | None = None,
+    metrics_port: int | None = None,
 ) -> AsyncIterator[str]:
     """Serve in this event loop while the context is open; gives the address. Arguments and errors as `serve`."""
     check_host(host, insecure=insecure)
-    batcher = Batcher(model, max_batch_tokens=limits.max_batch_tokens, max_waiting_tokens=limits.max_waiting_tokens)
+    metrics = Metrics()
+    batcher = Batcher(
+        models,
+        max_batch_tokens=limits.max_batch_tokens,
+        max_waiting_tokens=limits.max_waiting_tokens,
+        metrics=metrics,
+    )
     kernels = ThreadPoolExecutor(max_workers=1, thread_name_prefix="esscher-kernels")
     try:
-        async with batcher:
-            server, health = _build(Servicer(model, batcher, kernels, limits), limits)
-            address = _listen(server, host, port)
-            await server.start()
-            await health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
-            _log.info("serving %s at %s", model.name, address)
-            try:
-                yield address
-            finally:
-                await health.enter_graceful_shutdown()
-                await server.stop(grace)
+        with _served(metrics, host, metrics_port):
+            async with batcher, _following(batcher, new_policies):
+                server, health = _build(Servicer(batcher, kernels, limits), Guard(metrics), limits)
+                address = _listen(server, host, port)
+                await server.start()
+                await health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+                _log.info("serving %s at %s", ", ".join(batcher.models.names), address)
+                try:
+                    yield address
+                finally:
+                    await health.enter_graceful_shutdown()
+                    await server.stop(grace)
     finally:
         kernels.shutdown(wait=False, cancel_futures=True)
 
 
 @contextmanager
 def running_in_thread(
-    model: LanguageModel, port: int = 0, *, limits: Limits = DEFAULT_LIMITS, grace: float = 30.0
+    models: Models,
+    port: int = 0,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    grace: float = 30.0,
+    metrics_port: int | None = None,
 ) -> Iterator[str]:
     """Serve on loopback from a thread of this process while the context is open; gives the address.
 
@@ -124,7 +156,7 @@ def running_in_thread(
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="esscher-server", daemon=True)
     thread.start()
-    server = running(model, port=port, limits=limits, grace=grace)
+    server = running(models, port=port, limits=limits, grace=grace, metrics_port=metrics_port)
     try:
         address = asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result()
         try:
@@ -150,13 +182,46 @@ def check_host(host: str, *, insecure: bool) -> None:
         )
 
 
-def _build(servicer: Servicer, limits: Limits) -> tuple[grpc.aio.Server, health_aio.HealthServicer]:
+@contextmanager
+def _served(metrics: Metrics, host: str, port: int | None) -> Iterator[None]:
+    if port is None:
+        yield
+        return
+    _check_port("metrics_port", port)
+    with metrics.served(host, port) as bound:
+        _log.info("serving metrics at http://%s/metrics", _join(host, bound))
+        yield
+
+
+@asynccontextmanager
+async def _following(batcher: Batcher, policies: AsyncIterator[LanguageModel] | None) -> AsyncIterator[None]:
+    """Take each new policy while the context is open."""
+    if policies is None:
+        yield
+        return
+    task = asyncio.create_task(_follow(batcher, policies))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def _follow(batcher: Batcher, policies: AsyncIterator[LanguageModel]) -> None:
+    try:
+        async for policy in policies:
+            _log.info("policy %s is revision %d", policy.name, batcher.replace_policy(policy))
+    except Exception:
+        _log.exception("no new policies are taken any more: revision %d stays", batcher.models.policy_revision)
+
+
+def _build(servicer: Servicer, guard: Guard, limits: Limits) -> tuple[grpc.aio.Server, health_aio.HealthServicer]:
     options = [
         ("grpc.max_receive_message_length", limits.max_message_bytes),
         # Two servers on one port would share its calls at random.
         ("grpc.so_reuseport", 0),
     ]
-    server = grpc.aio.server(interceptors=[Guard()], options=options)
+    server = grpc.aio.server(interceptors=[guard], options=options)
     add_ScoringServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]  # as generated
     health = health_aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
@@ -164,17 +229,25 @@ def _build(servicer: Servicer, limits: Limits) -> tuple[grpc.aio.Server, health_
 
 
 def _listen(server: grpc.aio.Server, host: str, port: int) -> str:
-    if not 0 <= port <= 65535:
-        raise ValueError(f"port is {port}: it must be between 0 (any free one) and 65535")
+    _check_port("port", port)
     # One address rather than all that the name stands for, some of which may be taken.
-    host = "127.0.0.1" if host == "localhost" else f"[{host}]" if ":" in host else host
+    host = "127.0.0.1" if host == "localhost" else host
     try:
-        bound = server.add_insecure_port(f"{host}:{port}")
+        bound = server.add_insecure_port(_join(host, port))
     except RuntimeError:
         bound = 0
     if not bound:
         raise OSError(
-            f"cannot listen on {host}:{port}: the port is in use, or the address is not this machine's; "
+            f"cannot listen on {_join(host, port)}: the port is in use, or the address is not this machine's; "
             "choose another port, or 0 for any free one"
         )
-    return f"{host}:{bound}"
+    return _join(host, bound)
+
+
+def _check_port(name: str, port: int) -> None:
+    if not 0 <= port <= 65535:
+        raise ValueError(f"{name} is {port}: it must be between 0 (any free one) and 65535")
+
+
+def _join(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,4 +1,4 @@
-"""The service's three methods."""
+"""The service's methods."""
 
 from __future__ import annotations
 
@@ -8,8 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from esscher import _core
 from esscher.evaluate import evaluate
-from esscher.service.codec import decode_proposal, decode_samples, decode_target, encode_logprobs
+from esscher.service.codec import (
+    TOKEN_COLUMNS,
+    decode_columns,
+    decode_proposal,
+    decode_samples,
+    decode_target,
+    encode_logprobs,
+)
 from esscher.service.report_codec import encode_report
+from esscher.v1 import report_pb2
 from esscher.v1 import scoring_service_pb2 as pb
 from esscher.v1.scoring_service_pb2_grpc import ScoringServiceServicer
 
@@ -18,8 +26,8 @@ if TYPE_CHECKING:
 
     import grpc
 
-    from esscher.lm.base import LanguageModel
-    from esscher.service.batcher import Batcher
+    from esscher.samples import Samples
+    from esscher.service.batcher import Batcher, Scored
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -33,9 +41,9 @@ class Limits:
     max_message_bytes
         The largest request.
     max_batch_tokens
-        Tokens per call of the model, each completion counted with its prompt.
+        Tokens per call of the models, each completion counted with its prompt.
     max_waiting_tokens
-        Tokens that may wait for the model; beyond them calls are refused.
+        Tokens that may wait for the models, and for the reward; beyond them calls are refused.
     """
 
     max_message_bytes: int = 64 * 2**20
@@ -44,13 +52,12 @@ class Limits:
 
 
 class Servicer(ScoringServiceServicer):
-    """Answers calls with a model, reached through `batcher`, and with kernels, run in `kernels`.
+    """Answers calls with models, reached through `batcher`, and with kernels, run in `kernels`.
 
     Methods raise ordinary exceptions; `Guard` makes a status of them.
     """
 
-    def __init__(self, model: LanguageModel, batcher: Batcher, kernels: Executor, limits: Limits) -> None:
-        self._model = model
+    def __init__(self, batcher: Batcher, kernels: Executor, limits: Limits) -> None:
         self._batcher = batcher
         self._kernels = kernels
         self._limits = limits
@@ -58,30 +65,52 @@ class Servicer(ScoringServiceServicer):
     # The methods' names are the proto's.
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:  # noqa: ARG002, N802
         """Say what the server holds and the limits it sets."""
+        models = self._batcher.models
+        prior, policy, reward = models.prior, models.policy, models.reward
         return pb.GetServerInfoResponse(
             version=_core.__version__,
-            model_name=self._model.name,
-            vocabulary_size=self._model.vocabulary_size,
-            end_token_ids=self._model.end_token_ids,
-            max_tokens=self._model.max_tokens,
+            prior_name=prior.name,
+            vocabulary_size=prior.vocabulary_size,
+            end_token_ids=prior.end_token_ids,
+            max_tokens=prior.max_tokens if policy is None else min(prior.max_tokens, policy.max_tokens),
             max_message_bytes=self._limits.max_message_bytes,
             max_batch_tokens=self._limits.max_batch_tokens,
+            policy_name="" if policy is None else policy.name,
+            policy_revision=models.policy_revision,
+            reward_name="" if reward is None else reward.name,
+            columns=[f"COLUMN_{name.upper()}" for name in models.columns],
+            start_token_id=prior.start_token_id,
         )
 
     async def ScoreSamples(self, request: pb.ScoreSamplesRequest, context: Context) -> pb.ScoreSamplesResponse:  # noqa: N802
-        """Score completions under the prior."""
-        samples = await asyncio.to_thread(decode_samples, request.samples)
-        scored = await self._batcher.score(samples, timeout=context.time_remaining())
-        return pb.ScoreSamplesResponse(
-            prior_logprobs=encode_logprobs("prior_logprobs", scored.logprobs.values),
-            model_name=self._model.name,
-            queue_seconds=scored.queue_seconds,
-            model_seconds=scored.model_seconds,
-        )
+        """Compute columns for completions."""
+        samples, columns = await asyncio.to_thread(_decode, request)
+        scored = await self._batcher.score(samples, columns, caller=context.peer(), timeout=context.time_remaining())
+        return await asyncio.to_thread(_encode, scored)
 
     async def EvaluateSamples(self, request: pb.EvaluateSamplesRequest, context: Context) -> pb.EvaluateSamplesResponse:  # noqa: ARG002, N802
         """Evaluate samples; a call that is cancelled while it waits for the thread is not computed."""
         return await asyncio.get_running_loop().run_in_executor(self._kernels, _evaluate, request)
+
+
+def _decode(request: pb.ScoreSamplesRequest) -> tuple[Samples, tuple[str, ...]]:
+    return decode_samples(request.samples), decode_columns(request.columns)
+
+
+def _encode(scored: Scored) -> pb.ScoreSamplesResponse:
+    columns, models = scored.columns, scored.models
+    policy = models.policy if scored.asked_policy else None
+    tokens: dict[str, Any] = {name: encode_logprobs(name, columns[name]) for name in TOKEN_COLUMNS if name in columns}
+    return pb.ScoreSamplesResponse(
+        **tokens,
+        rewards=columns["rewards"].tolist() if "rewards" in columns else (),
+        unavailable=[report_pb2.Unavailable(name=name, reason=why) for name, why in scored.unavailable.items()],
+        prior_name=models.prior.name,
+        policy_name="" if policy is None else policy.name,
+        policy_revision=0 if policy is None else models.policy_revision,
+        queue_seconds=scored.queue_seconds,
+        model_seconds=scored.model_seconds,
+    )
 
 
 def _evaluate(request: pb.EvaluateSamplesRequest) -> pb.EvaluateSamplesResponse:

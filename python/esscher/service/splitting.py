@@ -1,0 +1,155 @@
+"""Samples cut into parts that a server takes one at a time."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from esscher.ragged import Ragged
+from esscher.samples import Samples
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# Bytes of a request beside those of its prompts and completions: the names and sizes of its fields.
+_FIELDS = 128
+# And of each prompt and completion beside its tokens: lengths of up to 5 bytes, and a byte for `terminated`.
+_PROMPT, _COMPLETION = 10, 6
+# An index in what the server says of a request.
+_OF_PROMPTS = re.compile(r"\b(prompts|groups)\[(\d+)\]")
+_OF_COMPLETIONS = re.compile(
+    r"\b(completions|terminated|rewards|policy_logprobs|prior_logprobs|token_kl|policy_entropy)\[(\d+)\]"
+)
+
+
+class Part(NamedTuple):
+    """The completions `begin` to `end` of samples, of which the first is of prompt `prompt`."""
+
+    whole: Samples
+    begin: int
+    end: int
+    prompt: int
+
+    def __len__(self) -> int:
+        return self.end - self.begin
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether there are no other parts."""
+        return len(self) == len(self.whole)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the completions have."""
+        offsets = self.whole.completions.offsets
+        return int(offsets[self.end] - offsets[self.begin])
+
+    def take(self) -> Samples:
+        """Return the part as samples, which share the memory of the whole."""
+        whole = self.whole
+        if self.is_whole:
+            return whole
+        last = int(np.searchsorted(whole.groups, self.end))
+        return Samples(
+            prompts=_rows(whole.prompts, self.prompt, last),
+            completions=_rows(whole.completions, self.begin, self.end),
+            groups=whole.groups[self.prompt : last + 1].clip(self.begin, self.end) - self.begin,
+            terminated=None if whole.terminated is None else whole.terminated[self.begin : self.end],
+        )
+
+    def place(self, text: str) -> str:
+        """Return what a server said of the part, with the indices that prompts and completions have in the whole.
+
+        Examples
+        --------
+        >>> prompts, completions = Ragged.from_rows([[1], [2]]), Ragged.from_rows([[7], [8], [9]])
+        >>> whole = Samples(prompts, completions, [0, 2, 3])
+        >>> Part(whole, begin=2, end=3, prompt=1).place("completions[0][4] is 9, prompts[0] is empty")
+        'completions[2][4] is 9, prompts[1] is empty'
+        """
+        text = _OF_PROMPTS.sub(lambda found: f"{found[1]}[{int(found[2]) + self.prompt}]", text)
+        return _OF_COMPLETIONS.sub(lambda found: f"{found[1]}[{int(found[2]) + self.begin}]", text)
+
+
+def split(samples: Samples, *, max_bytes: int, max_tokens: int) -> list[Part]:
+    """Cut samples into parts of which each is a request of at most `max_bytes`.
+
+    A part has at most `max_tokens`, each completion counted with its prompt, unless it is a single completion. The
+    completions of a prompt stay together, unless they are too large for one part.
+
+    Raises
+    ------
+    ValueError
+        If a completion with its prompt is larger than `max_bytes`; the message names it.
+
+    Examples
+    --------
+    >>> prompts, completions = Ragged.from_rows([[1], [2]]), Ragged.from_rows([[7, 7], [8, 8], [9, 9]])
+    >>> parts = split(Samples(prompts, completions, [0, 2, 3]), max_bytes=1000, max_tokens=6)
+    >>> [(part.begin, part.end) for part in parts]
+    [(0, 2), (2, 3)]
+    """
+    room = max_bytes - _FIELDS
+    size, tokens = _bytes(samples), _tokens(samples)
+    if size.of(0, len(samples)) <= room and tokens.of(0, len(samples)) <= max_tokens:
+        return [Part(samples, 0, len(samples), 0)]
+    _check_each(size, max_bytes)
+    parts, begin, prompt_of = [], 0, samples.group_of
+    while begin < len(samples):
+        end = max(min(size.reach(begin, room), tokens.reach(begin, max_tokens)), begin + 1)
+        end = _whole_groups(samples, begin, end)
+        parts.append(Part(samples, begin, end, int(prompt_of[begin])))
+        begin = end
+    return parts
+
+
+class _Running(NamedTuple):
+    """What the completions before each cost [N]: up to its begin, and with it and its prompt up to its end."""
+
+    begins: NDArray[np.int64]
+    ends: NDArray[np.int64]
+
+    def of(self, begin: int, end: int) -> int:
+        return int(self.ends[end - 1] - self.begins[begin])
+
+    def reach(self, begin: int, most: int) -> int:
+        """Return the largest end for which completions from `begin` on cost at most `most`."""
+        return int(np.searchsorted(self.ends, self.begins[begin] + most, side="right"))
+
+
+def _bytes(samples: Samples) -> _Running:
+    # A prompt is sent once, with the first of its completions in the part.
+    prompts = np.concatenate([np.zeros(1, np.int64), np.cumsum(4 * samples.prompts.lengths + _PROMPT)])
+    completions = np.concatenate([np.zeros(1, np.int64), np.cumsum(4 * samples.completions.lengths + _COMPLETION)])
+    prompt_of = samples.group_of
+    return _Running(prompts[prompt_of] + completions[:-1], prompts[prompt_of + 1] + completions[1:])
+
+
+def _tokens(samples: Samples) -> _Running:
+    # A prompt counts with each of its completions.
+    ends = np.cumsum(samples.completions.lengths + samples.prompts.lengths[samples.group_of])
+    return _Running(np.concatenate([np.zeros(1, np.int64), ends[:-1]]), ends)
+
+
+def _check_each(size: _Running, max_bytes: int) -> None:
+    alone = size.ends - size.begins + _FIELDS
+    too_large = np.flatnonzero(alone > max_bytes)
+    if len(too_large):
+        i = int(too_large[0])
+        raise ValueError(
+            f"completions[{i}] takes {alone[i]} bytes with its prompt, and the server accepts {max_bytes} at a time: "
+            "leave it out, or start the server with a higher limit"
+        )
+
+
+def _whole_groups(samples: Samples, begin: int, end: int) -> int:
+    """Move `end` back to where a group ends, if one does."""
+    boundary = int(samples.groups[np.searchsorted(samples.groups, end, side="right") - 1])
+    return boundary if boundary > begin else end
+
+
+def _rows(rows: Ragged, begin: int, end: int) -> Ragged:
+    offsets = rows.offsets[begin : end + 1]
+    return Ragged(rows.values[offsets[0] : offsets[-1]], offsets - offsets[0])
