@@ -699,9 +699,9 @@ def test_limits_below_one_are_refused(name):
         Batcher(models(), **{"max_batch_tokens": 1, "max_waiting_tokens": 1, name: 0}, metrics=Metrics())
 
 
-def test_cost_counts_each_completion_with_its_prompt():
+def test_cost_counts_a_prompt_once():
     samples = Samples(Ragged.from_rows([[1, 1], [1]]), Ragged.from_rows([[1], [1, 1], [1, 1, 1]]), [0, 2, 3])
-    assert cost(samples) == (2 + 1) + (2 + 2) + (1 + 3)
+    assert cost(samples) == (2 + 1 + 2) + (1 + 3)
 
 
 def test_the_batcher_knows_no_transport_and_no_torch():

@@ -138,7 +138,7 @@ def test_a_server_that_is_not_there_is_said_at_once(nobody):
     started = time.monotonic()
     with Client(nobody, timeout=60) as client:
         for call in (client.info, lambda: client.score(draw(0)), lambda: client.evaluate(draw(0))):
-            with pytest.raises(ConnectionError, match=f"no server answers at {nobody} .*`esscher serve --model ...`"):
+            with pytest.raises(ConnectionError, match=f"no server answers at {nobody} .*`esscher serve --prior ...`"):
                 call()
     assert time.monotonic() - started < 5
 

@@ -22,6 +22,7 @@ def blocks(language):
 
 
 def test_the_readmes_python_runs(capsys):
+    from esscher.service.models import Models
     from esscher.service.server import running_in_thread
 
     on_arrays, over_grpc, in_process_only, preset = blocks("python")
@@ -30,7 +31,7 @@ def test_the_readmes_python_runs(capsys):
     assert names["report"].target.inference_gap.value > 0
     assert "Estimate(" in capsys.readouterr().out
     in_process = names["report"].reward
-    with running_in_thread(alice()) as address:
+    with running_in_thread(Models(prior=alice())) as address:
         exec(over_grpc.replace("127.0.0.1:50051", address), names)
     assert names["report"].reward == in_process
     exec(in_process_only, names)

@@ -19,13 +19,13 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from esscher import Condition, Tilt, _core
+from esscher import Condition, Ragged, Tilt, _core, kl_estimators
 from esscher.evaluate import evaluate
+from esscher.lm.base import NoTokenizerError
 from esscher.lm.tabular import TabularLM
 from esscher.service.batcher import cost
 from esscher.service.client import AsyncClient, Client
 from esscher.service.codec import TOKEN_COLUMNS, encode_samples, encode_tokens
-from esscher.service.errors import NoTokenizerError, exception_of, status_of
 from esscher.service.models import Models
 from esscher.service.queue import Queue
 from esscher.service.server import SERVICE, check_host, running, running_in_thread
@@ -34,6 +34,7 @@ from esscher.service.worker import Worker
 from esscher.v1 import scoring_service_pb2 as pb
 from esscher.v1 import target_pb2
 from esscher.v1.scoring_service_pb2_grpc import ScoringServiceStub
+from models import alice
 from service_models import (
     HOSTILE,
     Gated,
@@ -541,14 +542,6 @@ async def test_a_metrics_port_in_use_is_an_error_that_says_so():
         await running(models(), metrics_port=-1).__aenter__()
 
 
-def test_a_server_without_a_tokenizer_says_that_it_cannot_now():
-    status = status_of(NoTokenizerError("the models came without a tokenizer: send token ids"))
-    assert status.code is grpc.StatusCode.FAILED_PRECONDITION
-    error = exception_of(status, "there:1", 1)
-    assert type(error) is RuntimeError
-    assert str(error) == "the models came without a tokenizer: send token ids"
-
-
 async def test_a_port_in_use_is_an_error_that_says_so():
     async with running(Models(tabular())) as address:
         port = int(address.rpartition(":")[2])
@@ -645,3 +638,137 @@ def test_an_error_in_the_callers_code_stops_the_server_too():
         _ = 1 / 0
     with Client(address) as client, pytest.raises(ConnectionError):
         client.info()
+
+
+# Texts.
+
+
+@pytest.fixture(scope="module")
+def reader():
+    """A client of a server whose prior has a tokenizer."""
+    with running_in_thread(Models(prior=alice())) as address, Client(address) as client:
+        yield client
+
+
+TEXTS = (["Alice said", "It was <eos>"], [" no", " yes, yes", " odd"], [0, 2, 3])
+
+
+def test_texts_become_the_samples_that_the_model_makes_of_them(reader):
+    for options in itertools.product([False, True], [False, True], [None, [True, False, True]]):
+        kinds = dict(zip(("add_special_tokens", "parse_special_tokens", "terminated"), options, strict=True))
+        assert_equal(reader.tokenize(*TEXTS, **kinds), alice().tokenize(*TEXTS, **kinds))
+
+
+def test_special_tokens_are_what_the_caller_says(reader):
+    end, start = alice().end_token_ids[0], alice().start_token_id
+    plain = reader.tokenize(*TEXTS, add_special_tokens=False, parse_special_tokens=False)
+    assert end not in plain.prompts.values
+    parsed = reader.tokenize(*TEXTS, add_special_tokens=False, parse_special_tokens=True)
+    assert parsed.prompts[1][-1] == end
+    assert start not in parsed.prompts.values
+    ended = reader.tokenize(
+        *TEXTS, add_special_tokens=False, parse_special_tokens=False, terminated=[True, False, True]
+    )
+    assert [row[-1] == end for row in ended.completions] == [True, False, True]
+    assert ended.terminated.tolist() == [True, False, True]
+    assert reader.score(ended).columns == ("prior_logprobs", "terminated")
+
+
+def test_it_is_said_what_becomes_of_special_tokens(reader):
+    with grpc.insecure_channel(reader.address) as channel:
+        code, text = refusal(
+            ScoringServiceStub(channel).TokenizeTexts,
+            pb.TokenizeTextsRequest(prompts=["a"], completions=["b"], group_sizes=[1], add_special_tokens=True),
+        )
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert text == "parse_special_tokens is not set: say what becomes of special tokens"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"completions": ["b", ""], "group_sizes": [2]}, r"completions\[1\] has no tokens"),
+        ({"group_sizes": [2]}, "group_sizes sum to 2, but completions has 1"),
+        ({"group_sizes": [1, 1]}, "group_sizes has 2 entries, but prompts has 1"),
+        ({"terminated": [True, False]}, r"terminated is bool \(2,\)"),
+        ({"prompts": [], "completions": [], "group_sizes": []}, "completions is empty"),
+    ],
+)
+def test_texts_that_are_no_samples_are_the_callers_fault(reader, changes, message):
+    request = {"prompts": ["a"], "completions": ["b"], "group_sizes": [1]} | changes
+    with grpc.insecure_channel(reader.address) as channel:
+        code, text = refusal(
+            ScoringServiceStub(channel).TokenizeTexts,
+            pb.TokenizeTextsRequest(**request, add_special_tokens=False, parse_special_tokens=False),
+        )
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    with pytest.raises(ValueError, match=message):
+        raise ValueError(text)
+
+
+def test_a_server_without_a_tokenizer_says_so(client, stub):
+    request = pb.TokenizeTextsRequest(
+        prompts=["a"], completions=["b"], group_sizes=[1], add_special_tokens=False, parse_special_tokens=False
+    )
+    assert refusal(stub.TokenizeTexts, request)[0] is grpc.StatusCode.FAILED_PRECONDITION
+    with pytest.raises(NoTokenizerError, match="tabular has no tokenizer: send token ids"):
+        client.tokenize(["a"], ["b"], [0, 1], add_special_tokens=False, parse_special_tokens=False)
+
+
+# KL.
+
+
+def test_kl_over_grpc_is_that_in_process_bit_for_bit(client):
+    for n in (1, 300, 20_000):
+        lengths = np.random.default_rng(n).integers(0, 100, n)
+        policy, prior = (
+            Ragged.from_lengths(
+                -np.random.default_rng(seed).exponential(size=lengths.sum()).astype(np.float32), lengths
+            )
+            for seed in (1, 2)
+        )
+        found = client.kl_estimators(policy, prior)
+        for ours, expected in zip(found, kl_estimators(policy, prior, precision="mixed"), strict=False):
+            np.testing.assert_array_equal(ours, expected, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"policy_logprobs": bytes(8)}, "policy_logprobs has 2 values, but completion_lengths sum to 3"),
+        ({"prior_logprobs": bytes(11)}, "prior_logprobs has 11 bytes"),
+        ({"completion_lengths": [2**32 - 1] * 2}, f"completion_lengths sum to {2 * (2**32 - 1)}"),
+        ({"prior_logprobs": np.full(3, np.nan, "<f4").tobytes()}, "is NaN"),
+        ({"policy_logprobs": np.ones(3, "<f4").tobytes()}, "at most 0"),
+    ],
+)
+def test_log_probs_that_are_none_have_no_kl(stub, changes, message):
+    request = {"completion_lengths": [1, 2], "policy_logprobs": bytes(12), "prior_logprobs": bytes(12)} | changes
+    code, text = refusal(stub.EstimateKl, pb.EstimateKlRequest(**request))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    with pytest.raises(ValueError, match=message):
+        raise ValueError(text)
+
+
+def test_a_busy_server_says_when_to_come_back():
+    """The time that it asks for is among the trailing metadata, where gRPC's own clients look too."""
+    model = Gated()
+    with (
+        running_in_thread(Models(prior=model), limits=Limits(max_waiting_tokens=1)) as address,
+        grpc.insecure_channel(address) as channel,
+    ):
+        stub = ScoringServiceStub(channel)
+        first = stub.ScoreSamples.future(score_request(draw(0)), timeout=20)
+        model.wait_until_called()
+        waiting = [stub.ScoreSamples.future(score_request(draw(1)), timeout=20) for _ in range(2)]
+        refused = next(call for call in waiting if _ended(call))
+        assert dict(refused.trailing_metadata())["grpc-retry-pushback-ms"].isdecimal()
+        model.gate.set()
+        assert first.result().prior_name == "gated"
+
+
+def _ended(call):
+    try:
+        return call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED if call.exception(timeout=2) else False
+    except grpc.FutureTimeoutError:
+        return False

@@ -66,7 +66,7 @@ class Batcher:
     models
         What gives the columns; they are never called from two threads at once, but at the same time as the reward.
     max_batch_tokens
-        Tokens per call of the models, each completion counted with its prompt.
+        Tokens per call of the models, prompts counted once.
     max_waiting_tokens
         Tokens that may wait for the models, and for the reward; a call that finds nothing waiting is accepted whatever
         its size.
@@ -213,5 +213,5 @@ class Batcher:
 
 
 def cost(samples: Samples) -> int:
-    """Tokens that a model reads to score `samples`: each completion with its prompt."""
+    """Tokens that a model reads to score `samples`, each prompt once."""
     return int(costs(samples).sum())

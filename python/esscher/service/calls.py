@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from esscher.ragged import check_offsets
+from esscher.ragged import Ragged, check_offsets
 from esscher.service.codec import (
+    COLUMNS,
     LOGPROB,
     decode_samples,
     decode_values,
+    encode_logprob_pair,
     encode_proposal,
     encode_samples,
     encode_target,
@@ -33,10 +35,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-_COLUMN_OF: dict[str, Any] = {
-    name.removeprefix("COLUMN_").lower(): number for name, number in pb.Column.items() if number
-}
-_NAME_OF = {number: name for name, number in _COLUMN_OF.items()}
+_NUMBERS: dict[str, Any] = {name: number for number, name in COLUMNS.items()}
 
 
 class ServerInfo(NamedTuple):
@@ -67,7 +66,7 @@ class ServerInfo(NamedTuple):
     max_message_bytes
         The largest request.
     max_batch_tokens
-        Tokens that the server works on at a time, each completion counted with its prompt.
+        Tokens that the server works on at a time, prompts counted once.
     """
 
     version: str
@@ -120,7 +119,7 @@ def _read_info(response: pb.GetServerInfoResponse) -> ServerInfo:
         policy_revision=response.policy_revision,
         reward_name=response.reward_name or None,
         # A newer server may have columns that this client cannot name.
-        columns=tuple(_NAME_OF[number] for number in response.columns if number in _NAME_OF),
+        columns=tuple(COLUMNS[number] for number in response.columns if number in COLUMNS),
         vocabulary_size=response.vocabulary_size,
         start_token_id=response.start_token_id if response.HasField("start_token_id") else None,
         end_token_ids=tuple(response.end_token_ids),
@@ -135,9 +134,9 @@ def check_columns(columns: Sequence[str]) -> tuple[str, ...]:
     if isinstance(columns, str):
         raise ValueError(f"columns is {columns!r}: it must be a sequence of names, such as ({columns!r},)")
     names = tuple(dict.fromkeys(columns))
-    unknown = [name for name in names if name not in _COLUMN_OF]
+    unknown = [name for name in names if name not in _NUMBERS]
     if unknown or not names:
-        raise ValueError(f"columns is {columns!r}: it must hold at least one of {', '.join(_COLUMN_OF)}, and no others")
+        raise ValueError(f"columns is {columns!r}: it must hold at least one of {', '.join(_NUMBERS)}, and no others")
     return names
 
 
@@ -147,7 +146,7 @@ def score_call(part: Part, columns: tuple[str, ...]) -> Call[PartAnswer]:
     message = encode_tokens(samples)
     if samples.terminated is not None:
         message.terminated.extend(samples.terminated.tolist())
-    request = pb.ScoreSamplesRequest(samples=message, columns=[_COLUMN_OF[name] for name in columns])
+    request = pb.ScoreSamplesRequest(samples=message, columns=[_NUMBERS[name] for name in columns])
     return Call("ScoreSamples", request, lambda response: _read_part(part, columns, response), part.place)
 
 
@@ -196,6 +195,18 @@ def tokenize_call(
         return samples
 
     return Call("TokenizeTexts", request, read)
+
+
+def kl_call(policy_logprobs: Ragged, prior_logprobs: Ragged) -> Call[tuple[NDArray[np.float64], ...]]:
+    """Ask for k1, k2 and k3; raises `ValueError` if the two have different rows."""
+
+    def read(response: pb.EstimateKlResponse) -> tuple[NDArray[np.float64], ...]:
+        columns = tuple(np.array(column) for column in (response.k1, response.k2, response.k3))
+        if any(len(column) != len(policy_logprobs) for column in columns):
+            raise ValueError("it has not one number for each completion")
+        return columns
+
+    return Call("EstimateKl", encode_logprob_pair(policy_logprobs, prior_logprobs), read)
 
 
 def evaluate_call(samples: Samples, target: Target | None, proposal: Proposal) -> Call[Report]:

@@ -18,19 +18,23 @@ from esscher.service.calls import (
     check_size,
     evaluate_call,
     info_call,
+    kl_call,
     tokenize_call,
 )
 from esscher.service.inquiry import Answer, ColumnError, Inquiry, samples_of
 from esscher.service.sending import Delivery, Window
+from esscher.service.transport import TRANSPORT
 from esscher.v1.scoring_service_pb2_grpc import ScoringServiceStub
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from numpy.typing import ArrayLike
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
 
     from esscher.evaluate import Report
     from esscher.posterior import Proposal
+    from esscher.ragged import Ragged
     from esscher.samples import Samples
     from esscher.target import Target
 
@@ -46,6 +50,9 @@ _OPTIONS = (
     # A server that comes up after a failed call is found within a second.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # A connection of its own: callers who shared one would be one caller to the server, which treats callers alike.
+    ("grpc.use_local_subchannel_pool", 1),
+    *TRANSPORT,
     # Calls are sent again by the clients, which know for how long that makes sense.
     ("grpc.enable_retries", 0),
 )
@@ -204,6 +211,19 @@ class Client(_Settings):
             )
         )
 
+    def kl_estimators(
+        self, policy_logprobs: Ragged, prior_logprobs: Ragged
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Return k1, k2 and k3 of each completion [N], as `esscher.kl_estimators` with ``precision="mixed"``.
+
+        Parameters
+        ----------
+        policy_logprobs, prior_logprobs
+            Per-token log-probs of the same completions, in nats; the wire is float32.
+        """
+        k1, k2, k3 = self._send_sized(kl_call(policy_logprobs, prior_logprobs))
+        return k1, k2, k3
+
     def close(self) -> None:
         """Close the connection; calls in flight are cancelled."""
         self._channel.close()
@@ -342,6 +362,13 @@ class AsyncClient(_Settings):
                 terminated=terminated,
             )
         )
+
+    async def kl_estimators(
+        self, policy_logprobs: Ragged, prior_logprobs: Ragged
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """As `Client.kl_estimators`."""
+        k1, k2, k3 = await self._send_sized(kl_call(policy_logprobs, prior_logprobs))
+        return k1, k2, k3
 
     async def close(self) -> None:
         """Close the connection; calls in flight are cancelled."""

@@ -23,7 +23,7 @@ TOKEN_COLUMNS = ("policy_logprobs", "prior_logprobs", "token_kl", "policy_entrop
 TOKEN_ID = np.dtype("<u4")
 LOGPROB = np.dtype("<f4")
 # Columns that a server computes, by their numbers on the wire; their names are those of Samples.
-_COLUMNS = {number: name.removeprefix("COLUMN_").lower() for name, number in pb.Column.items() if number}
+COLUMNS: dict[int, str] = {number: name.removeprefix("COLUMN_").lower() for name, number in pb.Column.items() if number}
 
 
 def encode_tokens(samples: Samples) -> samples_pb2.Samples:
@@ -88,7 +88,18 @@ def decode_samples(message: samples_pb2.Samples) -> Samples:
         column = getattr(message, name)
         if len(column):
             columns[name] = np.fromiter(column, dtype, len(column))
-    return Samples(prompts, completions, _decode_groups(message, len(completions)), **columns)
+    return Samples(
+        prompts,
+        completions,
+        decode_groups(
+            message.group_sizes,
+            len(message.prompt_lengths),
+            len(completions),
+            "prompt_lengths",
+            "completion_lengths",
+        ),
+        **columns,
+    )
 
 
 def encode_logprobs(name: str, values: NDArray[Any]) -> bytes:
@@ -134,10 +145,10 @@ def decode_columns(numbers: Sequence[int]) -> tuple[str, ...]:
     if not columns:
         raise ValueError("columns is empty: ask for at least one")
     for number in columns:
-        if number not in _COLUMNS:
-            known = ", ".join(f"{number} ({name})" for number, name in _COLUMNS.items())
+        if number not in COLUMNS:
+            known = ", ".join(f"{number} ({name})" for number, name in COLUMNS.items())
             raise ValueError(f"columns has {number}, which is no column that is known here: there are {known}")
-    return tuple(_COLUMNS[number] for number in columns)
+    return tuple(COLUMNS[number] for number in columns)
 
 
 def encode_target(target: Target) -> target_pb2.Target:
@@ -184,21 +195,43 @@ def decode_proposal(proposal: int) -> Proposal:
     )
 
 
-def _decode_rows(message: samples_pb2.Samples, name: str, dtype: np.dtype[Any], lengths: str) -> Ragged:
+def _decode_rows(message: Any, name: str, dtype: np.dtype[Any], lengths: str) -> Ragged:
     rows = _decode_lengths(getattr(message, lengths))
     return Ragged.from_lengths(decode_values(name, getattr(message, name), dtype, int(rows.sum()), lengths), rows)
 
 
-def _decode_groups(message: samples_pb2.Samples, completions: int) -> NDArray[np.int64]:
-    sizes = _decode_lengths(message.group_sizes)
-    if len(sizes) != len(message.prompt_lengths):
+def decode_groups(
+    group_sizes: Sequence[int], prompts: int, completions: int, of_prompts: str, of_completions: str
+) -> NDArray[np.int64]:
+    """Make offsets [P + 1] of group sizes; raises `ValueError` if these do not fit what has an entry for each."""
+    sizes = _decode_lengths(group_sizes)
+    if len(sizes) != prompts:
         raise ValueError(
-            f"group_sizes has {len(sizes)} entries, but prompt_lengths has {len(message.prompt_lengths)}: "
-            "each prompt has one of both"
+            f"group_sizes has {len(sizes)} entries, but {of_prompts} has {prompts}: each prompt has one of both"
         )
     if sizes.sum() != completions:
-        raise ValueError(f"group_sizes sum to {sizes.sum()}, but completion_lengths has {completions} entries")
+        raise ValueError(f"group_sizes sum to {sizes.sum()}, but {of_completions} has {completions} entries")
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+
+
+def encode_logprob_pair(policy_logprobs: Ragged, prior_logprobs: Ragged) -> pb.EstimateKlRequest:
+    """Encode log-probs of the same completions; raises `ValueError` if their rows differ."""
+    if not np.array_equal(policy_logprobs.offsets, prior_logprobs.offsets):
+        raise ValueError("policy_logprobs and prior_logprobs have different rows: both are of the same completions")
+    return pb.EstimateKlRequest(
+        completion_lengths=policy_logprobs.lengths.tolist(),
+        policy_logprobs=encode_logprobs("policy_logprobs", policy_logprobs.values),
+        prior_logprobs=encode_logprobs("prior_logprobs", prior_logprobs.values),
+    )
+
+
+def decode_logprob_pair(message: pb.EstimateKlRequest) -> tuple[Ragged, Ragged]:
+    """Decode log-probs of the same completions: read-only views; raises `ValueError` if sizes and lengths disagree."""
+    policy = _decode_rows(message, "policy_logprobs", LOGPROB, "completion_lengths")
+    return policy, Ragged(
+        decode_values("prior_logprobs", message.prior_logprobs, LOGPROB, len(policy.values), "completion_lengths"),
+        policy.offsets,
+    )
 
 
 def _decode_lengths(lengths: Sequence[int]) -> NDArray[np.int64]:

@@ -7,22 +7,18 @@ from typing import NamedTuple
 import grpc
 from google.protobuf.message import DecodeError
 
+from esscher.lm.base import NoTokenizerError
 from esscher.service.incidents import log_incident
 from esscher.service.queue import ServerBusyError
 
-
-class NoTokenizerError(RuntimeError):
-    """The server's models came without a tokenizer; send token ids."""
-
-
 # What is not here is a failure of the server: INTERNAL, with an id in place of the text.
 _STATUS_OF: tuple[tuple[type[BaseException], grpc.StatusCode], ...] = (
+    (NoTokenizerError, grpc.StatusCode.FAILED_PRECONDITION),  # before ValueError, which it is too
     (ValueError, grpc.StatusCode.INVALID_ARGUMENT),
     (TypeError, grpc.StatusCode.INVALID_ARGUMENT),
     (DecodeError, grpc.StatusCode.INVALID_ARGUMENT),
     (ServerBusyError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (TimeoutError, grpc.StatusCode.DEADLINE_EXCEEDED),
-    (NoTokenizerError, grpc.StatusCode.FAILED_PRECONDITION),
 )
 # A status travels in a header, and gRPC itself turns one of more than about 8 kB into another error.
 _MAX_TEXT = 1000
@@ -51,10 +47,10 @@ def exception_of(status: Status, address: str, timeout: float) -> Exception:
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return ServerBusyError(f"the server at {address} refused the call: {text}")
     if code is grpc.StatusCode.FAILED_PRECONDITION:
-        return RuntimeError(text)
+        return NoTokenizerError(text)
     if code is grpc.StatusCode.UNAVAILABLE:
         return ConnectionError(
-            f"no server answers at {address} ({text}): check the address, or start one with `esscher serve --model ...`"
+            f"no server answers at {address} ({text}): check the address, or start one with `esscher serve --prior ...`"
         )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return TimeoutError(

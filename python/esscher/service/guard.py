@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[Any, Any]
     Context = grpc.aio.ServicerContext[Any, Any]
 
+# For how long a caller whom a busy server refused is asked to stay away.
+PUSHBACK_MS = "200"
+
 _log = logging.getLogger(__name__)
 
 
@@ -73,5 +76,7 @@ class Guard(grpc.aio.ServerInterceptor):
             seconds = time.monotonic() - started
             self._metrics.note_call(method, outcome)
             _log.info("method=%s status=%s seconds=%.3f request_bytes=%d", method, outcome, seconds, len(request))
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            context.set_trailing_metadata((("grpc-retry-pushback-ms", PUSHBACK_MS),))
         # Counted and logged first, so that whoever has the answer finds it there.
         return await context.abort(code, text)

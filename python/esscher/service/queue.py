@@ -162,7 +162,7 @@ class Queue:
     what
         Who computes, as callers are told.
     max_batch_tokens
-        Tokens of a batch, each completion counted with its prompt; a single prompt with more is a batch of its own.
+        Tokens of a batch, prompts counted once; a single prompt with more is a batch of its own.
     max_waiting_tokens
         Tokens that may wait; a job that finds nothing waiting is accepted whatever its size.
 
@@ -244,7 +244,6 @@ class Queue:
 
 
 def costs(samples: Samples) -> NDArray[np.int64]:
-    """Tokens that a model reads for each prompt [P]: its completions, each with the prompt."""
-    offsets = samples.completions.offsets[samples.groups]
-    reads: NDArray[np.int64] = np.diff(offsets) + samples.prompts.lengths * np.diff(samples.groups)
+    """Tokens that a model reads for each prompt [P]: its own, once, and those of its completions."""
+    reads: NDArray[np.int64] = np.diff(samples.completions.offsets[samples.groups]) + samples.prompts.lengths
     return reads

@@ -19,6 +19,7 @@ from esscher.service.batcher import Batcher
 from esscher.service.guard import Guard
 from esscher.service.metrics import Metrics
 from esscher.service.servicer import Limits, Servicer
+from esscher.service.transport import TRANSPORT
 from esscher.v1.scoring_service_pb2_grpc import add_ScoringServiceServicer_to_server
 
 if TYPE_CHECKING:
@@ -218,6 +219,7 @@ async def _follow(batcher: Batcher, policies: AsyncIterator[LanguageModel]) -> N
 def _build(servicer: Servicer, guard: Guard, limits: Limits) -> tuple[grpc.aio.Server, health_aio.HealthServicer]:
     options = [
         ("grpc.max_receive_message_length", limits.max_message_bytes),
+        *TRANSPORT,
         # Two servers on one port would share its calls at random.
         ("grpc.so_reuseport", 0),
     ]

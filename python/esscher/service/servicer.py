@@ -6,15 +6,22 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from esscher import _core
+from esscher.divergence import kl_estimators
 from esscher.evaluate import evaluate
+from esscher.lm.base import NoTokenizerError, TextModel
 from esscher.service.codec import (
     TOKEN_COLUMNS,
     decode_columns,
+    decode_groups,
+    decode_logprob_pair,
     decode_proposal,
     decode_samples,
     decode_target,
     encode_logprobs,
+    encode_samples,
 )
 from esscher.service.report_codec import encode_report
 from esscher.v1 import report_pb2
@@ -26,10 +33,15 @@ if TYPE_CHECKING:
 
     import grpc
 
+    from esscher.lm.base import LanguageModel
     from esscher.samples import Samples
     from esscher.service.batcher import Batcher, Scored
 
     Context = grpc.aio.ServicerContext[Any, Any]
+
+
+# Bytes of log-probs that the kernel is done with in a few tenths of a millisecond.
+SMALL = 4 * 2**20
 
 
 @dataclass(frozen=True)
@@ -41,7 +53,7 @@ class Limits:
     max_message_bytes
         The largest request.
     max_batch_tokens
-        Tokens per call of the models, each completion counted with its prompt.
+        Tokens per call of the models, prompts counted once.
     max_waiting_tokens
         Tokens that may wait for the models, and for the reward; beyond them calls are refused.
     """
@@ -88,6 +100,17 @@ class Servicer(ScoringServiceServicer):
         scored = await self._batcher.score(samples, columns, caller=context.peer(), timeout=context.time_remaining())
         return await asyncio.to_thread(_encode, scored)
 
+    async def TokenizeTexts(self, request: pb.TokenizeTextsRequest, context: Context) -> pb.TokenizeTextsResponse:  # noqa: ARG002, N802
+        """Make samples of texts."""
+        prior = self._batcher.models.prior
+        return await asyncio.get_running_loop().run_in_executor(self._kernels, _tokenize, prior, request)
+
+    async def EstimateKl(self, request: pb.EstimateKlRequest, context: Context) -> pb.EstimateKlResponse:  # noqa: ARG002, N802
+        """Compute k1, k2 and k3; at once where a thread would cost more time than it saves."""
+        if request.ByteSize() <= SMALL:
+            return _estimate_kl(request, threads=1)
+        return await asyncio.get_running_loop().run_in_executor(self._kernels, _estimate_kl, request)
+
     async def EvaluateSamples(self, request: pb.EvaluateSamplesRequest, context: Context) -> pb.EvaluateSamplesResponse:  # noqa: ARG002, N802
         """Evaluate samples; a call that is cancelled while it waits for the thread is not computed."""
         return await asyncio.get_running_loop().run_in_executor(self._kernels, _evaluate, request)
@@ -111,6 +134,30 @@ def _encode(scored: Scored) -> pb.ScoreSamplesResponse:
         queue_seconds=scored.queue_seconds,
         model_seconds=scored.model_seconds,
     )
+
+
+def _tokenize(prior: LanguageModel, request: pb.TokenizeTextsRequest) -> pb.TokenizeTextsResponse:
+    for name in ("add_special_tokens", "parse_special_tokens"):
+        if not request.HasField(name):
+            raise ValueError(f"{name} is not set: say what becomes of special tokens")
+    if not isinstance(prior, TextModel):
+        raise NoTokenizerError(f"{prior.name} has no tokenizer: send token ids to ScoreSamples")
+    samples = prior.tokenize(
+        request.prompts,
+        request.completions,
+        decode_groups(request.group_sizes, len(request.prompts), len(request.completions), "prompts", "completions"),
+        add_special_tokens=request.add_special_tokens,
+        parse_special_tokens=request.parse_special_tokens,
+        terminated=np.array(request.terminated, np.bool_) if request.terminated else None,
+    )
+    return pb.TokenizeTextsResponse(samples=encode_samples(samples))
+
+
+def _estimate_kl(request: pb.EstimateKlRequest, threads: int | None = None) -> pb.EstimateKlResponse:
+    policy, prior = decode_logprob_pair(request)
+    # As precise as the columns are.
+    k1, k2, k3, _ = kl_estimators(policy, prior, precision="mixed", threads=threads)
+    return pb.EstimateKlResponse(k1=k1.tolist(), k2=k2.tolist(), k3=k3.tolist())
 
 
 def _evaluate(request: pb.EvaluateSamplesRequest) -> pb.EvaluateSamplesResponse:

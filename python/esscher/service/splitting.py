@@ -76,8 +76,8 @@ class Part(NamedTuple):
 def split(samples: Samples, *, max_bytes: int, max_tokens: int) -> list[Part]:
     """Cut samples into parts of which each is a request of at most `max_bytes`.
 
-    A part has at most `max_tokens`, each completion counted with its prompt, unless it is a single completion. The
-    completions of a prompt stay together, unless they are too large for one part.
+    A part has at most `max_tokens`, prompts counted once, unless it is a single completion. The completions of a prompt
+    stay together, unless they are too large for one part.
 
     Raises
     ------
@@ -120,17 +120,19 @@ class _Running(NamedTuple):
 
 
 def _bytes(samples: Samples) -> _Running:
-    # A prompt is sent once, with the first of its completions in the part.
-    prompts = np.concatenate([np.zeros(1, np.int64), np.cumsum(4 * samples.prompts.lengths + _PROMPT)])
-    completions = np.concatenate([np.zeros(1, np.int64), np.cumsum(4 * samples.completions.lengths + _COMPLETION)])
-    prompt_of = samples.group_of
-    return _Running(prompts[prompt_of] + completions[:-1], prompts[prompt_of + 1] + completions[1:])
+    return _running(samples, 4 * samples.prompts.lengths + _PROMPT, 4 * samples.completions.lengths + _COMPLETION)
 
 
 def _tokens(samples: Samples) -> _Running:
-    # A prompt counts with each of its completions.
-    ends = np.cumsum(samples.completions.lengths + samples.prompts.lengths[samples.group_of])
-    return _Running(np.concatenate([np.zeros(1, np.int64), ends[:-1]]), ends)
+    return _running(samples, samples.prompts.lengths, samples.completions.lengths)
+
+
+def _running(samples: Samples, of_prompts: NDArray[np.int64], of_completions: NDArray[np.int64]) -> _Running:
+    """Add up what prompts and completions cost; a prompt does once, with the first of its completions in a part."""
+    prompts = np.concatenate([np.zeros(1, np.int64), np.cumsum(of_prompts)])
+    completions = np.concatenate([np.zeros(1, np.int64), np.cumsum(of_completions)])
+    prompt_of = samples.group_of
+    return _Running(prompts[prompt_of] + completions[:-1], prompts[prompt_of + 1] + completions[1:])
 
 
 def _check_each(size: _Running, max_bytes: int) -> None:

@@ -112,6 +112,26 @@ class TokenizeTextsResponse(_message.Message):
     samples: _samples_pb2.Samples
     def __init__(self, samples: _Optional[_Union[_samples_pb2.Samples, _Mapping]] = ...) -> None: ...
 
+class EstimateKlRequest(_message.Message):
+    __slots__ = ("completion_lengths", "policy_logprobs", "prior_logprobs")
+    COMPLETION_LENGTHS_FIELD_NUMBER: _ClassVar[int]
+    POLICY_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    PRIOR_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    completion_lengths: _containers.RepeatedScalarFieldContainer[int]
+    policy_logprobs: bytes
+    prior_logprobs: bytes
+    def __init__(self, completion_lengths: _Optional[_Iterable[int]] = ..., policy_logprobs: _Optional[bytes] = ..., prior_logprobs: _Optional[bytes] = ...) -> None: ...
+
+class EstimateKlResponse(_message.Message):
+    __slots__ = ("k1", "k2", "k3")
+    K1_FIELD_NUMBER: _ClassVar[int]
+    K2_FIELD_NUMBER: _ClassVar[int]
+    K3_FIELD_NUMBER: _ClassVar[int]
+    k1: _containers.RepeatedScalarFieldContainer[float]
+    k2: _containers.RepeatedScalarFieldContainer[float]
+    k3: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, k1: _Optional[_Iterable[float]] = ..., k2: _Optional[_Iterable[float]] = ..., k3: _Optional[_Iterable[float]] = ...) -> None: ...
+
 class EvaluateSamplesRequest(_message.Message):
     __slots__ = ("samples", "target", "proposal")
     SAMPLES_FIELD_NUMBER: _ClassVar[int]

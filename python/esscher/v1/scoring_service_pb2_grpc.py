@@ -28,7 +28,8 @@ if _version_not_supported:
 class ScoringServiceStub(object):
     """Scores completions with the models that the server holds, and evaluates scored completions.
 
-    All calls are unary, keep no state and may be repeated. No other status codes are sent than those listed with each.
+    All calls are unary, keep no state and may be repeated. No other status codes are sent than those listed with each,
+    and CANCELLED, which a server that is stopped before a call is finished ends it with: retry with back-off.
     """
 
     def __init__(self, channel):
@@ -52,6 +53,11 @@ class ScoringServiceStub(object):
                 request_serializer=esscher_dot_v1_dot_scoring__service__pb2.TokenizeTextsRequest.SerializeToString,
                 response_deserializer=esscher_dot_v1_dot_scoring__service__pb2.TokenizeTextsResponse.FromString,
                 _registered_method=True)
+        self.EstimateKl = channel.unary_unary(
+                '/esscher.v1.ScoringService/EstimateKl',
+                request_serializer=esscher_dot_v1_dot_scoring__service__pb2.EstimateKlRequest.SerializeToString,
+                response_deserializer=esscher_dot_v1_dot_scoring__service__pb2.EstimateKlResponse.FromString,
+                _registered_method=True)
         self.EvaluateSamples = channel.unary_unary(
                 '/esscher.v1.ScoringService/EvaluateSamples',
                 request_serializer=esscher_dot_v1_dot_scoring__service__pb2.EvaluateSamplesRequest.SerializeToString,
@@ -62,7 +68,8 @@ class ScoringServiceStub(object):
 class ScoringServiceServicer(object):
     """Scores completions with the models that the server holds, and evaluates scored completions.
 
-    All calls are unary, keep no state and may be repeated. No other status codes are sent than those listed with each.
+    All calls are unary, keep no state and may be repeated. No other status codes are sent than those listed with each,
+    and CANCELLED, which a server that is stopped before a call is finished ends it with: retry with back-off.
     """
 
     def GetServerInfo(self, request, context):
@@ -116,6 +123,21 @@ class ScoringServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EstimateKl(self, request, context):
+        """What each completion says of KL(policy‖prior) by k1, k2 and k3, from log-probs that the caller has; no model is asked.
+
+        Status codes:
+        INVALID_ARGUMENT    Columns and lengths disagree, or a log-prob is NaN or above 0. The text names the field and the
+        index: correct the request.
+        RESOURCE_EXHAUSTED  The message is larger than max_message_bytes: send fewer completions at a time.
+        DEADLINE_EXCEEDED   The caller's deadline passed: raise it or send less.
+        UNAVAILABLE         No server there, or it is shutting down: retry with back-off.
+        INTERNAL            The server failed: retry once, then report the id in the text, which its log explains.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def EvaluateSamples(self, request, context):
         """A report on samples that carry their log-probs and rewards; the model is not asked.
 
@@ -150,6 +172,11 @@ def add_ScoringServiceServicer_to_server(servicer, server):
                     request_deserializer=esscher_dot_v1_dot_scoring__service__pb2.TokenizeTextsRequest.FromString,
                     response_serializer=esscher_dot_v1_dot_scoring__service__pb2.TokenizeTextsResponse.SerializeToString,
             ),
+            'EstimateKl': grpc.unary_unary_rpc_method_handler(
+                    servicer.EstimateKl,
+                    request_deserializer=esscher_dot_v1_dot_scoring__service__pb2.EstimateKlRequest.FromString,
+                    response_serializer=esscher_dot_v1_dot_scoring__service__pb2.EstimateKlResponse.SerializeToString,
+            ),
             'EvaluateSamples': grpc.unary_unary_rpc_method_handler(
                     servicer.EvaluateSamples,
                     request_deserializer=esscher_dot_v1_dot_scoring__service__pb2.EvaluateSamplesRequest.FromString,
@@ -166,7 +193,8 @@ def add_ScoringServiceServicer_to_server(servicer, server):
 class ScoringService(object):
     """Scores completions with the models that the server holds, and evaluates scored completions.
 
-    All calls are unary, keep no state and may be repeated. No other status codes are sent than those listed with each.
+    All calls are unary, keep no state and may be repeated. No other status codes are sent than those listed with each,
+    and CANCELLED, which a server that is stopped before a call is finished ends it with: retry with back-off.
     """
 
     @staticmethod
@@ -240,6 +268,33 @@ class ScoringService(object):
             '/esscher.v1.ScoringService/TokenizeTexts',
             esscher_dot_v1_dot_scoring__service__pb2.TokenizeTextsRequest.SerializeToString,
             esscher_dot_v1_dot_scoring__service__pb2.TokenizeTextsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EstimateKl(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/esscher.v1.ScoringService/EstimateKl',
+            esscher_dot_v1_dot_scoring__service__pb2.EstimateKlRequest.SerializeToString,
+            esscher_dot_v1_dot_scoring__service__pb2.EstimateKlResponse.FromString,
             options,
             channel_credentials,
             insecure,
