@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from esscher import Samples, Tilt, cli, evaluate, files
+from esscher import Samples, Tilt, evaluate, files
 from models import alice, alice_folder
 
 
@@ -40,7 +40,7 @@ def unscored(samples, tmp_path):
 @pytest.fixture
 def scored(unscored, tmp_path, esscher):
     path = tmp_path / "scored.parquet"
-    code, _, err = esscher("score", unscored, "--model", alice_folder(), "--output", path)
+    code, _, err = esscher("score", unscored, "--prior", alice_folder(), "--output", path)
     assert code == 0, err
     return path
 
@@ -61,18 +61,9 @@ def test_score_adds_the_log_probs_and_keeps_the_rest(unscored, scored, samples):
     assert got.values == pytest.approx(expected.values, abs=1e-4)
 
 
-def test_score_in_parts_is_score_at_once(samples, monkeypatch):
-    whole = cli._score_in_parts(alice(), samples, lambda _: None)
-    monkeypatch.setattr(cli, "PART", 4)
-    done = []
-    parts = cli._score_in_parts(alice(), samples, done.append)
-    assert parts.values == pytest.approx(whole.values, abs=1e-4)
-    assert done == [6, 12]
-
-
 def test_score_takes_a_column_only_when_told_to(scored, esscher, tmp_path):
     before = scored.read_bytes()
-    arguments = ("score", scored, "--model", alice_folder(), "--output", scored)
+    arguments = ("score", scored, "--prior", alice_folder(), "--output", scored)
     code, _, err = esscher(*arguments)
     assert code == 2
     assert "has a column prior_logprobs already: say --overwrite" in err
@@ -83,7 +74,7 @@ def test_score_takes_a_column_only_when_told_to(scored, esscher, tmp_path):
 
 def test_score_of_the_policy_fills_the_policys_column(unscored, tmp_path, esscher):
     output = tmp_path / "policy.jsonl"
-    arguments = ("--model", alice_folder(), "--output", output, "--column", "policy_logprobs", "--overwrite")
+    arguments = ("--policy", alice_folder(), "--output", output, "--overwrite")
     assert esscher("score", unscored, *arguments)[0] == 0
     assert "prior_logprobs" not in files.read(output).samples.columns
 
@@ -133,9 +124,12 @@ def test_columns_can_be_renamed(samples, tmp_path, esscher):
         (("evaluate", "missing.parquet"), "missing.parquet"),
         (("evaluate", "FILE", "--html", "no/folder/x.html"), "make the folder first"),
         (("evaluate", "FILE", "--html", "."), "is a folder: name a file"),
-        (("score", "FILE", "--model", "nowhere/at/all/x", "--output", "out.parquet"), "nowhere/at/all/x"),
-        (("score", "FILE", "--model", "alice", "--output", "out.pkl"), "out.pkl"),
-        (("score", "FILE", "--model", "alice", "--output", "no/such/folder/out.parquet"), "folder"),
+        (("score", "FILE", "--prior", "nowhere/at/all/x", "--output", "out.parquet"), "nowhere/at/all/x"),
+        (("score", "FILE", "--prior", "alice", "--output", "out.pkl"), "out.pkl"),
+        (("score", "FILE", "--prior", "alice", "--output", "no/such/folder/out.parquet"), "folder"),
+        (("score", "FILE", "--output", "out.parquet"), "no model is given: say --prior MODEL"),
+        (("score", "FILE", "--server", "x:1", "--prior", "alice", "--output", "out.parquet"), "give it alone"),
+        (("score", "FILE", "--prior", "alice", "--column", "token_kl", "-o", "o.jsonl"), "fill prior_logprobs"),
         (("serve", "--model", "nowhere/at/all/x"), "nowhere/at/all/x"),
         (("serve", "--model", "alice", "--host", "0.0.0.0"), "neither encrypted nor authenticated"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -93,12 +94,26 @@ def test_rows_in_any_order_keep_it_and_their_samples_are_the_same(tmp_path_facto
     # Completion i of the samples is row order[i] of the table.
     for i, row in enumerate(dump.order):
         assert dump.samples.completions[i].tolist() == dump.table.column("completion_token_ids")[int(row)].as_py()
-    completions = dump.samples.completions
-    new = Ragged(np.arange(len(completions.values), dtype=np.float32), completions.offsets)
-    scored = files.with_column(dump, "new", new)
-    for i, row in enumerate(dump.order):
-        assert scored.column("new")[int(row)].as_py() == new[i].tolist()
-    assert scored.drop_columns("new").equals(dump.table)
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_new_columns_go_to_the_rows_that_they_were_computed_for(data):
+    original = data.draw(samples())
+    order = np.array(data.draw(st.permutations(range(len(original)))))
+    table = files.to_table(original).select(["prompt_token_ids", "completion_token_ids"]).take(order)
+    names = files.names_of({"prior_logprobs": "new"})
+    grouped, rows = files.grouped(files.completions(files.Block(0, table), names))
+    assert len(set(map(bytes, grouped.prompts))) == len(grouped.prompts)
+    # What a token gets tells which it is.
+    new = Ragged(-grouped.completions.values.astype(np.float32), grouped.completions.offsets)
+    filled = dataclasses.replace(grouped, prior_logprobs=new, rewards=grouped.completions.lengths)
+    columns = files.to_columns(filled, rows, {"prior_logprobs": "new", "reward": "length"})
+    scored = files.with_columns(table, columns)
+    assert scored.select(table.column_names).equals(table)
+    for row in scored.to_pylist():
+        assert row["new"] == np.float32([-float(token) for token in row["completion_token_ids"]]).tolist()
+        assert row["length"] == len(row["completion_token_ids"])
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -379,24 +394,104 @@ def test_files_of_which_one_lacks_values_are_refused_by_name(tmp_path):
     assert refusal([first, second]).startswith(f"{second} fills no optional column")
 
 
+# A block at a time.
+
+json_leaf = st.one_of(st.none(), st.integers(-9, 9), st.floats(width=16, allow_nan=False))
+# Kinds of values that a column may hold beside each other.
+json_values = st.sampled_from(
+    [
+        json_leaf,
+        st.one_of(st.none(), st.booleans()),
+        st.sampled_from([None, "2026-01-01", "2026-01-02T00:00:00Z", "text", "1e999", ""]),
+        st.lists(json_leaf, max_size=2),
+        st.one_of(
+            st.none(), st.lists(st.lists(st.one_of(st.none(), st.sampled_from(["2026-01-01", "x"]))), max_size=2)
+        ),
+        st.dictionaries(st.sampled_from("xyz"), json_leaf, max_size=2),
+        st.lists(st.dictionaries(st.sampled_from("xy"), st.lists(json_leaf, max_size=2), max_size=2), max_size=2),
+    ]
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_json_lines_in_blocks_are_the_table_of_the_whole_file(tmp_path_factory, data):
+    kinds = {name: data.draw(json_values) for name in "abc"}
+    row = st.fixed_dictionaries({"id": st.integers(0, 9)}, optional=kinds)
+    lines = [json.dumps(one) for one in data.draw(st.lists(row, min_size=1, max_size=12))]
+    path = tmp_path_factory.mktemp("files") / "rows.jsonl"
+    path.write_text(data.draw(st.sampled_from(["\n", "\r\n", "\n\n"])).join(lines))
+    size = data.draw(st.integers(1, 5))
+    # Of several rows at a time in both passes, as in a large file.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("esscher.files.jsonl.ROWS_AT_ONCE", data.draw(st.integers(1, 5)))
+        rows = files.scan(path)
+        blocks = list(files.read_blocks(rows, size))
+    whole = files.load(path)
+    assert [block.first for block in blocks] == list(range(0, len(whole), size))
+    assert rows.count == len(whole)
+    tables = [block.table for block in blocks]
+    assert all(table.schema.equals(whole.schema) for table in tables)
+    assert pa.concat_tables(tables).to_pylist() == whole.to_pylist()
+    one = data.draw(st.sampled_from(whole.column_names))
+    parts = pa.concat_tables([block.table for block in files.read_blocks(rows, size, [one])])
+    assert parts.to_pylist() == whole.select([one]).to_pylist()
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 100])
+def test_parquet_in_blocks_is_the_table_of_the_whole_file(tmp_path, size):
+    path = tmp_path / "rows.parquet"
+    table = pa.table(
+        {
+            "ids": pa.array([[i] * (i % 3) for i in range(20)], pa.large_list(pa.uint16())),
+            "kind": pa.array([str(i % 4) for i in range(20)]).dictionary_encode(),
+            "nested.name": [{"x": i} for i in range(20)],
+        },
+        metadata={"made": "by hand"},
+    )
+    pq.write_table(table, path, row_group_size=6)
+    rows = files.scan(path)
+    assert rows.count == 20
+    blocks = list(files.read_blocks(rows, size))
+    assert [block.first for block in blocks] == list(range(0, 20, size))
+    assert pa.concat_tables([block.table for block in blocks]).equals(files.load(path), check_metadata=True)
+    assert next(files.read_blocks(rows, size, ["nested.name"])).table.equals(table.slice(0, size).select([2]))
+
+
+def test_blocks_that_disagree_on_a_type_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("esscher.files.jsonl.ROWS_AT_ONCE", 1)
+    path = write_rows(tmp_path / "rows.jsonl", ROW, ROW | {"reward": "high"})
+    with pytest.raises(ValueError, match=r"rows.jsonl cannot be read as one table: .*reward"):
+        files.scan(path)
+
+
+@pytest.mark.parametrize("line", ['{"a": 1', '{"a": 1}{"a": 2}', "[1]", "not json"])
+def test_a_bad_line_is_named_by_its_number_in_the_file(tmp_path, line, monkeypatch):
+    monkeypatch.setattr("esscher.files.jsonl.ROWS_AT_ONCE", 2)
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": 1}\n\n' * 3 + line + "\n")
+    with pytest.raises(ValueError, match=r"rows.jsonl, line 7 is "):
+        files.scan(path)
+
+
+def test_a_parquet_file_that_ends_early_is_refused_in_blocks(tmp_path):
+    path = parquet(tmp_path / "rows.parquet", completion_token_ids=[[1, 2]] * 50, prompt_token_ids=[[1]] * 50)
+    rows = files.scan(path)
+    data = bytearray(path.read_bytes())
+    data[4:60] = b"\xff" * 56
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="is not a whole Parquet file"):
+        list(files.read_blocks(rows, 10))
+
+
 # Writing.
 
 
-def test_a_column_is_only_replaced_when_told_to(tmp_path):
-    dump = files.read(write_rows(tmp_path / "rows.jsonl", ROW | {"prior_logprobs": [-1.0, -1.0, -1.0], "step": 3}))
-    column = Ragged.from_rows([[-0.25, -0.5, -2.0]])
-    with pytest.raises(ValueError, match="there is a column 'prior_logprobs' already"):
-        files.with_column(dump, "prior_logprobs", column)
-    table = files.with_column(dump, "prior_logprobs", column, overwrite=True)
-    assert table.column_names == dump.table.column_names
-    assert table.column("prior_logprobs").to_pylist() == [[-0.25, -0.5, -2.0]]
-    assert table.schema.field("prior_logprobs").type == pa.list_(pa.float32())
-
-
-def test_a_column_with_other_rows_is_refused(tmp_path):
-    dump = files.read(write_rows(tmp_path / "rows.jsonl", ROW))
-    with pytest.raises(ValueError, match="other rows than the completions"):
-        files.with_column(dump, "new", Ragged.from_rows([[1.0, 2.0]]))
+def test_a_column_takes_the_place_of_that_of_its_name():
+    table = pa.table({"a": [1], "b": [2], "c": [3]})
+    replaced = files.with_columns(table, pa.table({"b": [0.5], "d": ["x"]}))
+    assert replaced.to_pylist() == [{"a": 1, "b": 0.5, "c": 3, "d": "x"}]
+    assert replaced.column_names == ["a", "b", "c", "d"]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -405,11 +500,11 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, suffi
     files.write(pa.table({"x": [1]}), path)
     before = path.read_bytes()
 
-    def fail(_table, file, **_options):
+    def fail(_table, file):
         file.write(b"half a fi")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("esscher.files.formats.pq.write_table", fail)
+    monkeypatch.setattr("esscher.files.formats._write_parquet", fail)
     monkeypatch.setattr("esscher.files.formats.jsonl.dump", fail)
     with pytest.raises(OSError, match="no space left"):
         files.write(pa.table({"x": [2]}), path)

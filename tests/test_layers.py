@@ -28,7 +28,7 @@ LAYERS = [
     {"report", "files"},
     {"v1"},
     {"service"},
-    {"demo"},
+    {"demo", "offline"},
     {"cli"},
     {"__main__"},
 ]

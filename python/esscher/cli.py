@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import sys
+import time
+from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -19,13 +19,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
-from esscher import files
+from esscher import files, offline
 from esscher.atomic import check_place
 from esscher.compare import compare as compare_policies
 from esscher.evaluate import evaluate as evaluate_samples
 from esscher.mismatch import mismatch as compare_engines
 from esscher.prototype import prototype as prototype_targets
-from esscher.ragged import Ragged
 from esscher.report import print_report, to_json, write_page
 from esscher.report.comparison import comparison_to_json, print_comparison
 from esscher.report.mismatch import mismatch_to_json, print_mismatch
@@ -40,12 +39,13 @@ from esscher.report.prototype_page import write_prototype_page
 from esscher.target import Condition, Tilt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+    from rich.progress import TaskID
 
     from esscher.demo import Example
     from esscher.evaluate import Report
     from esscher.lm.transformers import TransformersLM
-    from esscher.samples import Samples
     from esscher.target import Target
 
 app = typer.Typer(
@@ -59,17 +59,21 @@ console = Console()
 errors = Console(stderr=True)
 
 BAD_INPUT, NO_SERVER, INTERRUPTED = 2, 3, 130
-PART = 64
+# Seconds that each part of what a server is asked may take: a large one on a CPU, or while it restarts.
+SERVER_TIMEOUT = 600.0
 
 MODEL_HELP = "A folder, a GGUF file, a hub name, or one of **smollm2** and **alice**, which come as Python packages."
 COLUMNS_HELP = "What a column is called in the file, as *ours=theirs*; may be given several times."
 
 
 class Column(StrEnum):
-    """Which log-probs `score` adds."""
+    """What `score` adds."""
 
     prior_logprobs = "prior_logprobs"
     policy_logprobs = "policy_logprobs"
+    token_kl = "token_kl"
+    policy_entropy = "policy_entropy"
+    reward = "reward"
 
 
 class Source(StrEnum):
@@ -125,55 +129,103 @@ def demo(
 
 @app.command()
 def serve(
-    model: Model,
+    prior: Annotated[str, typer.Option(help=f"The model before fine-tuning. {MODEL_HELP}")],
+    policy: Annotated[str | None, typer.Option(help="The model that is trained or judged.")] = None,
+    policy_dir: Annotated[
+        Path | None,
+        typer.Option(help="Where a trainer saves checkpoints: each new one becomes the policy once it is whole."),
+    ] = None,
+    reward: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION|MODEL",
+            help="A function of *prompts* and *completions*, lists of texts, or a sequence-classification model.",
+        ),
+    ] = None,
+    reward_label: Annotated[
+        str | None, typer.Option(help="The label whose log-probability is the reward, where the model has several.")
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = 50051,
+    metrics_port: Annotated[int | None, typer.Option(help="Also serve metrics for Prometheus at this port.")] = None,
     device: Device = None,
     dtype: Precision = Dtype.float32,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Allow addresses that other machines reach, unencrypted.")
     ] = False,
 ) -> None:
-    """Serve a model as prior over gRPC, until SIGTERM or Ctrl-C; calls in flight are finished."""
+    """Serve models over gRPC, until SIGTERM or Ctrl-C; calls in flight are finished.
+
+    With a prior, callers get its log-probs of their completions; with a policy too, its log-probs, its entropy and the
+    exact KL between the two, token by token; with a reward, rewards.
+    """
+    from esscher.service.following import follow_checkpoints
+    from esscher.service.loading import Sources, load_models
     from esscher.service.server import check_host
-    from esscher.service.server import serve as serve_model
+    from esscher.service.server import serve as serve_models
 
     check_host(host, insecure=insecure)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    prior = _load(model, device, dtype, notify=logging.info)
-    ready = f"serving {prior.name} at"
+    sources = Sources(prior, policy, policy_dir, reward, reward_label, device, dtype.value)
+    models, checkpoint, load_policy = load_models(sources, notify=logging.info)
+    new_policies = None if policy_dir is None else follow_checkpoints(policy_dir, load_policy, loaded=checkpoint)
+    ready = f"serving {', '.join(models.names)} at"
     asyncio.run(
-        serve_model(prior, host, port, insecure=insecure, on_ready=lambda address: print(ready, address, flush=True))
+        serve_models(
+            models,
+            host,
+            port,
+            insecure=insecure,
+            new_policies=new_policies,
+            metrics_port=metrics_port,
+            on_ready=lambda address: print(ready, address, flush=True),
+        )
     )
 
 
 @app.command()
 def score(
     file: Annotated[Path, typer.Argument(help="Samples, .parquet or .jsonl.")],
-    model: Model,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the samples with the new column.")],
-    column: Annotated[Column, typer.Option(help="Whose log-probs these are.")] = Column.prior_logprobs,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the column if the file has it.")] = False,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the samples with the new columns.")],
+    prior: Annotated[str | None, typer.Option(metavar="MODEL", help=f"The prior. {MODEL_HELP}")] = None,
+    policy: Annotated[str | None, typer.Option(metavar="MODEL", help="The policy, as for the prior.")] = None,
+    server: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Ask a running server, instead of models here.")
+    ] = None,
+    column: Annotated[
+        list[Column] | None,
+        typer.Option(
+            help="A column to add; may be given several times.  [default: log-probs, and given both models also "
+            "token_kl and policy_entropy; of a server prior_logprobs]"
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace columns that the file has.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Discard what a stopped run has finished.")] = False,
+    block: Annotated[int, typer.Option(help="Rows that are scored, kept and resumed together.", min=1)] = 512,
     columns: Renames = None,
     device: Device = None,
     dtype: Precision = Dtype.float32,
 ) -> None:
-    """Add the log-prob of every completion token under a model to a file of samples.
+    """Add what models say of every completion token to a file of samples of any size.
 
-    Rows keep their order, other columns stay as they are, and the output appears only when it is whole.
+    Rows keep their order, other columns stay as they are, and the output appears only when it is whole. What is
+    finished is kept beside it, in OUTPUT.parts: after a stop of any kind, the same command goes on from there, to the
+    same bytes as without the stop. Only with a server the last bits of numbers may differ: it scores together what
+    several callers send.
     """
-    with _progress() as progress:
+    chosen = _chosen(column, prior, policy, server)
+    with _progress() as progress, _saying_how_to_go_on(output):
         task = progress.add_task("reading", total=None)
-        dump = files.read(file, columns=_renames(columns))
-        files.check_writable(dump.table, output)
-        if column.value in dump.table.column_names and not overwrite:
-            raise ValueError(f"{file} has a column {column.value} already: say --overwrite to replace it")
-        progress.update(task, description=f"loading {model}")
-        lm = _load(model, device, dtype, notify=lambda text: progress.update(task, description=text))
-        progress.update(task, description="scoring", total=len(dump.samples))
-        logprobs = _score_in_parts(lm, dump.samples, lambda done: progress.update(task, completed=done))
-        files.write(files.with_column(dump, column.value, logprobs, overwrite=overwrite), output)
-    console.print(f"{output}: {column.value} of {len(dump.samples):,} completions under {lm.name}", soft_wrap=True)
+        plan = offline.make_plan(file, output, chosen, renames=_renames(columns), block=block, overwrite=overwrite)
+
+        def tell(text: str) -> None:
+            progress.update(task, description=text)
+
+        models = _served(server, chosen) if server else _models(prior, policy, chosen, device, dtype, tell)
+        with models as scorer:
+            offline.score_file(plan, scorer, restart=restart, notify=_show_pace(progress, task, plan))
+            by = f"the models of {server}" if server else " and ".join(limits.name for limits in scorer.limits)
+    console.print(f"{output}: {', '.join(chosen)} of {plan.rows.count:,} completions under {by}", soft_wrap=True)
 
 
 @app.command()
@@ -361,15 +413,81 @@ def _load(model: str, device: str | None, dtype: Dtype, notify: Callable[[str], 
     return TransformersLM.load(resolve(model, notify), device=device, dtype=dtype.value)
 
 
-def _score_in_parts(lm: TransformersLM, samples: Samples, progress: Callable[[int], object]) -> Ragged:
-    """Score about `PART` completions at a time, so that progress can be shown; prompts stay whole."""
-    starts = np.flatnonzero(np.diff(samples.groups[:-1] // PART, prepend=-1))
-    parts = []
-    for start, stop in itertools.pairwise([*starts, len(samples.prompts)]):
-        part = samples.take_prompts(np.arange(start, stop))
-        parts.append(lm.logprobs(part.prompts, part.completions, part.groups))
-        progress(int(samples.groups[stop]))
-    return Ragged(np.concatenate([part.values for part in parts]), samples.completions.offsets)
+def _chosen(columns: list[Column] | None, prior: str | None, policy: str | None, server: str | None) -> tuple[str, ...]:
+    """Return the columns that `score` is to fill."""
+    given = tuple(dict.fromkeys(column.value for column in columns or ()))
+    if server is not None:
+        if prior is not None or policy is not None:
+            raise ValueError("--server has models of its own: give it alone, or --prior and --policy")
+        return given or ("prior_logprobs",)
+    if prior is None and policy is None:
+        raise ValueError("no model is given: say --prior MODEL, --policy MODEL or both, or --server HOST:PORT")
+    there = offline.columns_of(prior=prior is not None, policy=policy is not None)
+    missing = [name for name in given if name not in there]
+    if missing:
+        raise ValueError(f"--column {missing[0]}: the models given fill {', '.join(there)}")
+    return given or (there if prior is not None else ("policy_logprobs",))
+
+
+@contextmanager
+def _served(server: str, columns: tuple[str, ...]) -> Iterator[offline.Scorer]:
+    from esscher.service.client import Client
+
+    with Client(server, timeout=SERVER_TIMEOUT) as client:
+        yield offline.Server(client, columns)
+
+
+@contextmanager
+def _models(
+    prior: str | None,
+    policy: str | None,
+    columns: tuple[str, ...],
+    device: str | None,
+    dtype: Dtype,
+    notify: Callable[[str], None],
+) -> Iterator[offline.Scorer]:
+    from esscher.lm.packaged import resolve
+
+    loaded = {}
+    identity: dict[str, object] = {"dtype": dtype.value, "device": device or "default"}
+    for role, model in (("prior", prior), ("policy", policy)):
+        if model is not None:
+            notify(f"loading {model}")
+            loaded[role] = _load(model, device, dtype, notify)
+            identity[role] = offline.model_fingerprint(model, resolve(model))
+    yield offline.LocalModels(loaded.get("prior"), loaded.get("policy"), columns, identity)
+
+
+def _show_pace(progress: Progress, task: TaskID, plan: offline.Plan) -> Callable[[offline.Progress], None]:
+    """Show how far `score` is, and how fast."""
+    began = time.monotonic()
+
+    def show(done: offline.Progress) -> None:
+        nonlocal began
+        if done.step == "resuming":
+            kept = offline.parts_folder(plan.output)
+            errors.print(f"going on after {done.rows:,} of {plan.rows.count:,} rows, kept in {kept}", soft_wrap=True)
+        if done.step == "checking":
+            began = time.monotonic()
+        pace = f", {done.tokens / (time.monotonic() - began):,.0f} tokens/s" if done.tokens else ""
+        progress.update(task, description=f"{done.step}{pace}", completed=done.rows, total=plan.rows.count)
+
+    return show
+
+
+@contextmanager
+def _saying_how_to_go_on(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except ValueError:
+        raise  # which the same command would meet again
+    except BaseException:
+        kept = offline.parts_folder(output)
+        if kept.exists():
+            errors.print(
+                f"what is finished is kept in {escape(str(kept))}: run the same command again to go on", soft_wrap=True
+            )
+        raise
 
 
 def _check_page(page: Path | None, paths: list[Path]) -> None:

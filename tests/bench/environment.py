@@ -8,15 +8,19 @@ import platform
 import re
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 PACKAGES = (
     "esscher", "numpy", "scipy", "torch", "trl", "transformers", "arviz-stats", "nltk", "polars", "sacrebleu",
     "fast-bleu", "diversity",
 )  # fmt: skip
-INSTRUCTIONS = ("avx2", "fma", "avx512f", "avx512_bf16")
+INSTRUCTIONS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16")
 
 
-def describe() -> dict[str, str]:
+def describe(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
     cpu = Path("/proc/cpuinfo").read_text()
     flags = _field(cpu, "flags").split()
     return {
@@ -25,7 +29,7 @@ def describe() -> dict[str, str]:
         "Cores": str(os.cpu_count()),
         "Kernel": f"{platform.system()} {platform.release()}",
         "Python": platform.python_version(),
-        "Packages": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
+        "Packages": ", ".join(f"{name} {version(name)}" for name in packages),
         "Date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
 

@@ -21,21 +21,61 @@ Columns of any other name are kept as they are. An optional column of nothing bu
 JSON lines are valid JSON, so infinities are written as the numbers ``1e999`` and ``-1e999``, which overflow to them
 in any reader of doubles; `read` takes these back, and the literals ``Infinity`` and ``-Infinity`` that Python writes.
 NaN has no such number: a table that holds one is written as Parquet.
+
+`read` holds all rows of a file; `scan` and `read_blocks` read one of any size a block at a time, and `write_blocks`
+writes it so.
 """
 
-from esscher.files.dump import Dump, read, to_table, with_column
-from esscher.files.formats import check_writable, column_names, naming, write
+from esscher.files.blocks import (
+    Block,
+    Rows,
+    completions,
+    grouped,
+    read_blocks,
+    scan,
+    to_columns,
+    token_columns,
+    with_columns,
+)
+from esscher.files.columns import check_values
+from esscher.files.dump import Dump, check_needed, field_of, names_of, read, to_table
+from esscher.files.formats import (
+    check_output,
+    check_writable,
+    column_names,
+    is_json_lines,
+    load,
+    naming,
+    write,
+    write_blocks,
+)
 from esscher.files.logprobs import LogprobColumns, read_logprobs
 
 __all__ = [
+    "Block",
     "Dump",
     "LogprobColumns",
+    "Rows",
+    "check_needed",
+    "check_output",
+    "check_values",
     "check_writable",
     "column_names",
+    "completions",
+    "field_of",
+    "grouped",
+    "is_json_lines",
+    "load",
+    "names_of",
     "naming",
     "read",
+    "read_blocks",
     "read_logprobs",
+    "scan",
+    "to_columns",
     "to_table",
-    "with_column",
+    "token_columns",
+    "with_columns",
     "write",
+    "write_blocks",
 ]

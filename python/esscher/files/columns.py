@@ -16,16 +16,17 @@ if TYPE_CHECKING:
 MAX_LIST_OFFSET = 2**31 - 1
 
 
-def token_ids(name: str, column: pa.ChunkedArray) -> Ragged:
-    """Return the token ids of a list column as uint32, whatever integers it holds.
+def token_ids(name: str, column: pa.ChunkedArray, first: int = 0) -> Ragged:
+    """Return the token ids of a list column as uint32, whatever integers it holds; its first row is number `first`.
 
     Raises
     ------
     ValueError
         If the column is no list of integers, holds a null, or an id that does not fit; the message names the row.
     """
-    rows = _ragged(name, column, "integers", pa.types.is_integer)
-    _check_values(name, rows, (rows.values >= 0) & (rows.values <= MAX_TOKEN_ID), f"an id is 0 to {MAX_TOKEN_ID}")
+    rows = _ragged(name, column, "integers", pa.types.is_integer, first)
+    known = (rows.values >= 0) & (rows.values <= MAX_TOKEN_ID)
+    check_values(name, rows, known, f"an id is 0 to {MAX_TOKEN_ID}", first)
     return Ragged(rows.values.astype(np.uint32, copy=False), rows.offsets)
 
 
@@ -34,7 +35,7 @@ def token_numbers(name: str, column: pa.ChunkedArray) -> Ragged:
     rows = _ragged(name, column, "numbers", _is_number)
     with np.errstate(over="ignore"):  # the next line reports it
         values = rows.values.astype(np.float32, copy=False)
-    _check_values(name, rows, np.isfinite(values) | ~np.isfinite(rows.values), "too large for float32")
+    check_values(name, rows, np.isfinite(values) | ~np.isfinite(rows.values), "too large for float32")
     return Ragged(values, rows.offsets)
 
 
@@ -106,23 +107,33 @@ def is_known(column: pa.ChunkedArray) -> bool:
     return bool(column.null_count < len(column))
 
 
-def check_no_nulls(name: str, column: pa.ChunkedArray) -> None:
+def check_no_nulls(name: str, column: pa.ChunkedArray, first: int = 0) -> None:
     """Raise `ValueError` with the row of the first null, if there is one."""
     if column.null_count:
-        row = pc.index(column.is_null(), True).as_py()
+        row = first + pc.index(column.is_null(), True).as_py()
         raise ValueError(f"column {name!r}, row {row} is null: every row needs a value (rows count from 0)")
 
 
-def _ragged(name: str, column: pa.ChunkedArray, what: str, accepts: Any) -> Ragged:
+def check_values(name: str, rows: Ragged, good: NDArray[np.bool_], rule: str, first: int = 0) -> None:
+    """Raise `ValueError` with the row of the first value that is not `good`, and the rule that it breaks."""
+    if not good.all():
+        token = int(np.argmin(good))
+        row, place = rows.locate(token)
+        raise ValueError(
+            f"column {name!r}, row {first + row}, token {place} is {rows.values[token]}: {rule} (rows count from 0)"
+        )
+
+
+def _ragged(name: str, column: pa.ChunkedArray, what: str, accepts: Any, first: int = 0) -> Ragged:
     if not _is_list(column.type):
         raise ValueError(f"column {name!r} has type {column.type}: it must be lists of {what}")
-    check_no_nulls(name, column)
+    check_no_nulls(name, column, first)
     # Both respect where a slice begins, which the buffers beneath do not.
     flat = pa.chunked_array([chunk.flatten() for chunk in column.chunks], column.type.value_type)
     lengths = _concatenate([pc.list_value_length(chunk) for chunk in column.chunks])
     if flat.null_count:
         token = pc.index(flat.is_null(), True).as_py()
-        row = int(np.searchsorted(np.cumsum(lengths), token, side="right"))
+        row = first + int(np.searchsorted(np.cumsum(lengths), token, side="right"))
         raise ValueError(f"column {name!r}, row {row} holds a null: every token needs a value (rows count from 0)")
     if len(flat) == 0:
         return Ragged.from_lengths(np.empty(0, np.uint32), lengths)
@@ -139,15 +150,6 @@ def _flat(name: str, column: pa.ChunkedArray, what: str, accepts: Any) -> NDArra
 def _check_type(name: str, column: pa.ChunkedArray, what: str, accepts: Any, shown: Any = None) -> None:
     if not accepts(column.type):
         raise ValueError(f"column {name!r} has type {shown or column.type}: it must be {what}")
-
-
-def _check_values(name: str, rows: Ragged, good: NDArray[np.bool_], rule: str) -> None:
-    if not good.all():
-        token = int(np.argmin(good))
-        row, place = rows.locate(token)
-        raise ValueError(
-            f"column {name!r}, row {row}, token {place} is {rows.values[token]}: {rule} (rows count from 0)"
-        )
 
 
 def _concatenate(chunks: list[pa.Array]) -> NDArray[Any]:

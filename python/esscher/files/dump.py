@@ -16,7 +16,7 @@ from esscher.ragged import Ragged
 from esscher.samples import Samples, concatenate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -101,7 +101,7 @@ def read(
     files = [Path(path) for path in ([paths] if isinstance(paths, str | PathLike) else paths)]
     if not files:
         raise ValueError("paths is empty: give at least one file")
-    names = _names(columns or {})
+    names = names_of(columns or {})
     tables, parts = [], []
     for path in files:
         if progress is not None:
@@ -122,37 +122,6 @@ def read(
     return Dump(table, samples, order)
 
 
-def with_column(dump: Dump, name: str, column: Ragged, *, overwrite: bool = False) -> pa.Table:
-    """Return the dump's table with a column of one number per completion token, as list<float32>.
-
-    Parameters
-    ----------
-    dump
-        What `read` returned: its rows keep their order, its other columns stay as they are.
-    name
-        What to call the column.
-    column
-        The numbers, with the rows of ``dump.samples.completions``.
-    overwrite
-        Whether to replace a column of that name.
-
-    Raises
-    ------
-    ValueError
-        If rows differ from those of the completions, or there is a column of that name and `overwrite` is not set.
-    """
-    if not np.array_equal(column.offsets, dump.samples.completions.offsets):
-        raise ValueError(f"{name} has other rows than the completions: it needs one number for each of their tokens")
-    inverse = np.empty_like(dump.order)
-    inverse[dump.order] = np.arange(len(dump.order))
-    lists = arrow.to_lists(_float32(column).take(inverse))
-    if name not in dump.table.column_names:
-        return dump.table.append_column(name, lists)
-    if not overwrite:
-        raise ValueError(f"there is a column {name!r} already: choose another name, or say to overwrite it")
-    return dump.table.set_column(dump.table.column_names.index(name), name, lists)
-
-
 def to_table(samples: Samples) -> pa.Table:
     """Return samples as a table in our format, log-probs in float32; `prompt_id` is the prompt's index.
 
@@ -167,27 +136,38 @@ def to_table(samples: Samples) -> pa.Table:
     for name, (field, _) in list(FIELDS.items())[1:]:
         value = getattr(samples, field)
         if isinstance(value, Ragged):
-            value = value if value.values.dtype == np.uint32 else _float32(value)
-            table[name] = arrow.to_lists(value)
+            table[name] = arrow.to_lists(value if value.values.dtype == np.uint32 else as_float32(value))
         elif value is not None:
             table[name] = pa.array(value)
     return pa.table(table)
 
 
-def _float32(column: Ragged) -> Ragged:
+def as_float32(column: Ragged) -> Ragged:
+    """Return numbers as files hold them."""
     return Ragged(column.values.astype(np.float32, copy=False), column.offsets)
 
 
-def _names(columns: Mapping[str, str]) -> dict[str, str]:
-    """Return what each of our columns is called in the files."""
+def field_of(ours: str) -> str:
+    """Return the field of `Samples` that one of our columns fills.
+
+    Examples
+    --------
+    >>> field_of("reward")
+    'rewards'
+    """
+    return FIELDS[ours][0]
+
+
+def names_of(columns: Mapping[str, str]) -> dict[str, str]:
+    """Return what each of our columns is called in files that rename some; raises `ValueError` if one is not ours."""
     for ours in columns:
         if ours not in NAMES:
             raise ValueError(f"columns renames {ours!r}, which is none of ours: {', '.join(NAMES)}")
     return {ours: columns.get(ours, ours) for ours in NAMES}
 
 
-def _check_columns(path: Path, tables: list[pa.Table], names: dict[str, str], renamed: Mapping[str, str]) -> None:
-    there = tables[-1].column_names
+def check_needed(path: Path, there: Sequence[str], names: Mapping[str, str], renamed: Collection[str]) -> None:
+    """Raise `ValueError` if a file lacks a column that is needed, or one of ours that is said to be renamed."""
     for ours in (*NEEDED, *renamed):
         if names[ours] not in there:
             called = f" (read as {ours!r})" if ours in renamed else ""
@@ -195,6 +175,11 @@ def _check_columns(path: Path, tables: list[pa.Table], names: dict[str, str], re
                 f"{path} has no column {names[ours]!r}{called}. It has: {', '.join(there) or 'none'}. "
                 "If it goes by another name, say so: columns {ours: theirs}, or --columns ours=theirs"
             )
+
+
+def _check_columns(path: Path, tables: list[pa.Table], names: dict[str, str], renamed: Mapping[str, str]) -> None:
+    there = tables[-1].column_names
+    check_needed(path, there, names, renamed)
     first = set(tables[0].column_names)
     if set(there) != first:
         differ = ", ".join(sorted(set(there) ^ first))
@@ -216,6 +201,11 @@ def _grouped(rows: Samples, table: pa.Table, prompt_id: str) -> tuple[Samples, N
     if prompt_id in table.column_names and arrow.is_known(table.column(prompt_id)):
         ids = arrow.codes(prompt_id, table.column(prompt_id))
         groups = arrow.row_codes(Ragged.from_padded(np.stack([ids, groups], axis=1), lengths=np.full(len(ids), 2)))
+    return by_prompt(rows, groups)
+
+
+def by_prompt(rows: Samples, groups: NDArray[np.int64]) -> tuple[Samples, NDArray[np.int64]]:
+    """Put rows of one group together, whose prompts are equal; with the rows' numbers in the new order [N]."""
     order = np.argsort(groups, kind="stable")
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(groups))])
     taken = {name: _take(getattr(rows, name), order) for name in rows.columns}

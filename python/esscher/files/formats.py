@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
 import pyarrow.parquet as pq  # type: ignore[import-untyped]  # it ships no annotations
@@ -13,8 +14,7 @@ from esscher.files import columns as arrow
 from esscher.files import jsonl
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 PARQUET, JSON_LINES = ".parquet", ".jsonl"
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin")
@@ -22,6 +22,13 @@ PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin")
 
 def load(path: Path) -> pa.Table:
     """Read a file's rows; raises `FileNotFoundError` and `ValueError` that name it."""
+    table = _load_parquet(path) if check_readable(path) == PARQUET else jsonl.load(path)
+    check_rows(path, table.column_names, len(table))
+    return table
+
+
+def check_readable(path: Path) -> str:
+    """Return the suffix of a file that rows can be read from, or raise what `load` promises."""
     suffix = _suffix(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there")
@@ -29,12 +36,15 @@ def load(path: Path) -> pa.Table:
         raise ValueError(f"{path} is a folder: name the files in it")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty")
-    table = _load_parquet(path) if suffix == PARQUET else jsonl.load(path)
-    if len(set(table.column_names)) < table.num_columns:
-        raise ValueError(f"{path} has several columns of one name: {', '.join(table.column_names)}")
-    if len(table) == 0:
+    return suffix
+
+
+def check_rows(path: Path, names: Sequence[str], rows: int) -> None:
+    """Raise `ValueError` if a file's columns cannot be told apart, or it has no rows."""
+    if len(set(names)) < len(names):
+        raise ValueError(f"{path} has several columns of one name: {', '.join(names)}")
+    if rows == 0:
         raise ValueError(f"{path} has no rows")
-    return table
 
 
 def column_names(path: Path) -> list[str]:
@@ -86,20 +96,44 @@ def write(table: pa.Table, path: str | os.PathLike[str]) -> None:
         If the folder is not there.
     """
     check_writable(table, path)
+    write_blocks([table], path)
+
+
+def write_blocks(tables: Iterable[pa.Table], path: str | os.PathLike[str]) -> None:
+    """Write tables of the same columns one after the other into one file, as `write`, without holding them all.
+
+    Parquet gets a row group for each. What `check_writable` refuses must have been kept out.
+    """
     with replacing(path) as file:
         if Path(path).suffix == PARQUET:
-            pq.write_table(table, file, compression="zstd")
+            _write_parquet(tables, file)
         else:
-            jsonl.dump(table, file)
+            for table in tables:
+                jsonl.dump(table, file)
+        # On the disk before it takes the old file's place, so that a power cut leaves one of the two.
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def check_writable(table: pa.Table, path: str | os.PathLike[str]) -> None:
-    """Raise what `write` would raise of table and path, to know it before long work begins."""
-    path = Path(path)
-    suffix = _suffix(path)
+def is_json_lines(path: Path) -> bool:
+    """Tell by its suffix whether a file is written as JSON lines."""
+    return path.suffix == JSON_LINES
+
+
+def check_output(path: str | os.PathLike[str]) -> None:
+    """Raise what `write` would raise of the path alone."""
+    _suffix(Path(path))
     check_place(path)
-    if suffix == JSON_LINES:
-        jsonl.check(table)
+
+
+def check_writable(table: pa.Table, path: str | os.PathLike[str], first: int = 0) -> None:
+    """Raise what `write` would raise of table and path, to know it before long work begins.
+
+    The table's first row is number `first` in messages.
+    """
+    check_output(path)
+    if Path(path).suffix == JSON_LINES:
+        jsonl.check(table, first)
 
 
 def _suffix(path: Path) -> str:
@@ -113,9 +147,23 @@ def _suffix(path: Path) -> str:
     return path.suffix
 
 
+def _write_parquet(tables: Iterable[pa.Table], file: IO[bytes]) -> None:
+    tables = iter(tables)
+    table = next(tables)
+    with pq.ParquetWriter(file, table.schema, compression="zstd") as writer:
+        writer.write_table(table)
+        for table in tables:
+            writer.write_table(table)
+
+
 def _load_parquet(path: Path) -> pa.Table:
     try:
         with pq.ParquetFile(path) as file:
             return file.read()
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is not a whole Parquet file; was it cut off? {error}") from error
+        raise not_whole(path, error) from error
+
+
+def not_whole(path: Path, error: Exception) -> ValueError:
+    """Say of a Parquet file that it cannot be read."""
+    return ValueError(f"{path} is not a whole Parquet file; was it cut off? {error}")

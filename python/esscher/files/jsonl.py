@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from typing import IO, TYPE_CHECKING, Any
+from itertools import islice
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
 import pyarrow.compute as pc  # type: ignore[import-untyped]  # it ships no annotations
 import pyarrow.json as pj  # type: ignore[import-untyped]  # it ships no annotations
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
 # A line must fit into a block.
@@ -21,6 +23,13 @@ INFINITY = "1e999"
 _STRING_OR_INFINITY = re.compile(rb'"(?:[^"\\]|\\.)*"|(?<![\d.])(-?)1e999\b')
 
 
+class Line(NamedTuple):
+    """A line that is not blank, and its number in the file, from 1."""
+
+    number: int
+    text: bytes
+
+
 def load(path: Path) -> pa.Table:
     """Read a file of JSON lines; raises `ValueError` with the line that is wrong."""
     data = _readable(path.read_bytes())
@@ -29,11 +38,35 @@ def load(path: Path) -> pa.Table:
         if any(_times(kind) for kind in table.schema.types) or not _is_whole(table):
             # The parser takes strings that look like a date for times; a file's strings stay strings. And it loses the
             # nulls at the beginning of a column's first list, unless it is told what the list holds.
-            schema = pa.schema([(field.name, _untimed(field.type)) for field in table.schema])
-            table = _parse(data, schema).select(table.column_names)
+            table = _parse_as(data, _untimed_schema(table.schema))
     except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}{_bad_line(data) or f' cannot be read as one table: {error}'}") from error
+        raise _unreadable(path, _numbered(data.split(b"\n")), error) from error
     return table
+
+
+def scan(path: Path) -> tuple[pa.Schema, int]:
+    """Return the schema of the table that `load` would read, and its rows, holding a few of them at a time.
+
+    Raises
+    ------
+    ValueError
+        As `load`, and if a line holds more than one object, or part of one.
+    """
+    schema, rows = pa.schema([]), 0
+    for lines in _blocks_of_lines(path, ROWS_AT_ONCE):
+        found = _parse_lines(path, lines, None).schema
+        try:
+            schema = pa.unify_schemas([schema, _untimed_schema(found)], promote_options="permissive")
+        except pa.ArrowException as error:
+            raise _unreadable(path, lines, error) from error
+        rows += len(lines)
+    return schema, rows
+
+
+def blocks(path: Path, schema: pa.Schema, size: int) -> Iterator[pa.Table]:
+    """Read `size` rows at a time, of them the columns of `schema`, which `scan` has found."""
+    for lines in _blocks_of_lines(path, size):
+        yield _parse_lines(path, lines, schema)
 
 
 def dump(table: pa.Table, file: IO[bytes]) -> None:
@@ -42,9 +75,8 @@ def dump(table: pa.Table, file: IO[bytes]) -> None:
         file.write("".join(_lines(batch)).encode())
 
 
-def check(table: pa.Table) -> None:
-    """Raise `ValueError` if a column cannot be said in JSON: NaN, bytes, times."""
-    first = 0
+def check(table: pa.Table, first: int = 0) -> None:
+    """Raise `ValueError` if a column cannot be said in JSON: NaN, bytes, times; the first row is number `first`."""
     for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE):
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             _check_column(name, column, first)
@@ -52,11 +84,65 @@ def check(table: pa.Table) -> None:
 
 
 def _parse(data: bytes, schema: pa.Schema | None = None) -> pa.Table:
+    """Read all columns there are, or those of a schema, in any order."""
+    others = "infer" if schema is None else "ignore"
     return pj.read_json(
         pa.BufferReader(data),
         read_options=pj.ReadOptions(block_size=BLOCK_BYTES),
-        parse_options=pj.ParseOptions(explicit_schema=schema),
+        parse_options=pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior=others),
     )
+
+
+def _parse_as(data: bytes, schema: pa.Schema) -> pa.Table:
+    """Read the columns of a schema.
+
+    The parser loses nulls in a list that holds nothing else: it is told that they are booleans.
+    """
+    told = pa.schema([(field.name, _retyped(field.type, pa.types.is_null, pa.bool_())) for field in schema])
+    table = _parse(data, told)
+    return pa.table([_as_nulls(table.column(field.name), field.type) for field in schema], schema=schema)
+
+
+def _as_nulls(column: pa.ChunkedArray, kind: Any) -> pa.ChunkedArray:
+    if column.type == kind:
+        return column
+    return pa.chunked_array([_nulls_in(chunk, kind) for chunk in column.chunks], kind)
+
+
+def _nulls_in(array: pa.Array, kind: Any) -> pa.Array:
+    """Return an array with nulls of no type where `kind` says so; everything else is as it was."""
+    if array.type == kind:
+        return array
+    if pa.types.is_null(kind):
+        return pa.nulls(len(array))
+    if pa.types.is_list(kind):
+        values = _nulls_in(array.values, kind.value_type)
+        return pa.ListArray.from_arrays(array.offsets, values, mask=array.is_null())
+    parts = [_nulls_in(array.field(i), field.type) for i, field in enumerate(kind)]
+    return pa.StructArray.from_arrays(parts, fields=list(kind), mask=array.is_null())
+
+
+def _blocks_of_lines(path: Path, size: int) -> Iterator[list[Line]]:
+    with path.open("rb") as file:
+        lines = _numbered(file)
+        while block := list(islice(lines, size)):
+            yield block
+
+
+def _numbered(lines: Iterable[bytes]) -> Iterator[Line]:
+    return (Line(number, text) for number, text in enumerate(lines, start=1) if text.strip())
+
+
+def _parse_lines(path: Path, lines: Sequence[Line], schema: pa.Schema | None) -> pa.Table:
+    """Read lines as one row each; raises `ValueError` with the line that is wrong."""
+    try:
+        data = _readable(b"".join(line.text for line in lines))
+        table = _parse(data) if schema is None else _parse_as(data, schema)
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise _unreadable(path, lines, error) from error
+    if len(table) != len(lines):
+        raise _unreadable(path, lines, ValueError("a line holds more than an object, or less"))
+    return table
 
 
 def _is_whole(table: pa.Table) -> bool:
@@ -82,15 +168,23 @@ def _infinity(match: re.Match[bytes]) -> bytes:
     return match[0] if sign is None else sign + b"Infinity"
 
 
-def _bad_line(data: bytes) -> str | None:
+def _unreadable(path: Path, lines: Iterable[Line], error: Exception) -> ValueError:
+    return ValueError(f"{path}{_bad_line(lines) or f' cannot be read as one table: {error}'}")
+
+
+def _bad_line(lines: Iterable[Line]) -> str | None:
     """Find the first line that is no JSON object."""
-    for number, line in enumerate(data.split(b"\n"), start=1):
+    for number, text in lines:
         try:
-            if line.strip() and not isinstance(json.loads(line), dict):
+            if not isinstance(json.loads(text), dict):
                 return f", line {number} is no JSON object: JSON lines hold one {{...}} a line"
         except ValueError as error:
             return f", line {number} is not valid JSON: {error}"
     return None
+
+
+def _untimed_schema(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([(field.name, _retyped(field.type, pa.types.is_timestamp, pa.string())) for field in schema])
 
 
 def _times(kind: Any) -> bool:
@@ -98,13 +192,14 @@ def _times(kind: Any) -> bool:
     return bool(pa.types.is_timestamp(kind)) or any(map(_times, nested))
 
 
-def _untimed(kind: Any) -> Any:
-    if pa.types.is_timestamp(kind):
-        return pa.string()
+def _retyped(kind: Any, is_old: Callable[[Any], bool], new: Any) -> Any:
+    """Return a type with another wherever it holds one of a kind."""
+    if is_old(kind):
+        return new
     if pa.types.is_list(kind):
-        return pa.list_(_untimed(kind.value_type))
+        return pa.list_(_retyped(kind.value_type, is_old, new))
     if pa.types.is_struct(kind):
-        return pa.struct([(field.name, _untimed(field.type)) for field in kind])
+        return pa.struct([(field.name, _retyped(field.type, is_old, new)) for field in kind])
     return kind
 
 

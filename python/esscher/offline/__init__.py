@@ -1,0 +1,20 @@
+"""Score a file of samples from end to end: in bounded memory, and so that a run that was stopped can go on."""
+
+from esscher.offline.fingerprints import model_fingerprint
+from esscher.offline.parts import parts_folder
+from esscher.offline.plan import Plan, make_plan
+from esscher.offline.scorers import LocalModels, Scorer, Server, columns_of
+from esscher.offline.scoring import Progress, score_file
+
+__all__ = [
+    "LocalModels",
+    "Plan",
+    "Progress",
+    "Scorer",
+    "Server",
+    "columns_of",
+    "make_plan",
+    "model_fingerprint",
+    "parts_folder",
+    "score_file",
+]

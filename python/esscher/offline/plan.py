@@ -1,0 +1,179 @@
+"""What is to be done with a file, and whether it can be done: known before a model is loaded or a token scored."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from esscher import files
+from esscher.offline.parts import is_done
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from esscher.offline.scorers import Limits
+    from esscher.samples import Samples
+
+# Rows that are looked at together before any is scored.
+ROWS_AT_ONCE = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A file that is to be scored.
+
+    Parameters
+    ----------
+    rows
+        The file.
+    output
+        Where it goes.
+    names
+        What each of our columns is called in the file.
+    columns
+        Which of them are to be filled, as files call them.
+    block
+        How many rows are scored at a time.
+    overwrite
+        Whether columns that the file has already are replaced.
+    """
+
+    rows: files.Rows
+    output: Path
+    names: dict[str, str]
+    columns: tuple[str, ...]
+    block: int
+    overwrite: bool
+
+    @property
+    def written(self) -> dict[str, str]:
+        """What each of the columns that are filled is called in the file."""
+        return {ours: self.names[ours] for ours in self.columns}
+
+
+def make_plan(
+    file: Path,
+    output: Path,
+    columns: Sequence[str],
+    *,
+    renames: Mapping[str, str],
+    block: int,
+    overwrite: bool,
+) -> Plan:
+    """Look at a file and at where it goes; JSON lines are read through once.
+
+    Parameters
+    ----------
+    file, output
+        Parquet or JSON lines; they may be the same.
+    columns
+        The columns to fill, as files call them.
+    renames
+        What our columns are called in the file, where it is another name.
+    block
+        How many rows to score at a time.
+    overwrite
+        Whether columns that the file has already are replaced.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the file is not there, or the output's folder.
+    PermissionError
+        If the output's folder cannot be written to.
+    ValueError
+        If the file cannot be read, lacks a column that is needed or has one that would be replaced, or the output
+        cannot be written.
+    """
+    if block < 1:
+        raise ValueError(f"block is {block}: a block has at least 1 row")
+    files.check_output(output)
+    if not os.access(output.resolve().parent, os.W_OK):
+        raise PermissionError(f"{output.resolve().parent} cannot be written to: name an output elsewhere")
+    names = files.names_of(renames)
+    rows = files.scan(file)
+    files.check_needed(file, rows.schema.names, names, [ours for ours in renames if ours not in columns])
+    plan = Plan(rows, output, names, tuple(columns), block, overwrite)
+    if not is_done(output):
+        check_written(plan)
+    return plan
+
+
+def check_written(plan: Plan) -> None:
+    """Raise `ValueError` if a column cannot be put into the file, or would replace one that it is not said to."""
+    written = list(plan.written.values())
+    for name in written:
+        if name in files.token_columns(plan.names) or written.count(name) > 1:
+            raise ValueError(f"{name} would be a new column and something else too: rename one of them otherwise")
+        if name in plan.rows.schema.names and not plan.overwrite:
+            raise ValueError(f"{plan.rows.path} has a column {name} already: say --overwrite to replace it")
+
+
+def check_rows(plan: Plan, limits: Sequence[Limits], notify: Callable[[int], object]) -> None:
+    """Read all rows once and raise what would keep any of them from being scored or written.
+
+    Parameters
+    ----------
+    plan
+        What is to be done.
+    limits
+        What each model can read.
+    notify
+        Called with the number of rows that have been looked at.
+
+    Raises
+    ------
+    ValueError
+        If a row lacks token ids, has one that a model does not know, is too long for it, or cannot be written to the
+        output; the message names the file, the column and the row.
+    """
+    for block in files.read_blocks(plan.rows, ROWS_AT_ONCE, _looked_at(plan)):
+        files.naming(plan.rows.path, _check_block, plan, limits, block)
+        notify(block.first + len(block.table))
+
+
+def _check_block(plan: Plan, limits: Sequence[Limits], block: files.Block) -> None:
+    files.check_writable(block.table, plan.output, block.first)
+    samples = files.completions(block, plan.names)
+    for limit in limits:
+        _check_ids(plan, limit, block.first, samples)
+        _check_lengths(limit, block.first, samples)
+
+
+def _looked_at(plan: Plan) -> list[str]:
+    """Return the columns that are needed, and if the output is JSON lines, all that go there as they are."""
+    if not files.is_json_lines(plan.output):
+        return files.token_columns(plan.names)
+    replaced = plan.written.values()
+    return [name for name in plan.rows.schema.names if name not in replaced]
+
+
+def _check_ids(plan: Plan, limits: Limits, first: int, samples: Samples) -> None:
+    rule = (
+        f"the token ids that {limits.name} knows are 0 to {limits.vocabulary_size - 1}; was another model's tokenizer "
+        "used?"
+    )
+    for name, ids in zip(files.token_columns(plan.names), (samples.prompts, samples.completions), strict=True):
+        files.check_values(name, ids, ids.values < limits.vocabulary_size, rule, first)
+
+
+def _check_lengths(limits: Limits, first: int, samples: Samples) -> None:
+    prompts, completions = samples.prompts.lengths, samples.completions.lengths
+    empty = np.flatnonzero(prompts == 0)
+    if len(empty) and limits.start_token_id is None:
+        raise ValueError(
+            f"row {first + empty[0]} has a prompt without tokens, and {limits.name} has no start token: begin it with "
+            "at least one token (rows count from 0)"
+        )
+    # An empty prompt is read as its start token.
+    too_long = np.flatnonzero(np.maximum(prompts, 1) + completions > limits.max_tokens)
+    if len(too_long):
+        i = int(too_long[0])
+        raise ValueError(
+            f"row {first + i} has {completions[i]} tokens after the {prompts[i]} of its prompt: {limits.name} takes at "
+            f"most {limits.max_tokens} together, cut them (rows count from 0)"
+        )

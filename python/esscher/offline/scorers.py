@@ -1,0 +1,159 @@
+"""What fills in columns of samples: models in this process, or a server."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+from esscher.files import field_of
+from esscher.lm.base import check_same_vocabulary
+from esscher.ragged import Ragged
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from esscher.lm.base import LanguageModel
+    from esscher.samples import Samples
+    from esscher.service.client import Client
+
+PRIOR = ("prior_logprobs",)
+POLICY = ("policy_logprobs", "policy_entropy")
+BOTH = ("prior_logprobs", "policy_logprobs", "token_kl", "policy_entropy")
+
+
+class Limits(NamedTuple):
+    """What a model can read; the same as in `LanguageModel`."""
+
+    name: str
+    vocabulary_size: int
+    start_token_id: int | None
+    max_tokens: int
+
+
+class Scorer(Protocol):
+    """Fills in columns of samples.
+
+    Attributes
+    ----------
+    columns
+        The columns that it fills, as files call them.
+    limits
+        What each of its models can read.
+    identity
+        What its numbers depend on, as JSON holds it: while it is equal, so are they.
+    """
+
+    columns: tuple[str, ...]
+    limits: tuple[Limits, ...]
+    identity: dict[str, Any]
+
+    def fill(self, samples: Samples) -> Samples:
+        """Return the samples with the columns filled; raises what its models raise."""
+        ...
+
+
+class LocalModels:
+    """A prior, a policy or both, in this process.
+
+    Parameters
+    ----------
+    prior, policy
+        The models, at least one.
+    columns
+        Which columns to fill, of those that `columns_of` gives.
+    identity
+        What tells the models and how they compute from others.
+
+    Raises
+    ------
+    ValueError
+        If their vocabularies differ.
+    """
+
+    def __init__(
+        self,
+        prior: LanguageModel | None,
+        policy: LanguageModel | None,
+        columns: Sequence[str],
+        identity: Mapping[str, Any],
+    ) -> None:
+        if prior is not None and policy is not None:
+            check_same_vocabulary(policy, prior)
+        self._prior, self._policy = prior, policy
+        self.columns, self.identity = tuple(columns), dict(identity)
+        self.limits = tuple(_limits(model) for model in (prior, policy) if model is not None)
+
+    def fill(self, samples: Samples) -> Samples:
+        """Return the samples with the columns filled; see `Scorer.fill`."""
+        tokens = (samples.prompts, samples.completions, samples.groups)
+        if self._prior is not None and self.columns == PRIOR:
+            return replace(samples, prior_logprobs=self._prior.logprobs(*tokens))
+        assert self._policy is not None, "columns other than the prior's need a policy"
+        if self.columns == POLICY[:1]:
+            return replace(samples, policy_logprobs=self._policy.logprobs(*tokens))
+        scores = self._policy.token_scores(*tokens, None if set(self.columns) <= set(POLICY) else self._prior)
+        found = {
+            "policy_logprobs": scores.logprobs,
+            "policy_entropy": scores.entropy,
+            "prior_logprobs": scores.prior_logprobs,
+            "token_kl": scores.kl,
+        }
+        filled: dict[str, Any] = {
+            name: Ragged(np.asarray(found[name]), samples.completions.offsets) for name in self.columns
+        }
+        return replace(samples, **filled)
+
+
+class Server:
+    """A server's models.
+
+    Parameters
+    ----------
+    client
+        A client of the server.
+    columns
+        Which columns to ask for.
+
+    Raises
+    ------
+    ValueError
+        If the server does not fill one of them.
+    """
+
+    def __init__(self, client: Client, columns: Sequence[str]) -> None:
+        self._client = client
+        self.columns = tuple(columns)
+        info = client.info()
+        missing = [name for name in columns if field_of(name) not in info.columns]
+        if missing:
+            there = ", ".join(info.columns)
+            raise ValueError(f"the server at {client.address} has no {', '.join(missing)}: it fills {there}")
+        self.limits: tuple[Limits, ...] = (
+            Limits(info.prior_name, info.vocabulary_size, info.start_token_id, info.max_tokens),
+        )
+        # Not the address: the same models may come back at another.
+        told = ("version", "prior_name", "policy_name", "policy_revision", "reward_name")
+        self.identity = {"server": {name: getattr(info, name) for name in told}}
+
+    def fill(self, samples: Samples) -> Samples:
+        """Return the samples with the columns filled; see `Scorer.fill`."""
+        return self._client.score(samples, [field_of(name) for name in self.columns])
+
+
+def columns_of(*, prior: bool, policy: bool) -> tuple[str, ...]:
+    """Return the columns that a prior, a policy or both can fill.
+
+    Examples
+    --------
+    >>> columns_of(prior=False, policy=True)
+    ('policy_logprobs', 'policy_entropy')
+    """
+    if prior and policy:
+        return BOTH
+    return PRIOR if prior else POLICY
+
+
+def _limits(model: LanguageModel) -> Limits:
+    return Limits(model.name, model.vocabulary_size, model.start_token_id, model.max_tokens)

@@ -1,0 +1,75 @@
+"""Ours and the peers' calls in turns, on data that both were found to give the same numbers for."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Somebody else's way to do a job; `mark` is the least ratio of its time to ours."""
+
+    name: str
+    call: Callable[[], Any]
+    mark: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One peer in one job: median seconds, and the largest difference between the two results."""
+
+    job: str
+    peer: str
+    ours: float
+    theirs: float
+    mark: float | None
+    difference: float | None
+
+    @property
+    def ratio(self) -> float:
+        return self.theirs / self.ours
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number and what it says."""
+
+    name: str
+    value: str
+
+
+def compare(job: str, ours: Callable[[], Any], peers: list[Peer], rounds: int, tolerance: float | None) -> list[Row]:
+    """Rows of one job; raises if a peer's numbers differ by more than `tolerance`, where there is one."""
+    result, differences = ours(), {}
+    for peer in peers:
+        theirs = peer.call()
+        differences[peer.name] = None if tolerance is None else _difference(result, theirs)
+        if tolerance is not None and not differences[peer.name] <= tolerance:
+            raise AssertionError(f"{job}: {peer.name} differs by {differences[peer.name]}, above {tolerance}")
+    calls = {"": ours, **{peer.name: peer.call for peer in peers}}
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            times[name].append(seconds(call))
+    return [
+        Row(job, peer.name, median(times[""]), median(times[peer.name]), peer.mark, differences[peer.name])
+        for peer in peers
+    ]
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _difference(ours: Any, theirs: Any) -> float:
+    return float(np.abs(np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)).max())
