@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from esscher import files, offline
+from esscher.allocator import keep_freed_memory
 from esscher.atomic import check_place
 from esscher.compare import compare as compare_policies
 from esscher.evaluate import evaluate as evaluate_samples
@@ -165,6 +166,7 @@ def serve(
     from esscher.service.server import serve as serve_models
 
     check_host(host, insecure=insecure)
+    keep_freed_memory()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     sources = Sources(prior, policy, policy_dir, reward, reward_label, device, dtype.value)
     models, checkpoint, load_policy = load_models(sources, notify=logging.info)
@@ -448,6 +450,7 @@ def _models(
 ) -> Iterator[offline.Scorer]:
     from esscher.lm.packaged import resolve
 
+    keep_freed_memory()
     loaded = {}
     identity: dict[str, object] = {"dtype": dtype.value, "device": device or "default"}
     for role, model in (("prior", prior), ("policy", policy)):

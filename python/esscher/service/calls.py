@@ -38,6 +38,17 @@ Result = TypeVar("Result")
 _NUMBERS: dict[str, Any] = {name: number for number, name in COLUMNS.items()}
 
 
+SERVICE: str = pb.DESCRIPTOR.services_by_name["ScoringService"].full_name
+# Every method, and what it answers with.
+RESPONSES: dict[str, Any] = {
+    "GetServerInfo": pb.GetServerInfoResponse,
+    "ScoreSamples": pb.ScoreSamplesResponse,
+    "TokenizeTexts": pb.TokenizeTextsResponse,
+    "EstimateKl": pb.EstimateKlResponse,
+    "EvaluateSamples": pb.EvaluateSamplesResponse,
+}
+
+
 class ServerInfo(NamedTuple):
     """What a server holds and the limits it sets.
 
@@ -84,13 +95,13 @@ class ServerInfo(NamedTuple):
 
 
 class Call(NamedTuple, Generic[Result]):
-    """One call: which method, what to send, how to read the response, and where in the caller's samples it belongs.
+    """One call: which method, the bytes to send, how to read the answer, and where in the caller's samples it belongs.
 
     `place` makes indices in a refusal those of the caller's samples.
     """
 
     method: str
-    request: Any
+    request: bytes
     read: Callable[[Any], Result]
     place: Callable[[str], str] = str
 
@@ -108,7 +119,7 @@ class PartAnswer(NamedTuple):
 
 def info_call() -> Call[ServerInfo]:
     """Ask what the server holds."""
-    return Call("GetServerInfo", pb.GetServerInfoRequest(), _read_info)
+    return Call("GetServerInfo", b"", _read_info)
 
 
 def _read_info(response: pb.GetServerInfoResponse) -> ServerInfo:
@@ -147,7 +158,9 @@ def score_call(part: Part, columns: tuple[str, ...]) -> Call[PartAnswer]:
     if samples.terminated is not None:
         message.terminated.extend(samples.terminated.tolist())
     request = pb.ScoreSamplesRequest(samples=message, columns=[_NUMBERS[name] for name in columns])
-    return Call("ScoreSamples", request, lambda response: _read_part(part, columns, response), part.place)
+    return Call(
+        "ScoreSamples", request.SerializeToString(), lambda response: _read_part(part, columns, response), part.place
+    )
 
 
 def _read_part(part: Part, columns: tuple[str, ...], response: pb.ScoreSamplesResponse) -> PartAnswer:
@@ -194,7 +207,7 @@ def tokenize_call(
             raise ValueError("its groups are not those of the texts")
         return samples
 
-    return Call("TokenizeTexts", request, read)
+    return Call("TokenizeTexts", request.SerializeToString(), read)
 
 
 def kl_call(policy_logprobs: Ragged, prior_logprobs: Ragged) -> Call[tuple[NDArray[np.float64], ...]]:
@@ -216,12 +229,12 @@ def evaluate_call(samples: Samples, target: Target | None, proposal: Proposal) -
         target=None if target is None else encode_target(target),
         proposal=encode_proposal(proposal),
     )
-    return Call("EvaluateSamples", request, lambda response: decode_report(response.report))
+    return Call("EvaluateSamples", request.SerializeToString(), lambda response: decode_report(response.report))
 
 
-def check_size(request: Any, max_message_bytes: int) -> None:
+def check_size(request: bytes, max_message_bytes: int) -> None:
     """Raise `ValueError` if the server would not accept a request of this size."""
-    size = request.ByteSize()
+    size = len(request)
     if size > max_message_bytes:
         raise ValueError(
             f"the request takes {size} bytes, and the server accepts {max_message_bytes}: send fewer completions at a "

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 import grpc
 
 from esscher.service.calls import (
+    RESPONSES,
+    SERVICE,
     Call,
     Result,
     ServerInfo,
@@ -24,7 +26,6 @@ from esscher.service.calls import (
 from esscher.service.inquiry import Answer, ColumnError, Inquiry, samples_of
 from esscher.service.sending import Delivery, Window
 from esscher.service.transport import TRANSPORT
-from esscher.v1.scoring_service_pb2_grpc import ScoringServiceStub
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -104,7 +105,7 @@ class Client(_Settings):
     def __init__(self, address: str, timeout: float = 60.0, *, window: int = 4) -> None:
         super().__init__(address, timeout, window)
         self._channel = grpc.insecure_channel(address, options=_OPTIONS)
-        self._stub = ScoringServiceStub(self._channel)  # type: ignore[no-untyped-call]  # generated without annotations
+        self._methods = _methods(self._channel)
 
     def info(self) -> ServerInfo:
         """Ask what the server holds and the limits it sets."""
@@ -242,7 +243,7 @@ class Client(_Settings):
         delivery = self._delivery(call)
         while True:
             try:
-                response = getattr(self._stub, call.method)(call.request, timeout=delivery.seconds_left())
+                response = self._methods[call.method](call.request, timeout=delivery.seconds_left())
             except grpc.RpcError as error:
                 time.sleep(delivery.fail(error))
             else:
@@ -281,7 +282,7 @@ class Client(_Settings):
                 future.cancel()
 
     def _start(self, delivery: Delivery[Any]) -> Any:
-        method = getattr(self._stub, delivery.call.method)
+        method = self._methods[delivery.call.method]
         return method.future(delivery.call.request, timeout=delivery.seconds_left())
 
 
@@ -305,7 +306,7 @@ class AsyncClient(_Settings):
         asyncio.get_running_loop()  # raises where gRPC would tie the channel to some other loop
         super().__init__(address, timeout, window)
         self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
-        self._stub = ScoringServiceStub(self._channel)  # type: ignore[no-untyped-call]  # generated without annotations
+        self._methods = _methods(self._channel)
 
     async def info(self) -> ServerInfo:
         """As `Client.info`."""
@@ -388,7 +389,7 @@ class AsyncClient(_Settings):
         delivery = self._delivery(call)
         while True:
             try:
-                response = await getattr(self._stub, call.method)(call.request, timeout=delivery.seconds_left())
+                response = await self._methods[call.method](call.request, timeout=delivery.seconds_left())
             except grpc.RpcError as error:
                 await asyncio.sleep(delivery.fail(error))
             else:
@@ -410,6 +411,14 @@ class AsyncClient(_Settings):
             # One failure ends the others; the caller gets it as it is.
             first = errors.exceptions[0]
             raise first from first.__cause__
+
+
+def _methods(channel: Any) -> dict[str, Any]:
+    """Methods that send bytes as they are: requests are encoded once, however often they are sent."""
+    return {
+        name: channel.unary_unary(f"/{SERVICE}/{name}", None, response.FromString)
+        for name, response in RESPONSES.items()
+    }
 
 
 def _check_address(address: str) -> str:

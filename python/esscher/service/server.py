@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 
 from esscher.service.batcher import Batcher
+from esscher.service.calls import SERVICE
 from esscher.service.guard import Guard
 from esscher.service.metrics import Metrics
 from esscher.service.servicer import Limits, Servicer
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from esscher.lm.base import LanguageModel
     from esscher.service.models import Models
 
-SERVICE = "esscher.v1.ScoringService"
 DEFAULT_PORT = 50051
 DEFAULT_LIMITS = Limits()
 

@@ -36,7 +36,7 @@ class Pace(NamedTuple):
 
 
 # On a CPU larger steps fall out of its caches and are no faster; a GPU wants them large enough to be busy.
-PACES = {"cpu": Pace(tokens=2048, rows=128), "cuda": Pace(tokens=65536, rows=1024)}
+PACES = {"cpu": Pace(tokens=4096, rows=128), "cuda": Pace(tokens=65536, rows=1024)}
 
 
 class Network:
