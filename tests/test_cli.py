@@ -130,8 +130,8 @@ def test_columns_can_be_renamed(samples, tmp_path, esscher):
         (("score", "FILE", "--output", "out.parquet"), "no model is given: say --prior MODEL"),
         (("score", "FILE", "--server", "x:1", "--prior", "alice", "--output", "out.parquet"), "give it alone"),
         (("score", "FILE", "--prior", "alice", "--column", "token_kl", "-o", "o.jsonl"), "fill prior_logprobs"),
-        (("serve", "--model", "nowhere/at/all/x"), "nowhere/at/all/x"),
-        (("serve", "--model", "alice", "--host", "0.0.0.0"), "neither encrypted nor authenticated"),
+        (("serve", "--prior", "nowhere/at/all/x"), "nowhere/at/all/x"),
+        (("serve", "--prior", "alice", "--host", "0.0.0.0"), "neither encrypted nor authenticated"),
     ],
 )
 def test_bad_input_says_what_is_wrong_and_ends_with_2(arguments, message, unscored, tmp_path, esscher, monkeypatch):
@@ -166,7 +166,7 @@ def test_a_port_in_use_is_told(esscher):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        code, _, err = esscher("serve", "--model", alice_folder(), "--port", port)
+        code, _, err = esscher("serve", "--prior", alice_folder(), "--port", port)
     assert code == 2
     assert str(port) in err
 

@@ -73,10 +73,11 @@ from esscher.target import Condition, Moments, Product, Tilt
 from esscher.token_scores import TokenScores, token_scores
 
 if TYPE_CHECKING:
-    from esscher.service.client import AsyncClient, Client
+    from esscher.service.client import Answer, AsyncClient, Client, ColumnError
 
 __all__ = [
     "Agreement",
+    "Answer",
     "AsyncClient",
     "BestOfN",
     "BestOfNRewards",
@@ -84,6 +85,7 @@ __all__ = [
     "Bridge",
     "Chain",
     "Client",
+    "ColumnError",
     "Comparison",
     "Condition",
     "DiversityEstimate",
@@ -169,7 +171,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import the clients when they are first asked for: grpc takes longer to import than all the rest."""
-    if name in ("Client", "AsyncClient"):
+    if name in ("Answer", "AsyncClient", "Client", "ColumnError"):
         from esscher.service import client
 
         return getattr(client, name)

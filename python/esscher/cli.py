@@ -9,6 +9,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -370,12 +371,12 @@ def mismatch(
 
 
 def run() -> None:
-    """Run the command line and exit: 0 done, 1 a bug, 2 bad input, 3 no server or none in time, 130 interrupted."""
+    """Run the command line and exit: 0 done, 1 a bug, 2 bad input, 3 a server that fails or is absent, 130 stopped."""
     try:
         app()
     except (ConnectionError, TimeoutError) as error:
         _fail(error, NO_SERVER)
-    except (ValueError, FloatingPointError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, FloatingPointError, OSError, ModuleNotFoundError, MemoryError) as error:
         _fail(error, BAD_INPUT)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
@@ -452,12 +453,15 @@ def _models(
 
     keep_freed_memory()
     loaded = {}
-    identity: dict[str, object] = {"dtype": dtype.value, "device": device or "default"}
+    identity: dict[str, object] = {"dtype": dtype.value, "torch": version("torch")}
     for role, model in (("prior", prior), ("policy", policy)):
         if model is not None:
             notify(f"loading {model}")
             loaded[role] = _load(model, device, dtype, notify)
             identity[role] = offline.model_fingerprint(model, resolve(model))
+            identity["device"] = loaded[role].device
+    if len(loaded) == 2:
+        loaded["policy"].check_same_tokenizer(loaded["prior"])
     yield offline.LocalModels(loaded.get("prior"), loaded.get("policy"), columns, identity)
 
 

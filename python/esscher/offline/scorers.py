@@ -138,8 +138,21 @@ class Server:
         self.identity = {"server": {name: getattr(info, name) for name in told}}
 
     def fill(self, samples: Samples) -> Samples:
-        """Return the samples with the columns filled; see `Scorer.fill`."""
-        return self._client.score(samples, [field_of(name) for name in self.columns])
+        """Return the samples with the columns filled; see `Scorer.fill`.
+
+        Raises
+        ------
+        ConnectionError
+            If the server is busy all the time that the client gives it, fails, or cannot compute a column.
+        """
+        try:
+            answer = self._client.ask(samples, [field_of(name) for name in self.columns])
+        except RuntimeError as error:
+            raise ConnectionError(str(error)) from error
+        if answer.unavailable:
+            reasons = "; ".join(f"{name} ({reason})" for name, reason in answer.unavailable.items())
+            raise ConnectionError(f"the server at {self._client.address} could not compute {reasons}")
+        return answer.samples
 
 
 def columns_of(*, prior: bool, policy: bool) -> tuple[str, ...]:

@@ -292,6 +292,11 @@ class TransformersLM:
                 )
 
     @property
+    def device(self) -> str:
+        """Where it runs, "cpu" or "cuda:0"."""
+        return str(self._network.device)
+
+    @property
     def architecture(self) -> str:
         """What transformers calls the model's class."""
         return type(self._network.model).__name__
