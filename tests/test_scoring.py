@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from functools import lru_cache
 
 import numpy as np
@@ -12,7 +13,7 @@ import transformers
 
 from esscher import Ragged, Samples, estimate_kl
 from esscher.lm.packing import divide, divide_unshared, pack
-from esscher.lm.transformers import TransformersLM, scoring
+from esscher.lm.transformers import TransformersLM, attention, scoring
 from esscher.lm.transformers.network import Network
 from models import alice, alice_folder, smollm2, smollm2_folder
 from test_transformers import ARCHITECTURES, TEXT, own_logprobs, paced, random_model, real_completions, worst
@@ -226,6 +227,54 @@ def test_packs_hold_every_completion_token_once(budget):
             for laid in packs:
                 assert laid.segments[-1] == len(laid.token_ids) == len(laid.positions)
                 assert (np.diff(laid.segments) > 0).all()
+
+
+def attention_one_by_one(queries, keys, values, query_offsets, key_offsets, *longest_and_scale, is_causal):
+    """What torch's kernel for sequences of any length promises, by the textbook."""
+    *longest, scale = longest_and_scale
+    out, lse = torch.zeros_like(queries), torch.zeros(queries.shape[:2])
+    places = [list(itertools.pairwise(offsets.tolist())) for offsets in (query_offsets, key_offsets)]
+    assert longest == [max(stop - start for start, stop in place) for place in places]
+    for (a, b), (c, d) in zip(*places, strict=True):
+        repeats = queries.shape[1] // keys.shape[1]
+        key, value = (one[c:d].repeat_interleave(repeats, 1) for one in (keys, values))
+        logits = torch.einsum("qhd,khd->hqk", queries[a:b], key) * (scale or queries.shape[-1] ** -0.5)
+        if is_causal:
+            logits = logits.masked_fill(torch.ones(b - a, d - c).triu(1).bool(), -torch.inf)
+        out[a:b] = torch.einsum("hqk,khd->qhd", logits.softmax(-1), value)
+        lse[a:b] = logits.logsumexp(-1).T
+    return out, lse
+
+
+def test_both_plans_of_attention_agree_with_each_other_and_the_textbook(monkeypatch):
+    """That for CUDA runs with its kernel in Python: what is checked is who sees whom."""
+    monkeypatch.setattr(attention, "_varlen", attention_one_by_one)
+    rng = np.random.default_rng(6)
+    torch.manual_seed(0)
+    for i in range(60):
+        samples = random_samples(rng, alice(), empty_prompts=False)
+        for trees in divide(samples, int(rng.choice([20, 60, 1000]))):
+            laid = pack(samples, trees)
+            states = [torch.randn(len(laid.token_ids), heads, 8) for heads in (4, 2, 2)]
+            scaling = None if i % 2 else 0.5
+            on_cpu = attention._cpu_plan(laid).attend(*states, scaling)
+            on_cuda = attention._cuda_plan(laid, torch.device("cpu")).attend(*states, scaling)
+            torch.testing.assert_close(on_cpu, on_cuda, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(on_cpu, seen_by_each(laid, states, scaling), rtol=1e-5, atol=1e-5)
+
+
+def seen_by_each(laid, states, scaling):
+    """Attention with one mask of who sees whom."""
+    n = len(laid.token_ids)
+    segment = np.repeat(np.arange(len(laid.segments) - 1), np.diff(laid.segments))
+    sees = (segment[:, None] == segment) & (np.arange(n)[:, None] >= np.arange(n))
+    for start, stop, trunk_start, trunk_stop in laid.crossings:
+        sees[start:stop, trunk_start:trunk_stop] = True
+    query, key, value = (one.transpose(0, 1)[None] for one in states)
+    out = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=torch.from_numpy(sees), scale=scaling, enable_gqa=True
+    )
+    return out[0].transpose(0, 1)
 
 
 # The vocabulary.

@@ -91,9 +91,10 @@ class Network:
         rows = Ragged(laid.token_ids, laid.segments)
         padded = self.tensor(rows.to_padded(fill=0))
         position = np.arange(padded.shape[1])
-        hidden = self.run(padded, self.tensor(position).expand_as(padded)).last_hidden_state
-        kept: torch.Tensor = hidden[self.tensor(position < rows.lengths[:, None])]
-        return kept
+        hidden: torch.Tensor = self.run(padded, self.tensor(position).expand_as(padded)).last_hidden_state
+        # Found here, since a GPU would have to be waited for to say how many there are.
+        kept = np.flatnonzero(position < rows.lengths[:, None])
+        return hidden.flatten(0, 1).index_select(0, self.tensor(kept))
 
     def run(self, token_ids: torch.Tensor, position_ids: torch.Tensor, **options: Any) -> Any:
         """Run everything below the head; the result's `last_hidden_state` is [n, t, d]."""
