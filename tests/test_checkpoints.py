@@ -159,7 +159,7 @@ async def test_a_checkpoint_written_over_the_last_one_is_taken(saved, tmp_path):
 
 
 def test_another_architecture_or_vocabulary_is_refused(saved, tmp_path):
-    _, _, load = load_models(Sources(prior=str(alice_folder()), policy=str(saved[0]), device="cpu"), print)
+    _, _, load, _ = load_models(Sources(prior=str(alice_folder()), policy=str(saved[0]), device="cpu"), print)
     config = json.loads((saved[0] / "config.json").read_text())
     shutil.copytree(saved[0], tmp_path / "other")
     renamed = config | {"model_type": "mistral", "architectures": ["MistralForCausalLM"]}
@@ -227,7 +227,9 @@ async def test_swaps_under_load_fail_no_call_and_no_call_is_answered_by_two_poli
     samples = alice().sample(prompts, 6, 12, rng)
     expected = [TransformersLM.load(folder, device="cpu").logprobs(samples.prompts, samples.completions, samples.groups)
                 for folder in saved]  # fmt: skip
-    models, checkpoint, load = load_models(Sources(prior=str(alice_folder()), policy_dir=tmp_path, device="cpu"), print)
+    models, checkpoint, load, _ = load_models(
+        Sources(prior=str(alice_folder()), policy_dir=tmp_path, device="cpu"), print
+    )
     policies = follow_checkpoints(tmp_path, load, loaded=checkpoint, seconds=0.05)
     answers = {caller: [] for caller in range(4)}
     done = asyncio.Event()

@@ -61,6 +61,7 @@ console = Console()
 errors = Console(stderr=True)
 
 BAD_INPUT, NO_SERVER, INTERRUPTED = 2, 3, 130
+DEFAULT_WAITING = 2**20
 # Seconds that each part of what a server is asked may take: a large one on a CPU, or while it restarts.
 SERVER_TIMEOUT = 600.0
 
@@ -150,6 +151,16 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = 50051,
     metrics_port: Annotated[int | None, typer.Option(help="Also serve metrics for Prometheus at this port.")] = None,
+    max_batch_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens per call of the models, prompts counted once.  [default: 4096, on a GPU 65536]", min=1
+        ),
+    ] = None,
+    max_waiting_tokens: Annotated[
+        int, typer.Option(help="Tokens that may wait; beyond them calls are refused.", min=1)
+    ] = DEFAULT_WAITING,
+    max_message_mib: Annotated[int, typer.Option(help="The largest request.", min=1, max=2047)] = 64,
     device: Device = None,
     dtype: Precision = Dtype.float32,
     insecure: Annotated[
@@ -165,12 +176,13 @@ def serve(
     from esscher.service.loading import Sources, load_models
     from esscher.service.server import check_host
     from esscher.service.server import serve as serve_models
+    from esscher.service.servicer import Limits
 
     check_host(host, insecure=insecure)
     keep_freed_memory()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     sources = Sources(prior, policy, policy_dir, reward, reward_label, device, dtype.value)
-    models, checkpoint, load_policy = load_models(sources, notify=logging.info)
+    models, checkpoint, load_policy, batch_tokens = load_models(sources, notify=logging.info)
     new_policies = None if policy_dir is None else follow_checkpoints(policy_dir, load_policy, loaded=checkpoint)
     ready = f"serving {', '.join(models.names)} at"
     asyncio.run(
@@ -178,6 +190,7 @@ def serve(
             models,
             host,
             port,
+            limits=Limits(max_message_mib * 2**20, max_batch_tokens or batch_tokens, max_waiting_tokens),
             insecure=insecure,
             new_policies=new_policies,
             metrics_port=metrics_port,

@@ -238,7 +238,7 @@ def check_size(request: bytes, max_message_bytes: int) -> None:
     if size > max_message_bytes:
         raise ValueError(
             f"the request takes {size} bytes, and the server accepts {max_message_bytes}: send fewer completions at a "
-            "time, or start the server with a higher limit"
+            "time, or start the server with a higher --max-message-mib"
         )
 
 

@@ -46,11 +46,12 @@ class Sources(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """The models to begin with, the checkpoint that the policy is, and how later ones are loaded."""
+    """The models to begin with, the checkpoint that the policy is, how later ones are loaded, and a good batch size."""
 
     models: Models
     checkpoint: Checkpoint | None
     load_policy: Callable[[Path], TransformersLM]
+    batch_tokens: int
 
 
 def load_models(sources: Sources, notify: Callable[[str], None]) -> Loaded:
@@ -78,7 +79,8 @@ def load_models(sources: Sources, notify: Callable[[str], None]) -> Loaded:
         check_same_vocabulary(policy, prior)
         policy.check_same_tokenizer(prior)
     models = Models(prior, policy, reward=_load_reward(sources, prior, notify))
-    return Loaded(models, checkpoint, partial(_load_checkpoint, like=policy or prior, sources=sources))
+    load_policy = partial(_load_checkpoint, like=policy or prior, sources=sources)
+    return Loaded(models, checkpoint, load_policy, prior.batch_tokens)
 
 
 def _whole_checkpoint(folder: Path | None) -> Checkpoint | None:

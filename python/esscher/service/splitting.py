@@ -142,7 +142,7 @@ def _check_each(size: _Running, max_bytes: int) -> None:
         i = int(too_large[0])
         raise ValueError(
             f"completions[{i}] takes {alone[i]} bytes with its prompt, and the server accepts {max_bytes} at a time: "
-            "leave it out, or start the server with a higher limit"
+            "leave it out, or start the server with a higher --max-message-mib"
         )
 
 

@@ -292,6 +292,11 @@ class TransformersLM:
                 )
 
     @property
+    def batch_tokens(self) -> int:
+        """How many tokens it reads at a time: more at once are no faster."""
+        return self._network.pace.tokens
+
+    @property
     def device(self) -> str:
         """Where it runs, "cpu" or "cuda:0"."""
         return str(self._network.device)
