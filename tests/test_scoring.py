@@ -204,6 +204,26 @@ def test_texts_longer_than_a_sliding_window_are_read_padded():
     assert worst(lm.logprobs(prompts, completions, [0, 3]), expected) < 1e-4
 
 
+def test_positions_that_depend_on_the_longest_text_are_those_of_each_text():
+    """Of longrope all texts in a batch would get the long factors if one does."""
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [1.0, 3.0, 5.0, 9.0]}
+    config = transformers.LlamaConfig(
+        vocab_size=40, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=64, initializer_range=0.6,
+        rope_parameters=rope | {"original_max_position_embeddings": 16, "factor": 4.0},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    lm = TransformersLM(model, "longrope")
+    assert (lm._network.reads_packs(16), lm._network.reads_packs(17)) == (True, False)
+    prompts, completions = (
+        Ragged.from_rows([[1, 2, 3, 4, 5]]),
+        Ragged.from_rows([[6], [7] * 3, [8, 9] * 6, [3, 4] * 12]),
+    )
+    expected = [own_logprobs(model, prompts[0], row) for row in completions]
+    assert worst(lm.logprobs(prompts, completions, [0, 4]), expected) < 1e-4
+
+
 def test_logits_are_made_of_a_few_rows_at_a_time(monkeypatch):
     made = []
     project = Network.project

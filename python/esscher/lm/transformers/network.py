@@ -67,13 +67,18 @@ class Network:
         self._scale = _logit_scale(config)
         self._takes_positions = "position_ids" in inspect.signature(model.base_model.forward).parameters
         self._config = config
+        self._longest_alike = _longest_alike(config)
         self._logits: torch.Tensor | None = None
         _probe(self, name)
         self._longest_in_pack = _window(config) if _probe_packs(self, name) else 0
 
     def reads_packs(self, longest: int) -> bool:
         """Whether texts of at most this many tokens can be read as packs, where each prompt is read once."""
-        return longest <= self._longest_in_pack
+        return longest <= min(self._longest_in_pack, self._longest_alike)
+
+    def reads_alike(self, longest: int) -> bool:
+        """Whether texts of at most this many tokens are read alike in any company."""
+        return longest <= self._longest_alike
 
     def read_pack(self, laid: Pack) -> torch.Tensor:
         """Hidden states [t, d] of the tokens of a pack."""
@@ -212,6 +217,20 @@ def _window(config: Any) -> int:
     """How far back every layer of a model sees."""
     windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
     return min((window for window in windows if window), default=UNLIMITED)
+
+
+def _longest_alike(config: Any) -> int:
+    """Up to how many tokens positions mean the same to every text; beyond, the longest of a batch changes them."""
+    of_layers = getattr(config, "rope_parameters", None) or {}
+    each = (
+        [of_layers] if "rope_type" in of_layers else [value for value in of_layers.values() if isinstance(value, dict)]
+    )
+    limits = (
+        parameters.get("original_max_position_embeddings") or config.max_position_embeddings
+        for parameters in each
+        if parameters.get("rope_type") in ("dynamic", "longrope")
+    )
+    return min(limits, default=UNLIMITED)
 
 
 def _start_token_id(model: Any, vocabulary_size: int) -> int | None:

@@ -35,8 +35,11 @@ def token_scores(networks: Sequence[Network], samples: Samples) -> TokenScores:
     MemoryError
         If a completion does not fit into memory by itself.
     """
-    is_packed = all(network.reads_packs(_longest(samples)) for network in networks)
-    budget = min(network.pace.tokens for network in networks)
+    longest = _longest(samples)
+    is_packed = all(network.reads_packs(longest) for network in networks)
+    # With no room for two, every text is read alone.
+    is_alike = all(network.reads_alike(longest) for network in networks)
+    budget = min(network.pace.tokens for network in networks) if is_alike else 1
     waiting = (divide if is_packed else divide_unshared)(samples, budget)[::-1]
     parts: list[tuple[NDArray[np.int64], Columns]] = []
     while waiting:
