@@ -218,7 +218,7 @@ def test_positions_that_depend_on_the_longest_text_are_those_of_each_text():
     assert (lm._network.reads_packs(16), lm._network.reads_packs(17)) == (True, False)
     prompts, completions = (
         Ragged.from_rows([[1, 2, 3, 4, 5]]),
-        Ragged.from_rows([[6], [7] * 3, [8, 9] * 6, [3, 4] * 12]),
+        Ragged.from_rows([[6], [7] * 3, [8, 9] * 7, [3, 4] * 12]),
     )
     expected = [own_logprobs(model, prompts[0], row) for row in completions]
     assert worst(lm.logprobs(prompts, completions, [0, 4]), expected) < 1e-4
