@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from esscher import Ragged
-from esscher.lm.checkpoints import incompleteness, newest_checkpoint
+from esscher.lm.checkpoints import checkpoints_in, incompleteness, newest_whole_checkpoint
 from esscher.lm.transformers import TransformersLM
 from esscher.service.client import AsyncClient
 from esscher.service.following import follow_checkpoints
@@ -41,7 +41,7 @@ def saved(tmp_path_factory):
 
 
 def complete(folder):
-    return incompleteness(newest_checkpoint(folder)) is None
+    return incompleteness(checkpoints_in(folder)[0]) is None
 
 
 # What is whole.
@@ -78,14 +78,16 @@ def test_a_checkpoint_in_several_files_is_whole_with_the_last_of_them(tmp_path):
 def test_a_folder_without_checkpoints_has_none(tmp_path):
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "events").touch()
-    assert newest_checkpoint(tmp_path) is None
-    assert newest_checkpoint(tmp_path / "absent") is None
+    assert checkpoints_in(tmp_path) == []
+    assert checkpoints_in(tmp_path / "absent") == []
 
 
 def test_the_newest_is_the_one_written_last(saved, tmp_path):
     for name in ("checkpoint-9", "checkpoint-10", "again-1"):
         shutil.copytree(saved[0], tmp_path / name, copy_function=shutil.copyfile)
-        assert newest_checkpoint(tmp_path).folder.name == name
+        assert newest_whole_checkpoint(tmp_path).folder.name == name
+    (tmp_path / "again-1" / "model.safetensors").write_bytes(b"")
+    assert newest_whole_checkpoint(tmp_path).folder.name == "checkpoint-10"
 
 
 # What is taken.
@@ -149,6 +151,59 @@ async def test_a_checkpoint_that_cannot_be_used_is_skipped_and_the_next_is_taken
     assert caplog.text.count("is refused") == 1
 
 
+async def test_no_checkpoint_older_than_the_last_is_taken(saved, tmp_path):
+    async def write(taken):
+        for name in ("older", "newer"):
+            shutil.copytree(saved[0], tmp_path / name, copy_function=shutil.copyfile)
+        await until(lambda: taken)
+        shutil.rmtree(tmp_path / "newer")
+        await asyncio.sleep(0.3)
+
+    assert await following(tmp_path, lambda folder: folder.name, write) == ["newer"]
+
+
+async def test_a_checkpoint_that_is_never_finished_does_not_hide_a_whole_one(saved, tmp_path):
+    async def write(taken):
+        shutil.copytree(saved[0], tmp_path / "whole", copy_function=shutil.copyfile)
+        shutil.copytree(saved[1], tmp_path / "dead", copy_function=shutil.copyfile)
+        (tmp_path / "dead" / "model.safetensors").write_bytes(b"half")
+        await until(lambda: taken)
+
+    assert await following(tmp_path, lambda folder: folder.name, write) == ["whole"]
+
+
+async def test_a_checkpoint_that_changes_while_it_is_loaded_is_loaded_again(saved, tmp_path):
+    loads = []
+
+    def load(folder):
+        loads.append(folder.name)
+        if len(loads) == 1:
+            shutil.copyfile(saved[1] / "model.safetensors", folder / "model.safetensors")
+        return len(loads)
+
+    async def write(taken):
+        shutil.copytree(saved[0], tmp_path / "one", copy_function=shutil.copyfile)
+        await until(lambda: taken)
+
+    assert await following(tmp_path, load, write) == [2]
+
+
+async def test_a_checkpoint_that_could_not_be_loaded_is_tried_again(saved, tmp_path, monkeypatch):
+    monkeypatch.setattr("esscher.service.following.RETRY_SECONDS", 0.1)
+    failures = iter([MemoryError("no room"), OSError("not there")])
+
+    def load(folder):
+        for error in failures:
+            raise error
+        return folder.name
+
+    async def write(taken):
+        shutil.copytree(saved[0], tmp_path / "late", copy_function=shutil.copyfile)
+        await until(lambda: taken)
+
+    assert await following(tmp_path, load, write) == ["late"]
+
+
 async def test_a_checkpoint_written_over_the_last_one_is_taken(saved, tmp_path):
     async def write(taken):
         for i in (0, 1):
@@ -183,7 +238,7 @@ def test_the_newest_whole_checkpoint_is_the_first_policy(saved, tmp_path):
     shutil.copytree(saved[2], tmp_path / "checkpoint-2")
     loaded = load_models(Sources(prior=str(alice_folder()), policy_dir=tmp_path, device="cpu"), print)
     assert (loaded.models.policy.name, loaded.models.policy_revision) == ("checkpoint-2", 1)
-    assert loaded.checkpoint == newest_checkpoint(tmp_path)
+    assert loaded.checkpoint == newest_whole_checkpoint(tmp_path)
 
 
 def test_policy_and_prior_with_different_tokenizers_are_refused(saved, tmp_path):

@@ -720,7 +720,7 @@ def test_a_server_without_a_tokenizer_says_so(client, stub):
 
 def test_kl_over_grpc_is_that_in_process_bit_for_bit(client):
     for n in (1, 300, 20_000):
-        lengths = np.random.default_rng(n).integers(0, 100, n)
+        lengths = np.random.default_rng(n).integers(1, 100, n)
         policy, prior = (
             Ragged.from_lengths(
                 -np.random.default_rng(seed).exponential(size=lengths.sum()).astype(np.float32), lengths
@@ -736,6 +736,7 @@ def test_kl_over_grpc_is_that_in_process_bit_for_bit(client):
     ("changes", "message"),
     [
         ({"policy_logprobs": bytes(8)}, "policy_logprobs has 2 values, but completion_lengths sum to 3"),
+        ({"completion_lengths": [0] * 4}, "completion_lengths has 4 entries, but policy_logprobs has 12 bytes"),
         ({"prior_logprobs": bytes(11)}, "prior_logprobs has 11 bytes"),
         ({"completion_lengths": [2**32 - 1] * 2}, f"completion_lengths sum to {2 * (2**32 - 1)}"),
         ({"prior_logprobs": np.full(3, np.nan, "<f4").tobytes()}, "is NaN"),

@@ -24,14 +24,19 @@ class Checkpoint(NamedTuple):
         return max(modified for _, _, modified in self.files)
 
 
-def newest_checkpoint(folder: Path) -> Checkpoint | None:
-    """Return the checkpoint that was written last, of `folder` and the folders in it; `None` if there is none.
+def checkpoints_in(folder: Path) -> list[Checkpoint]:
+    """Return the checkpoints in a folder, itself or folders in it, those that were written last first.
 
-    It need not be whole yet: see `incompleteness`.
+    They need not be whole yet: see `incompleteness`.
     """
     places = [folder, *(place for place in folder.iterdir() if place.is_dir())] if folder.is_dir() else []
     found = [checkpoint for checkpoint in map(_checkpoint, places) if checkpoint is not None]
-    return max(found, key=lambda checkpoint: checkpoint.written, default=None)
+    return sorted(found, key=lambda checkpoint: -checkpoint.written)
+
+
+def newest_whole_checkpoint(folder: Path) -> Checkpoint | None:
+    """Return the checkpoint that was written last, of those that are whole; `None` if there is none."""
+    return next((one for one in checkpoints_in(folder) if incompleteness(one) is None), None)
 
 
 def incompleteness(checkpoint: Checkpoint) -> str | None:

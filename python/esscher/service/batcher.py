@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from esscher.lm.base import LanguageModel
     from esscher.service.metrics import Metrics
     from esscher.service.models import Models
+    from esscher.service.plans import Outcome
+
+# Of a caller's time, how much its rewards may take.
+REWARD_SHARE = 0.9
 
 __all__ = ["Batcher", "ModelError", "Scored", "ServerBusyError", "cost"]
 
@@ -90,6 +95,7 @@ class Batcher:
             if limit < 1:
                 raise ValueError(f"{name} is {limit}: it must be at least 1")
         self.models = models
+        self._max_batch_tokens = max_batch_tokens
         self._metrics = metrics
         self._models_worker = Worker(Queue("models", **limits), metrics)
         self._reward_worker = Worker(Queue("reward", **limits), metrics)
@@ -181,19 +187,37 @@ class Batcher:
         work = {}
         if asked:
             work[self._models_worker] = Job(
-                tokens, caller, lambda: plan_for(self.models, asked), loop.create_future(), expires
+                tokens,
+                caller,
+                lambda: plan_for(self.models, asked),
+                loop.create_future(),
+                expires,
+                self._max_batch_tokens,
             )
         if self.models.reward is not None and "rewards" in wanted:
             seen = Samples(tokens.prompts, tokens.completions, tokens.groups, terminated=samples.terminated)
             plan = RewardPlan(self.models.reward)
-            work[self._reward_worker] = Job(seen, caller, lambda: plan, loop.create_future(), expires)
+            work[self._reward_worker] = Job(
+                seen, caller, lambda: plan, loop.create_future(), expires, self._max_batch_tokens
+            )
         return work
+
+    async def _reward_in_time(self, job: Job) -> Outcome:
+        """Give a reward most of the caller's time, and not all: what the models have computed must still arrive."""
+        seconds = (job.expires - job.submitted) * REWARD_SHARE
+        left = job.submitted + seconds - time.monotonic()
+        done, _ = await asyncio.wait([job.answer], timeout=None if math.isinf(left) else max(left, 0.0))
+        if done:
+            return job.answer.result()
+        return RewardError(
+            f"the reward had no answer within {seconds:.1f} s: give the call more time, or ask without it"
+        )
 
     async def _collect(self, work: dict[Worker, Job], wanted: frozenset[str]) -> Scored:
         columns: dict[str, NDArray[Any]] = {}
         unavailable: dict[str, str] = {}
-        for job in work.values():
-            outcome = await job.answer
+        for worker, job in work.items():
+            outcome = await (self._reward_in_time(job) if worker is self._reward_worker else job.answer)
             if isinstance(outcome, RewardError):
                 unavailable["rewards"] = str(outcome)
             elif isinstance(outcome, Exception):

@@ -77,6 +77,7 @@ def decode_samples(message: samples_pb2.Samples) -> Samples:
         If a column's size disagrees with the lengths, or the samples break a rule of `Samples`. The message names the
         field, the index and the rule.
     """
+    _check_counts(message)
     prompts = _decode_rows(message, "prompt_token_ids", TOKEN_ID, "prompt_lengths")
     completions = _decode_rows(message, "completion_token_ids", TOKEN_ID, "completion_lengths")
     columns: dict[str, Any] = {
@@ -248,11 +249,31 @@ def _varint(number: int) -> bytes:
 
 def decode_logprob_pair(message: pb.EstimateKlRequest) -> tuple[Ragged, Ragged]:
     """Decode log-probs of the same completions: read-only views; raises `ValueError` if sizes and lengths disagree."""
+    _check_tokens("policy_logprobs", message.policy_logprobs, len(message.completion_lengths))
     policy = _decode_rows(message, "policy_logprobs", LOGPROB, "completion_lengths")
     return policy, Ragged(
         decode_values("prior_logprobs", message.prior_logprobs, LOGPROB, len(policy.values), "completion_lengths"),
         policy.offsets,
     )
+
+
+def _check_counts(message: samples_pb2.Samples) -> None:
+    """Refuse lengths of nothing at once: millions of them fit into few bytes, and become large arrays."""
+    prompts, completions = len(message.prompt_lengths), len(message.completion_lengths)
+    if prompts > completions:
+        raise ValueError(
+            f"prompt_lengths has {prompts} entries, but completion_lengths has {completions}: "
+            "each prompt has a completion"
+        )
+    _check_tokens("completion_token_ids", message.completion_token_ids, completions)
+
+
+def _check_tokens(name: str, column: bytes, completions: int) -> None:
+    if completions > len(column) // 4:
+        raise ValueError(
+            f"completion_lengths has {completions} entries, but {name} has {len(column)} bytes: "
+            "each completion has a token"
+        )
 
 
 def _decode_lengths(lengths: Sequence[int]) -> NDArray[np.int64]:

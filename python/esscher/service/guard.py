@@ -62,7 +62,8 @@ class Guard(grpc.aio.ServerInterceptor):
         try:
             return await handler.unary_unary(handler.request_deserializer(request), context)
         except asyncio.CancelledError:
-            outcome = "CANCELLED"
+            left = context.time_remaining()
+            outcome = "CANCELLED" if left is None or left > 0 else "DEADLINE_EXCEEDED"
             raise
         except grpc.aio.AbortError:
             outcome = context.code().name

@@ -120,11 +120,19 @@ def merge(samples: Samples, columns: tuple[str, ...], answers: Sequence[PartAnsw
         If they are not from one prior, or hold what is no such column.
     """
     answers = sorted(answers, key=lambda answer: answer.part.begin)
+    if sum(map(len, answers)) != len(samples):
+        raise ConnectionError("the client was closed before all parts were answered")
     responses = [answer.response for answer in answers]
     priors = {response.prior_name for response in responses}
     if len(priors) > 1:
         raise RuntimeError(
             f"the server changed its prior, so parts do not belong together: {sorted(priors)}; try again"
+        )
+    policies = {(response.policy_revision, response.policy_name) for response in responses}
+    if len({revision for revision, _ in policies}) < len(policies):
+        raise RuntimeError(
+            f"the server was restarted with another policy, so parts do not belong together: {sorted(policies)}; "
+            "try again"
         )
     latest = max(responses, key=lambda response: response.policy_revision)
     unavailable = _unavailable(columns, answers)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from esscher.lm.base import check_same_vocabulary
-from esscher.lm.checkpoints import Checkpoint, incompleteness, newest_checkpoint
+from esscher.lm.checkpoints import newest_whole_checkpoint
 from esscher.lm.packaged import resolve
 from esscher.lm.rewards import FUNCTION_NAME, load_reward
 from esscher.service.models import Models
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from esscher.lm.base import Reward
+    from esscher.lm.checkpoints import Checkpoint
     from esscher.lm.transformers import TransformersLM
 
 
@@ -71,7 +72,7 @@ def load_models(sources: Sources, notify: Callable[[str], None]) -> Loaded:
     if sources.policy_dir is not None and not sources.policy_dir.is_dir():
         raise FileNotFoundError(f"{sources.policy_dir} is no folder: name the one that checkpoints are saved to")
     prior = TransformersLM.load(resolve(sources.prior, notify), sources.device, sources.dtype)
-    checkpoint = _whole_checkpoint(sources.policy_dir)
+    checkpoint = None if sources.policy_dir is None else newest_whole_checkpoint(sources.policy_dir)
     source = sources.policy if checkpoint is None else str(checkpoint.folder)
     policy = None
     if source is not None:
@@ -79,24 +80,21 @@ def load_models(sources: Sources, notify: Callable[[str], None]) -> Loaded:
         check_same_vocabulary(policy, prior)
         policy.check_same_tokenizer(prior)
     models = Models(prior, policy, reward=_load_reward(sources, prior, notify))
-    load_policy = partial(_load_checkpoint, like=policy or prior, sources=sources)
+    # Not the first policy itself, which would be kept for as long.
+    architecture = (policy or prior).architecture
+    load_policy = partial(_load_checkpoint, prior=prior, architecture=architecture, sources=sources)
     return Loaded(models, checkpoint, load_policy, prior.batch_tokens)
 
 
-def _whole_checkpoint(folder: Path | None) -> Checkpoint | None:
-    newest = None if folder is None else newest_checkpoint(folder)
-    return newest if newest is not None and incompleteness(newest) is None else None
-
-
-def _load_checkpoint(folder: Path, like: TransformersLM, sources: Sources) -> TransformersLM:
+def _load_checkpoint(folder: Path, prior: TransformersLM, architecture: str, sources: Sources) -> TransformersLM:
     """Load the policy's next checkpoint; raises `ValueError` if it is not the same kind of model."""
     from esscher.lm.transformers import TransformersLM
 
     policy = TransformersLM.load(folder, sources.device, sources.dtype)
-    if policy.architecture != like.architecture:
-        raise ValueError(f"{folder} holds a {policy.architecture}, but the server's model is a {like.architecture}")
-    check_same_vocabulary(policy, like)
-    policy.check_same_tokenizer(like)
+    if policy.architecture != architecture:
+        raise ValueError(f"{folder} holds a {policy.architecture}, but the server's model is a {architecture}")
+    check_same_vocabulary(policy, prior)
+    policy.check_same_tokenizer(prior)
     return policy
 
 

@@ -45,10 +45,12 @@ class Job:
         Where the outcome goes.
     expires
         When nobody wants it any more, by `time.monotonic`.
+    max_turn_tokens
+        Tokens of a turn; only a single completion may have more.
     plan
         The plan of all its parts, once it has begun.
     begun
-        How many prompts have had their turn.
+        How many pieces of work have had their turn: prompts, or parts of one that is too large for a turn.
     queue_seconds, seconds
         How long it waited for its first turn, and how long the batches took that it was part of.
     pieces
@@ -60,6 +62,7 @@ class Job:
     plan_now: Callable[[], Plan]
     answer: asyncio.Future[Outcome]
     expires: float
+    max_turn_tokens: int
     plan: Plan | None = None
     begun: int = 0
     queue_seconds: float = 0.0
@@ -69,7 +72,9 @@ class Job:
     pieces: list[Columns] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(costs(self.samples))])
+        stops, tokens = _cut(self.samples, self.max_turn_tokens)
+        self._stops = np.concatenate([np.zeros(1, np.int64), stops])
+        self._ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(tokens)])
 
     @property
     def is_wanted(self) -> bool:
@@ -86,16 +91,21 @@ class Job:
         return self.plan_now() if self.plan is None else self.plan
 
     def next_turn(self, room: int, *, at_least: int) -> Turn:
-        """Return the prompts next in line that take up to `room` tokens, but no fewer than `at_least`."""
+        """Return the work next in line that takes up to `room` tokens, but no less than `at_least` pieces of it."""
         end = int(np.searchsorted(self._ends, self._ends[self.begun] + room, side="right")) - 1
         end = max(end, self.begun + at_least)
-        groups = self.samples.groups
-        part = Part(self.samples, int(groups[self.begun]), int(groups[end]), self.begun)
+        begin = int(self._stops[self.begun])
+        prompt = int(np.searchsorted(self.samples.groups, begin, side="right")) - 1
+        part = Part(self.samples, begin, int(self._stops[end]), prompt)
         return Turn(self, self.current_plan(), part, end, int(self._ends[end] - self._ends[self.begun]))
+
+    def begins_at(self, completion: int) -> bool:
+        """Whether that completion is the next in line."""
+        return int(self._stops[self.begun]) == completion
 
 
 class Turn(NamedTuple):
-    """Prompts of a job, up to `end`, that have their turn together."""
+    """Pieces of a job's work, up to `end`, that have their turn together."""
 
     job: Job
     plan: Plan
@@ -107,7 +117,7 @@ class Turn(NamedTuple):
     def is_next(self) -> bool:
         """Whether it is still what the job wants next."""
         job = self.job
-        return job.is_wanted and job.begun == self.part.prompt and job.current_plan() == self.plan
+        return job.is_wanted and job.begins_at(self.part.begin) and job.current_plan() == self.plan
 
     @property
     def is_first(self) -> bool:
@@ -117,7 +127,7 @@ class Turn(NamedTuple):
     @property
     def is_last(self) -> bool:
         """Whether nothing of the job comes after it."""
-        return self.end == len(self.job.samples.prompts)
+        return self.part.end == len(self.job.samples)
 
     def receive(self, outcome: Outcome, seconds: float) -> None:
         """Give the job what came of it; with the last part, or an error, the job is answered."""
@@ -154,15 +164,16 @@ class Queue:
     """Jobs that wait, each caller's in order of arrival.
 
     The next turn goes to the caller who will have had the fewest tokens after it, where one who comes anew counts as
-    having had as many as whoever had the last turn. A turn is a job, or as many of its prompts as fit into a batch.
-    What fits beside it into the batch, and has an equal plan, is merged with it.
+    having had as many as whoever had the last turn. A turn is a job, or as many of its prompts as fit into a batch; the
+    completions of a prompt stay together, unless they are too many for one. What fits beside it into the batch, and has
+    an equal plan, is merged with it.
 
     Parameters
     ----------
     what
         Who computes, as callers are told.
     max_batch_tokens
-        Tokens of a batch, prompts counted once; a single prompt with more is a batch of its own.
+        Tokens of a batch, prompts counted once; a single completion with more is a batch of its own.
     max_waiting_tokens
         Tokens that may wait; a job that finds nothing waiting is accepted whatever its size.
 
@@ -247,3 +258,21 @@ def costs(samples: Samples) -> NDArray[np.int64]:
     """Tokens that a model reads for each prompt [P]: its own, once, and those of its completions."""
     reads: NDArray[np.int64] = np.diff(samples.completions.offsets[samples.groups]) + samples.prompts.lengths
     return reads
+
+
+def _cut(samples: Samples, most: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cut samples into pieces of at most `most` tokens, prompts whole where that can be: their ends and tokens."""
+    whole = costs(samples)
+    if (whole <= most).all():
+        return samples.groups[1:], whole
+    stops, tokens = [], []
+    read = samples.completions.offsets
+    for prompt, (first, last) in enumerate(zip(samples.groups[:-1], samples.groups[1:], strict=True)):
+        trunk, begin = samples.prompts.lengths[prompt], int(first)
+        while begin < last:
+            fitting = int(np.searchsorted(read, read[begin] + most - trunk, side="right")) - 1
+            stop = min(max(fitting, begin + 1), int(last))
+            stops.append(stop)
+            tokens.append(trunk + read[stop] - read[begin])
+            begin = stop
+    return np.array(stops), np.array(tokens)

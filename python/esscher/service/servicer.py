@@ -109,7 +109,7 @@ class Servicer(ScoringServiceServicer):
     async def EstimateKl(self, request: pb.EstimateKlRequest, context: Context) -> pb.EstimateKlResponse:  # noqa: ARG002, N802
         """Compute k1, k2 and k3; at once where a thread would cost more time than it saves."""
         policy, prior = decode_logprob_pair(request)
-        if policy.values.nbytes <= SMALL:
+        if policy.values.nbytes + policy.offsets.nbytes <= SMALL:
             return _estimate_kl(policy, prior, threads=1)
         return await asyncio.get_running_loop().run_in_executor(self._kernels, _estimate_kl, policy, prior)
 
