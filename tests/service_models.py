@@ -171,7 +171,7 @@ HOSTILE = {
     "one length more": (_append("completion_lengths", 1), "completion_lengths sum"),
     "an empty completion": (_append("completion_lengths", 0), "group_sizes sum"),
     "largest lengths": (_set("completion_lengths", [2**32 - 1] * 3), f"sum to {3 * (2**32 - 1)}"),
-    "lengths that overflow 32 bits to 0": (_set("completion_lengths", [2**31, 2**31]), f"sum to {2**32}"),
+    "lengths that overflow 32 bits to 0": (_set("completion_lengths", [2**31, 2**31]), "each prompt has a completion"),
     "largest prompt lengths": (_set("prompt_lengths", [2**32 - 1] * 3), f"sum to {3 * (2**32 - 1)}"),
     "largest group sizes": (_set("group_sizes", [2**32 - 1] * 3), f"group_sizes sum to {3 * (2**32 - 1)}"),
     "no group sizes": (_set("group_sizes", []), "group_sizes has 0 entries"),

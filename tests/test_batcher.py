@@ -104,12 +104,36 @@ async def test_batches_keep_to_the_budget_in_order_and_a_larger_call_is_cut_betw
         np.testing.assert_array_equal(logprobs_of(one), expected_logprobs(part), strict=True)
 
 
-async def test_a_prompt_larger_than_the_budget_is_a_batch_of_its_own():
-    model, part = Gated(is_open=True), draw(1, prompts=3, n=5)
-    async with batcher(model, max_batch_tokens=1) as batching:
-        scored = await batching.score(part, PRIOR)
-    assert [len(call) for call in model.calls] == [5, 5, 5]
-    np.testing.assert_array_equal(logprobs_of(scored), expected_logprobs(part), strict=True)
+async def test_a_prompt_larger_than_the_budget_is_cut_between_its_completions():
+    part = draw(1, prompts=3, n=5)
+    for budget, sizes in ((1, [1] * 15), (cost(part.take_prompts([0])) - 1, None)):
+        model = Gated(is_open=True)
+        async with batcher(model, max_batch_tokens=budget) as batching:
+            scored = await batching.score(part, PRIOR)
+        assert sizes is None or [len(call) for call in model.calls] == sizes
+        assert all(1 + call.lengths.sum() <= budget or len(call) == 1 for call in model.calls)
+        assert len(model.calls) > 3
+        np.testing.assert_array_equal(logprobs_of(scored), expected_logprobs(part), strict=True)
+
+
+async def test_one_caller_with_a_large_group_does_not_keep_another_waiting():
+    """Five thousand completions of one prompt, in turns with a caller who has one."""
+    model = Gated()
+    large, small = draw(3, prompts=1, n=5000), draw(4, prompts=1, n=1)
+    async with batcher(model, max_batch_tokens=500) as batching:
+        first = asyncio.create_task(batching.score(large, PRIOR, caller="large"))
+        await asyncio.to_thread(model.wait_until_called)
+        second = asyncio.create_task(batching.score(small, PRIOR, caller="small"))
+        await asyncio.sleep(0)
+        model.gate.set()
+        await asyncio.gather(first, second)
+    turn = next(
+        i
+        for i, call in enumerate(model.calls)
+        if small.completions[0].tolist() == call[len(call) - 1].tolist() and i > 0
+    )
+    assert turn <= 3
+    assert len(model.calls) > 20
 
 
 async def test_a_full_queue_refuses_at_once_and_accepts_again_later():

@@ -183,7 +183,7 @@ def test_hostile_messages_are_refused_by_field_and_rule(kind):
 def test_a_million_largest_lengths_are_refused_at_once():
     message = samples_pb2.Samples(completion_lengths=[2**32 - 1] * 1_000_000, completion_token_ids=b"\0" * 4)
     started = time.perf_counter()
-    with pytest.raises(ValueError, match=f"sum to {1_000_000 * (2**32 - 1)}"):
+    with pytest.raises(ValueError, match=r"completion_lengths has 1000000 entries, but .* each completion has a token"):
         codec.decode_samples(message)
     assert time.perf_counter() - started < 1
 

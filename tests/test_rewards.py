@@ -72,6 +72,7 @@ def test_a_function_is_found_by_name_in_the_working_folder(samples, tmp_path, mo
         ("os.no_such:f", r"there is no module os\.no_such"),
         ("os:no_such_function", "os has no no_such_function"),
         ("os:sep", "that is str, not a function"),
+        ("asyncio:sleep", "that is a coroutine, and only ordinary functions are called"),
     ],
 )
 def test_a_name_that_leads_nowhere_is_refused(name, message):
@@ -121,6 +122,18 @@ def test_a_model_with_labels_gives_the_log_probability_of_one(samples, tmp_path)
     rewards = ClassifierReward(tmp_path, alice(), label="LABEL_2", device="cpu")(samples)
     expected = torch.log_softmax(outputs(model, samples), 1)[:, 2]
     np.testing.assert_allclose(rewards, expected, rtol=0, atol=1e-5)
+
+
+def test_texts_that_end_with_the_padding_of_a_tokenizer_are_read_to_their_end(tmp_path):
+    """Models find a text's end as the last token that is not padding, and id 0 is a word to many."""
+    model = classifier(tmp_path, 1)
+    reward = ClassifierReward(tmp_path, alice(), device="cpu")
+    rows = [[5, 6, 0], [7, 0, 0, 0], [8]]
+    with torch.inference_mode():
+        model.config.pad_token_id = 1000
+        expected = [model(input_ids=torch.tensor([row])).logits[0, 0].item() for row in rows]
+        found = reward._rewards(rows)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
 def test_labels_that_are_missing_or_too_many_are_refused(tmp_path):

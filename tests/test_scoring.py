@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import numpy as np
@@ -332,6 +333,67 @@ def test_nan_of_either_model_is_named():
 def test_models_of_different_vocabularies_are_not_compared():
     with pytest.raises(ValueError, match=r"has 1024 tokens and \S+ 49152: policy and prior must share a vocabulary"):
         alice().token_scores(Ragged.from_rows([[1]]), Ragged.from_rows([[1]]), [0, 1], smollm2())
+
+
+def test_models_of_different_heads_are_not_compared():
+    policy, prior = random_model("head with a bias"), random_model("head with a bias", 1)
+    prior.lm_head = torch.nn.Linear(32, 44)
+    with pytest.raises(ValueError, match="policy makes 40 logits a token and prior 44: a KL needs as many of both"):
+        TransformersLM(policy, "policy").token_scores(
+            Ragged.from_rows([[1]]), Ragged.from_rows([[1]]), [0, 1], TransformersLM(prior, "prior")
+        )
+
+
+def test_models_of_different_precision_are_compared_in_float32():
+    samples = random_samples(np.random.default_rng(8), alice())
+    expected = alice().token_scores(*arguments(samples), alice())
+    for dtype in ("bfloat16", "float16"):
+        other = TransformersLM.load(alice_folder(), device="cpu", dtype=dtype)
+        for policy, prior in ((alice(), other), (other, alice())):
+            found = policy.token_scores(*arguments(samples), prior)
+            np.testing.assert_allclose(found.logprobs, expected.logprobs, rtol=0, atol=BFLOAT16["alice"])
+            assert found.kl.max() < 0.05
+
+
+def test_models_of_different_start_tokens_need_a_prompt():
+    policy, prior = random_model("divided logits"), random_model("divided logits", 1)
+    prior.config = copy.deepcopy(prior.config)
+    prior.config.bos_token_id = 5
+    lm, other = TransformersLM(policy, "policy"), TransformersLM(prior, "prior")
+    empty, completions = Ragged.from_rows([[]], np.uint32), Ragged.from_rows([[1, 2]])
+    with pytest.raises(
+        ValueError, match=r"prompts\[0\] has no tokens, and policy and prior have different start tokens"
+    ):
+        lm.token_scores(empty, completions, [0, 1], other)
+    assert lm.token_scores(Ragged.from_rows([[4]]), completions, [0, 1], other).kl is not None
+
+
+def test_an_architecture_that_selects_keys_is_read_padded(monkeypatch):
+    """What attention is asked for and not known is never left out in silence."""
+    attend = attention.attend
+    monkeypatch.setitem(
+        transformers.AttentionInterface._global_mapping,
+        attention.NAME,
+        lambda *states, **options: attend(*states, **options, block_indices=torch.zeros(1)),
+    )
+    lm = TransformersLM(random_model("divided logits"), "selecting")
+    assert not lm._network.reads_packs(1)
+
+
+def test_threads_may_share_a_model():
+    """One at a time runs it: the way it attends is part of its configuration."""
+    lm = paced(random_model("divided logits"), 64, 8)
+    prompts, completions = Ragged.from_rows([[1, 2, 3], [4]]), Ragged.from_rows([[5, 6], [7], [8, 9, 10]])
+    expected = lm.logprobs(prompts, completions, [0, 2, 3]).values
+
+    def work(i):
+        if i % 3 == 0:
+            return lm.sample(prompts, 2, 4, np.random.default_rng(i)).terminated is not None
+        return np.array_equal(lm.logprobs(prompts, completions, [0, 2, 3]).values, expected)
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(work, range(60)))
+    assert lm._network.model.config._attn_implementation == "sdpa"
 
 
 # Memory.

@@ -674,6 +674,11 @@ def test_special_tokens_are_what_the_caller_says(reader):
     assert reader.score(ended).columns == ("prior_logprobs", "terminated")
 
 
+def test_one_text_in_place_of_several_is_not_sent(client):
+    with pytest.raises(TypeError, match="completions is one text: give a list of them"):
+        client.tokenize(["a"], "b", [0, 1], add_special_tokens=False, parse_special_tokens=False)
+
+
 def test_it_is_said_what_becomes_of_special_tokens(reader):
     with grpc.insecure_channel(reader.address) as channel:
         code, text = refusal(

@@ -501,6 +501,28 @@ def test_a_model_is_loaded_in_float32_on_a_cpu_and_in_16_bits_on_request():
     assert 1e-4 < worst(found, expected) < 0.5
 
 
+def test_a_model_that_is_loaded_has_left_its_file(tmp_path):
+    """A trainer may write over it: the numbers must not change with it, nor the process end."""
+    shutil.copytree(alice_folder(), tmp_path / "model")
+    lm = TransformersLM.load(tmp_path / "model", device="cpu")
+    weights = tmp_path / "model" / "model.safetensors"
+    size = weights.stat().st_size
+    with weights.open("r+b") as file:
+        file.write(bytes(size))
+    with weights.open("r+b") as file:
+        file.truncate(1000)
+    request, expected = scored_by_alice()
+    assert worst(lm.logprobs(*request), list(expected)) < 1e-5
+
+
+def test_a_tokenizer_that_is_damaged_is_not_taken_for_none(tmp_path):
+    shutil.copytree(alice_folder(), tmp_path / "model")
+    (tmp_path / "model" / "tokenizer.json").write_text("{")
+    lm = TransformersLM.load(tmp_path / "model", device="cpu")
+    with pytest.raises(ValueError, match="model has a tokenizer that cannot be read; is it damaged"):
+        lm.check_same_tokenizer(alice())
+
+
 def test_a_model_says_what_it_is():
     lm = alice()
     assert (lm.name, lm.vocabulary_size, lm.end_token_ids, lm.max_tokens) == (alice_folder().name, 1024, (3,), 128)

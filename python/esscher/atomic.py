@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def replacing(path: str | PathLike[str]) -> Iterator[IO[bytes]]:
-    """Write a file beside `path` that takes its place when the block ends well, and is removed when it does not.
+    """Write a file beside `path` that takes its place, and its mode, when the block ends well, and else is removed.
 
     Raises
     ------
@@ -38,6 +38,8 @@ def replacing(path: str | PathLike[str]) -> Iterator[IO[bytes]]:
     try:
         with temporary.open("xb") as file:
             yield file
+        if path.exists():
+            temporary.chmod(path.stat().st_mode & 0o7777)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

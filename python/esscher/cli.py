@@ -466,13 +466,17 @@ def _models(
 
     keep_freed_memory()
     loaded = {}
-    identity: dict[str, object] = {"dtype": dtype.value, "torch": version("torch")}
+    identity: dict[str, object] = {
+        "dtype": dtype.value,
+        "torch": version("torch"),
+        "transformers": version("transformers"),
+    }
     for role, model in (("prior", prior), ("policy", policy)):
         if model is not None:
             notify(f"loading {model}")
             loaded[role] = _load(model, device, dtype, notify)
             identity[role] = offline.model_fingerprint(model, resolve(model))
-            identity["device"] = loaded[role].device
+            identity |= {"device": loaded[role].device, "threads": loaded[role].threads}
     if len(loaded) == 2:
         loaded["policy"].check_same_tokenizer(loaded["prior"])
     yield offline.LocalModels(loaded.get("prior"), loaded.get("policy"), columns, identity)

@@ -82,13 +82,16 @@ def load_reward(name: str, texts: TextModel) -> FunctionReward:
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
-        found = getattr(importlib.import_module(module), function)
+        found = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise  # a module that this one needs
         raise ValueError(f"reward is {name!r}: there is no module {module}, here or installed") from error
-    except AttributeError as error:
-        raise ValueError(f"reward is {name!r}: {module} has no {function}") from error
-    if not callable(found):
-        raise ValueError(f"reward is {name!r}: that is {type(found).__name__}, not a function")
-    return FunctionReward(name, found, texts)
+    if not hasattr(found, function):
+        raise ValueError(f"reward is {name!r}: {module} has no {function}")
+    reward = getattr(found, function)
+    if not callable(reward):
+        raise ValueError(f"reward is {name!r}: that is {type(reward).__name__}, not a function")
+    if inspect.iscoroutinefunction(reward):
+        raise ValueError(f"reward is {name!r}: that is a coroutine, and only ordinary functions are called")
+    return FunctionReward(name, reward, texts)

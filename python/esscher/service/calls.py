@@ -189,6 +189,9 @@ def tokenize_call(
     terminated: ArrayLike | None,
 ) -> Call[Samples]:
     """Ask for token ids of texts; raises `ValueError` if groups and texts disagree."""
+    for name, texts in (("prompts", prompts), ("completions", completions)):
+        if isinstance(texts, str):
+            raise TypeError(f"{name} is one text: give a list of them")
     sizes = np.diff(check_offsets("groups", groups, len(completions)))
     if len(sizes) != len(prompts):
         raise ValueError(f"groups has {len(sizes) + 1} entries, but there are {len(prompts)} prompts: it has one more")

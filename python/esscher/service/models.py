@@ -30,14 +30,14 @@ class Models:
     policy
         The model that is trained or judged, of the prior's vocabulary.
     policy_revision
-        How many policies there have been, this one included; 0 without one.
+        How many policies there have been, this one included: 1 unless it is said; 0 without one.
     reward
         What a completion is worth.
 
     Raises
     ------
     ValueError
-        If policy and prior have different vocabularies, or there is a policy and its revision is 0, or the reverse.
+        If policy and prior have different vocabularies.
     """
 
     prior: LanguageModel

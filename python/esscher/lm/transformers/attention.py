@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from esscher.lm.packing import Crossing, Pack
 
 NAME = "esscher_packs"
+# What attention is told that changes nothing here: nothing is dropped, positions are in queries and keys already,
+# windows are longer than the texts (see `Network.reads_packs`), and there is no cache.
+WITHOUT_EFFECT = {"dropout", "position_ids", "sliding_window", "use_cache", "is_causal", "output_attentions"}
 # Segments this much shorter than another are not padded to its length; short ones are, whatever they are.
 LEAST_FILL, SHORT = 0.75, 16
 
@@ -39,9 +42,18 @@ def attend(
     *,
     plan: CpuPlan | CudaPlan,
     scaling: float | None = None,
-    **_: Any,
+    **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend as transformers asks for it: queries [1, h, t, d], keys and values [1, g, t, d]; gives [1, t, h, d]."""
+    """Attend as transformers asks for it: queries [1, h, t, d], keys and values [1, g, t, d]; gives [1, t, h, d].
+
+    Raises
+    ------
+    NotImplementedError
+        If the architecture asks for what is not done here, such as a selection of keys or sinks.
+    """
+    unknown = [name for name, value in options.items() if value is not None and name not in WITHOUT_EFFECT]
+    if unknown:
+        raise NotImplementedError(f"attention is asked for with {', '.join(unknown)}")
     queries, keys, values = (states[0].transpose(0, 1).contiguous() for states in (query, key, value))
     return plan.attend(queries, keys, values, scaling)[None], None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,11 +53,10 @@ class ClassifierReward:
         self._tokenizer: Any = load_tokenizer(found)
         self._model: Any = load_classifier(found, self._device)
         self._label = _label_index(self.name, self._model.config, label)
-        config = self._model.config.get_text_config()
-        self._max_tokens = getattr(config, "max_position_embeddings", None) or self._tokenizer.model_max_length
-        # Some models find the end of a text by the padding after it.
-        if config.pad_token_id is None:
-            config.pad_token_id = self._tokenizer.pad_token_id or 0
+        self._config = self._model.config.get_text_config()
+        # Some positions of a model may not be for tokens, which its tokenizer knows.
+        positions = getattr(self._config, "max_position_embeddings", None) or self._tokenizer.model_max_length
+        self._max_tokens = min(positions, self._tokenizer.model_max_length)
 
     @torch.inference_mode()
     def __call__(self, samples: Samples) -> NDArray[np.float64]:
@@ -84,7 +84,11 @@ class ClassifierReward:
 
     def _rewards(self, rows: list[list[int]]) -> NDArray[np.float64]:
         width = max(map(len, rows))
-        ids = torch.full((len(rows), width), self._model.config.get_text_config().pad_token_id)
+        # Models find the end of a text by the padding after it, so that must be none of its tokens.
+        used = {token for row in rows for token in row}
+        padding = next(token for token in itertools.count() if token not in used)
+        self._config.pad_token_id = padding
+        ids = torch.full((len(rows), width), padding)
         mask = torch.zeros(len(rows), width, dtype=torch.long)
         for i, row in enumerate(rows):
             ids[i, : len(row)], mask[i, : len(row)] = torch.tensor(row), 1

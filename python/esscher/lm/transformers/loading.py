@@ -139,7 +139,15 @@ def _load_whole(kind: Any, source: Source, config: Any, dtype: torch.dtype | str
             f"{source} lacks weights of a {type(model).__name__}, {', '.join(absent[:3])}"
             f"{' and more' * (len(absent) > 3)}: is it {what}?"
         )
+    _leave_the_file(model)
     return model
+
+
+def _leave_the_file(model: Any) -> None:
+    """Copy weights that are still the file's own pages: who writes to it would change the model, or end the process."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
 
 
 def load_tokenizer(source: Source) -> transformers.PreTrainedTokenizerBase:
@@ -149,6 +157,8 @@ def load_tokenizer(source: Source) -> transformers.PreTrainedTokenizerBase:
     ------
     NoTokenizerError
         If there is none.
+    ValueError
+        If there is one, and it cannot be read.
     """
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
@@ -156,6 +166,8 @@ def load_tokenizer(source: Source) -> transformers.PreTrainedTokenizerBase:
         )
     # A tokenizer's file that is damaged makes its library raise a bare Exception.
     except Exception as error:
+        if Path(source.location, "tokenizer.json").is_file():
+            raise ValueError(f"{source} has a tokenizer that cannot be read; is it damaged? {error}") from error
         raise NoTokenizerError(f"{source} has no tokenizer that can be loaded, give token ids: {error}") from error
     return tokenizer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -57,6 +58,8 @@ class TransformersLM:
     def __init__(self, model: PreTrainedModel, name: str, source: Source | None = None) -> None:
         self._network = Network(model, name)
         self._source = source
+        # A network is run by one thread at a time: how it attends is part of its configuration.
+        self._running = threading.RLock()
         # A tokenizer is no longer itself while another thread changes how it encodes.
         self._tokenizing = threading.Lock()
         self.name = name
@@ -128,9 +131,15 @@ class TransformersLM:
         models = [self] if prior is None else [self, prior]
         for model in models:
             check_same_vocabulary(self, model)
+            self._check_same_head(model)
             samples = check_scoring(model, prompts, completions, groups)
+            model._check_start(self, samples.prompts)
         begun = replace(samples, prompts=self._begun(samples.prompts))
-        scores = token_scores([model._network for model in models], begun)
+        with ExitStack() as running:
+            # In one order everywhere, so that no two threads wait for each other's.
+            for lock in sorted({model._running for model in models}, key=id):
+                running.enter_context(lock)
+            scores = token_scores([model._network for model in models], begun)
         for model, logprobs in zip(models, (scores.logprobs, scores.prior_logprobs), strict=False):
             if logprobs is not None:
                 model._without_nan(Ragged(logprobs, completions.offsets))
@@ -162,7 +171,7 @@ class TransformersLM:
         tokens, values = np.zeros(uniforms.shape, np.int64), np.zeros(uniforms.shape, np.float32)
         lengths = np.zeros(len(uniforms), np.int64)
         widths = np.repeat(begun.lengths, n) + max_new_tokens
-        with torch.inference_mode():
+        with self._running, torch.inference_mode():
             for rows in micro_batches(widths, self._network.pace.tokens):
                 texts = read(self._network, begun, rows // n)
                 tokens[rows], values[rows], lengths[rows] = write(
@@ -201,9 +210,12 @@ class TransformersLM:
             raise TypeError("texts is one text: give a list of them")
         tokenizer = self.tokenizer
         options = {"add_special_tokens": add_special_tokens, "split_special_tokens": not parse_special_tokens}
-        with self._tokenizing:
-            # Not verbose: whether a text is too long is for `logprobs` and `sample` to say.
-            rows = [tokenizer.encode(text, verbose=False, **options) for text in texts]
+        rows = []
+        for text in texts:
+            # For each text alone, so that one thread's many do not keep another's few waiting.
+            with self._tokenizing:
+                # Not verbose: whether a text is too long is for `logprobs` and `sample` to say.
+                rows.append(tokenizer.encode(text, verbose=False, **options))
         return Ragged.from_rows(rows, dtype=np.uint32)
 
     def tokenize(
@@ -302,14 +314,34 @@ class TransformersLM:
         return str(self._network.device)
 
     @property
+    def threads(self) -> int:
+        """How many threads torch computes with on a CPU: sums differ in their last bits by that number."""
+        return torch.get_num_threads()
+
+    @property
     def architecture(self) -> str:
         """What transformers calls the model's class."""
         return type(self._network.model).__name__
 
     @cached_property
     def _can_sample(self) -> bool:
-        with torch.inference_mode():
+        with self._running, torch.inference_mode():
             return reads_in_batches(self._network)
+
+    def _check_same_head(self, prior: TransformersLM) -> None:
+        ours, theirs = self._network.logits_per_token, prior._network.logits_per_token
+        if ours != theirs:
+            raise ValueError(
+                f"{self.name} makes {ours} logits a token and {prior.name} {theirs}: a KL needs as many of both, "
+                "resize the token embeddings of one"
+            )
+
+    def _check_start(self, policy: TransformersLM, prompts: Ragged) -> None:
+        if self.start_token_id != policy.start_token_id and not prompts.lengths.all():
+            raise ValueError(
+                f"prompts[{int(prompts.lengths.argmin())}] has no tokens, and {policy.name} and {self.name} have "
+                "different start tokens: begin it with at least one token"
+            )
 
     def _begun(self, prompts: Ragged) -> Ragged:
         """Return the prompts, each empty one with the start token."""

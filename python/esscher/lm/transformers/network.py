@@ -60,7 +60,8 @@ class Network:
         if self.output is None:
             raise ValueError(f"{name} is a {type(model).__name__}, which has no output embeddings to make logits with")
         self.max_tokens: int = getattr(config, "max_position_embeddings", None) or UNLIMITED
-        self.vocabulary_size = min(len(model.get_input_embeddings().weight), len(self.output.weight))
+        self.logits_per_token = len(self.output.weight)
+        self.vocabulary_size = min(len(model.get_input_embeddings().weight), self.logits_per_token)
         self.end_token_ids = _end_token_ids(model)
         self.start_token_id = _start_token_id(model, self.vocabulary_size)
         self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
@@ -163,7 +164,12 @@ def _probe(network: Network, name: str) -> None:
     tolerance = (1e-4 if network.model.dtype == torch.float32 else 3e-2) * float(expected.abs().max())
     if not torch.allclose(expected[0, :3], expected[1, :3], rtol=0, atol=tolerance):
         raise ValueError(f"{name} is not causal: its logits depend on later tokens")
-    hidden = network.run(ids, positions).last_hidden_state
+    try:
+        hidden = network.run(ids, positions).last_hidden_state
+    except AttributeError as error:
+        raise ValueError(
+            f"{name}: the hidden states of a {type(network.model).__name__} are not to be had apart from its logits"
+        ) from error
     found = network.logits(hidden.reshape(8, -1)).reshape(expected.shape)
     if not torch.allclose(found, expected, rtol=0, atol=tolerance):
         raise ValueError(

@@ -82,18 +82,25 @@ def _over_the_vocabulary(
 
 def _reduce_on_cpu(token_ids: torch.Tensor, *logits: torch.Tensor) -> Columns:
     """Reduce by Esscher's own kernel, which reads the model's memory as it is."""
-    if logits[0].dtype == torch.float16:
+    if len({one.dtype for one in logits}) > 1 or logits[0].dtype == torch.float16:
         logits = tuple(one.float() for one in logits)
     try:
         scores = scores_of_logits(logits[0], token_ids, *logits[1:])
     except ValueError:
-        return _with_nan_where_broken(token_ids, *logits)
+        broken = [_is_broken(one) for one in logits]
+        if not any(rows.any() for rows in broken):
+            raise
+        return _with_nan_where(broken, token_ids, *logits)
     return tuple(torch.from_numpy(column) for column in scores if column is not None)
 
 
-def _with_nan_where_broken(token_ids: torch.Tensor, *logits: torch.Tensor) -> Columns:
-    """Score what can be scored: the kernel takes no logits that are NaN, +inf, or -inf for every token."""
-    broken = [(one.isnan() | (one == torch.inf)).any(dim=1) | (one == -torch.inf).all(dim=1) for one in logits]
+def _is_broken(logits: torch.Tensor) -> torch.Tensor:
+    """Whether rows hold what the kernel does not take: NaN, +inf, or -inf for every token."""
+    return (logits.isnan() | (logits == torch.inf)).any(dim=1) | (logits == -torch.inf).all(dim=1)
+
+
+def _with_nan_where(broken: Sequence[torch.Tensor], token_ids: torch.Tensor, *logits: torch.Tensor) -> Columns:
+    """Score what can be scored, with NaN for the rows of each model that are broken."""
     mended = [one.masked_fill(rows[:, None], 0) for one, rows in zip(logits, broken, strict=True)]
     columns = _reduce_on_cpu(token_ids, *mended)
     unknown = (broken[0], broken[0], broken[-1], broken[0] | broken[-1])[: len(columns)]
