@@ -343,7 +343,7 @@ def test_a_file_that_changes_meanwhile_is_refused(tmp_path):
             change_time(file)
             return super().fill(samples)
 
-    with pytest.raises(ValueError, match="was changed while it was scored"):
+    with pytest.raises(ValueError, match="was changed after this run had begun"):
         score(file, output, Changing())
     assert not output.exists()
 
@@ -595,3 +595,11 @@ def test_two_models_fill_four_columns_and_a_stopped_command_goes_on(tmp_path, es
     assert f"going on after 2 of 4 rows, kept in {parts_folder(output)}" in err
     assert output.read_bytes() == expected
     assert len(calls) == 5
+
+
+def test_objects_without_keys_are_refused_before_a_model_is_loaded(tmp_path, esscher):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt_token_ids": [1], "completion_token_ids": [2], "meta": {}}\n')
+    code, _, err = esscher("score", path, "-o", tmp_path / "out.parquet", "--prior", "nowhere/at/all")
+    assert code == 2
+    assert "column 'meta' holds objects without keys, for which Parquet has no type: write JSON lines" in err

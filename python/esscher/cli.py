@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -197,6 +199,7 @@ def serve(
             on_ready=lambda address: print(ready, address, flush=True),
         )
     )
+    _leave_stuck_threads()
 
 
 @app.command()
@@ -451,6 +454,18 @@ def _served(server: str, columns: tuple[str, ...]) -> Iterator[offline.Scorer]:
 
     with Client(server, timeout=SERVER_TIMEOUT) as client:
         yield offline.Server(client, columns)
+
+
+def _leave_stuck_threads() -> None:
+    """End the process, although a reward may never return: Python would wait for its thread for ever."""
+    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread() and not thread.daemon]
+    for thread in others:
+        thread.join(timeout=1.0)
+    if any(thread.is_alive() for thread in others):
+        logging.warning("some work has not ended, and is left")
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0)
 
 
 @contextmanager

@@ -41,6 +41,7 @@ from esscher.files.columns import check_values
 from esscher.files.dump import Dump, check_needed, field_of, names_of, read, to_table
 from esscher.files.formats import (
     check_output,
+    check_types,
     check_writable,
     column_names,
     is_json_lines,
@@ -58,6 +59,7 @@ __all__ = [
     "Rows",
     "check_needed",
     "check_output",
+    "check_types",
     "check_values",
     "check_writable",
     "column_names",

@@ -132,8 +132,25 @@ def check_writable(table: pa.Table, path: str | os.PathLike[str], first: int = 0
     The table's first row is number `first` in messages.
     """
     check_output(path)
+    check_types(table.schema, path)
     if Path(path).suffix == JSON_LINES:
         jsonl.check(table, first)
+
+
+def check_types(schema: pa.Schema, path: str | os.PathLike[str]) -> None:
+    """Raise `ValueError` if Parquet, where the path is of that kind, has no column for a type."""
+    for field in schema:
+        if Path(path).suffix == PARQUET and _holds_nothing(field.type):
+            raise ValueError(
+                f"column {field.name!r} holds objects without keys, for which Parquet has no type: write JSON lines, "
+                "or leave the column out"
+            )
+
+
+def _holds_nothing(kind: Any) -> bool:
+    """Whether a type is a struct without fields, or made of one."""
+    children = [kind.field(i).type for i in range(kind.num_fields)]
+    return any(map(_holds_nothing, children)) or (pa.types.is_struct(kind) and not children)
 
 
 def _suffix(path: Path) -> str:

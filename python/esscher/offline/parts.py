@@ -108,8 +108,11 @@ class Parts:
         files.write(columns, self._block(index))
 
     def load(self, index: int) -> Any:
-        """Return the new columns of a block."""
-        return files.load(self._block(index))
+        """Return the new columns of a block; raises `ValueError` if they cannot be read."""
+        try:
+            return files.load(self._block(index))
+        except ValueError as error:
+            raise ValueError(f"{error}. A finished block is damaged: remove it, or give --restart") from error
 
     def finish(self, run: Run) -> None:
         """Put the output, which is `whole`, in its place; `run` is what the same command would be from then on."""
@@ -118,11 +121,10 @@ class Parts:
         self.discard()
 
     def discard(self) -> None:
-        """Empty the folder; the records go last, so that what remains of an interrupted try is known for what it is."""
-        records = (self._record, self._finished)
-        for path in sorted(set(self.folder.iterdir()) - set(records)):
+        """Remove the run; the records go last, so that what remains of an interrupted try is known for what it is."""
+        for path in (*self.folder.glob("block-*"), *self.folder.glob("output*")):
             path.unlink()
-        for path in records:
+        for path in (self._record, self._finished):
             path.unlink(missing_ok=True)
 
     def tidy(self) -> None:

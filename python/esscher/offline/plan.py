@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from esscher import files
+from esscher.offline.fingerprints import file_fingerprint
 from esscher.offline.parts import is_done
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ class Plan:
     ----------
     rows
         The file.
+    fingerprint
+        What tells whether the file is still the same.
     output
         Where it goes.
     names
@@ -43,6 +46,7 @@ class Plan:
     """
 
     rows: files.Rows
+    fingerprint: dict[str, Any]
     output: Path
     names: dict[str, str]
     columns: tuple[str, ...]
@@ -95,9 +99,12 @@ def make_plan(
     if not os.access(output.resolve().parent, os.W_OK):
         raise PermissionError(f"{output.resolve().parent} cannot be written to: name an output elsewhere")
     names = files.names_of(renames)
+    # Before anything is read of it; what is not there or no file is said below.
+    fingerprint = file_fingerprint(file) if file.is_file() else {}
     rows = files.scan(file)
+    files.check_types(rows.schema, output)
     files.check_needed(file, rows.schema.names, names, [ours for ours in renames if ours not in columns])
-    plan = Plan(rows, output, names, tuple(columns), block, overwrite)
+    plan = Plan(rows, fingerprint, output, names, tuple(columns), block, overwrite)
     if not is_done(output):
         check_written(plan)
     return plan

@@ -76,6 +76,7 @@ def score_file(plan: Plan, scorer: Scorer, *, restart: bool = False, notify: Not
             return
         check_written(plan)
         parts.check_same(run)
+        _check_unchanged(plan)
         if parts.is_begun:
             notify(Progress("resuming", min(parts.count() * plan.block, plan.rows.count), 0))
         else:
@@ -83,7 +84,7 @@ def score_file(plan: Plan, scorer: Scorer, *, restart: bool = False, notify: Not
             parts.begin(run)
         _score_blocks(plan, scorer, parts, notify)
         files.write_blocks(_whole(plan, parts, notify), parts.whole)
-        _check_unchanged(plan, run)
+        _check_unchanged(plan)
         parts.finish(_run_afterwards(plan, run, parts))
 
 
@@ -91,7 +92,7 @@ def _run(plan: Plan, scorer: Scorer) -> dict[str, Any]:
     """Return what the output's bytes depend on, as JSON holds it."""
     return {
         "esscher": __version__,
-        "input": file_fingerprint(plan.rows.path),
+        "input": plan.fingerprint,
         "names": plan.names,
         "columns": list(plan.columns),
         "block": plan.block,
@@ -105,9 +106,9 @@ def _run_afterwards(plan: Plan, run: dict[str, Any], parts: Parts) -> dict[str, 
     return {**run, "input": file_fingerprint(parts.whole)} if is_in_place else run
 
 
-def _check_unchanged(plan: Plan, run: dict[str, Any]) -> None:
-    if file_fingerprint(plan.rows.path) != run["input"]:
-        raise ValueError(f"{plan.rows.path} was changed while it was scored: start again with --restart")
+def _check_unchanged(plan: Plan) -> None:
+    if file_fingerprint(plan.rows.path) != plan.fingerprint:
+        raise ValueError(f"{plan.rows.path} was changed after this run had begun: start again with --restart")
 
 
 def _score_blocks(plan: Plan, scorer: Scorer, parts: Parts, notify: Notify) -> None:
