@@ -96,7 +96,7 @@ def test_a_thousand_ragged_batches_are_scored_as_transformers_scores_them():
     """Shared prompts, packs of many sizes, both sides of padding, one token, no prompt: about half a minute."""
     rng, differences = np.random.default_rng(0), []
     lms = [paced(alice()._network.model, tokens, rows) for tokens, rows in ((2048, 128), (40, 5), (100, 128))]
-    assert all(lm._network.reads_packs(128) for lm in lms)
+    assert all(lm._network.longest_in_pack >= 128 for lm in lms)
     for i in range(1000):
         samples = random_samples(rng, alice())
         expected, _ = naive(alice()._network.model, samples, ("left", "right")[i % 2], start=alice().start_token_id)
@@ -118,7 +118,7 @@ def test_bfloat16_is_off_by_no_more_than_its_own_rounding(name):
     """Packed or padded, 16 bits are as far from float32, and from one another by no more than is stated."""
     folder, exact = {"alice": (alice_folder, alice), "smollm2": (smollm2_folder, smollm2)}[name]
     lm, rng = TransformersLM.load(folder(), device="cpu", dtype="bfloat16"), np.random.default_rng(2)
-    assert lm._network.reads_packs(128)
+    assert lm._network.longest_in_pack >= 128
     ours, theirs = [], []
     for i in range(100 if name == "alice" else 8):
         samples = random_samples(rng, lm)
@@ -188,7 +188,7 @@ def test_a_prompt_is_read_once_for_its_completions(monkeypatch):
 
 def test_an_architecture_with_attention_of_its_own_is_read_padded():
     lm = TransformersLM(random_model("no positions, alibi"), "alibi")
-    assert not lm._network.reads_packs(1)
+    assert lm._network.longest_in_pack == 0
 
 
 def test_texts_longer_than_a_sliding_window_are_read_padded():
@@ -199,10 +199,28 @@ def test_texts_longer_than_a_sliding_window_are_read_padded():
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config)
     lm = TransformersLM(model, "sliding")
-    assert (lm._network.reads_packs(8), lm._network.reads_packs(9)) == (True, False)
+    assert lm._network.longest_in_pack == 8
     prompts, completions = Ragged.from_rows([[1, 2, 3, 4, 5]]), Ragged.from_rows([[6], [7] * 3, [8, 9] * 6])
     expected = [own_logprobs(model, prompts[0], row) for row in completions]
     assert worst(lm.logprobs(prompts, completions, [0, 3]), expected) < 1e-4
+
+
+def test_a_text_that_is_read_padded_costs_no_other_its_shared_prompt(monkeypatch):
+    read = []
+    read_pack, read_padded = Network.read_pack, Network.read_padded
+    monkeypatch.setattr(Network, "read_pack", lambda *a: (read.append(("pack", len(a[1].token_ids))), read_pack(*a))[1])
+    monkeypatch.setattr(
+        Network, "read_padded", lambda *a: (read.append(("padded", len(a[1].token_ids))), read_padded(*a))[1]
+    )
+    lm = paced(alice()._network.model, 2048, 128)
+    lm._network.longest_in_pack = 20
+    prompts, completions = Ragged.from_rows([[5] * 10, [6] * 10]), Ragged.from_rows([[7] * 5] * 3 + [[8] * 30])
+    read.clear()
+    found = lm.logprobs(prompts, completions, [0, 3, 4])
+    assert read == [("pack", 10 + 3 * 4), ("padded", 10 + 29)]
+    np.testing.assert_allclose(
+        found.values, alice().logprobs(prompts, completions, [0, 3, 4]).values, rtol=0, atol=1e-5
+    )
 
 
 def test_positions_that_depend_on_the_longest_text_are_those_of_each_text():
@@ -216,7 +234,7 @@ def test_positions_that_depend_on_the_longest_text_are_those_of_each_text():
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config)
     lm = TransformersLM(model, "longrope")
-    assert (lm._network.reads_packs(16), lm._network.reads_packs(17)) == (True, False)
+    assert lm._network.longest_in_pack == 16
     prompts, completions = (
         Ragged.from_rows([[1, 2, 3, 4, 5]]),
         Ragged.from_rows([[6], [7] * 3, [8, 9] * 7, [3, 4] * 12]),
@@ -241,8 +259,8 @@ def test_packs_hold_every_completion_token_once(budget):
     rng = np.random.default_rng(3)
     for _ in range(50):
         samples = random_samples(rng, alice(), empty_prompts=False)
-        for division in (divide, divide_unshared):
-            packs = [pack(samples, trees) for trees in division(samples, budget)]
+        for division, of in ((divide, samples.prompts), (divide_unshared, samples.completions)):
+            packs = [pack(samples, trees) for trees in division(samples, budget, np.arange(len(of)))]
             counted = np.concatenate([laid.counted for laid in packs])
             np.testing.assert_array_equal(np.sort(counted), np.arange(len(samples.completions.values)))
             for laid in packs:
@@ -274,7 +292,7 @@ def test_both_plans_of_attention_agree_with_each_other_and_the_textbook(monkeypa
     torch.manual_seed(0)
     for i in range(60):
         samples = random_samples(rng, alice(), empty_prompts=False)
-        for trees in divide(samples, int(rng.choice([20, 60, 1000]))):
+        for trees in divide(samples, int(rng.choice([20, 60, 1000])), np.arange(len(samples.prompts))):
             laid = pack(samples, trees)
             states = [torch.randn(len(laid.token_ids), heads, 8) for heads in (4, 2, 2)]
             scaling = None if i % 2 else 0.5
@@ -377,7 +395,7 @@ def test_an_architecture_that_selects_keys_is_read_padded(monkeypatch):
         lambda *states, **options: attend(*states, **options, block_indices=torch.zeros(1)),
     )
     lm = TransformersLM(random_model("divided logits"), "selecting")
-    assert not lm._network.reads_packs(1)
+    assert lm._network.longest_in_pack == 0
 
 
 def test_threads_may_share_a_model():

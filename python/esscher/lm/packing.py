@@ -66,14 +66,14 @@ class Pack(NamedTuple):
     counted: NDArray[np.int64]
 
 
-def divide(samples: Samples, budget: int) -> list[list[Tree]]:
-    """Divide samples into packs of about `budget` tokens; prompts of like length come together, the longest first.
+def divide(samples: Samples, budget: int, prompts: NDArray[np.int64]) -> list[list[Tree]]:
+    """Divide some prompts into packs of about `budget` tokens; those of like length come together, the longest first.
 
     Examples
     --------
     >>> from esscher import Ragged, Samples
     >>> samples = Samples(Ragged.from_rows([[1], [2, 3]]), Ragged.from_rows([[4], [5], [6, 7]]), [0, 2, 3])
-    >>> divide(samples, budget=3)
+    >>> divide(samples, budget=3, prompts=np.arange(2))
     [[Tree(prompt=1, first=2, last=3)], [Tree(prompt=0, first=0, last=2)]]
     """
     lengths = samples.prompts.lengths
@@ -83,7 +83,7 @@ def divide(samples: Samples, budget: int) -> list[list[Tree]]:
 
     packs: list[list[Tree]] = []
     room = 0
-    for tree, size in sorted(_trees(samples, budget), key=lambda item: -longest_segment(*item)):
+    for tree, size in sorted(_trees(samples, budget, prompts), key=lambda item: -longest_segment(*item)):
         if size > room:
             packs.append([])
             room = budget
@@ -92,11 +92,17 @@ def divide(samples: Samples, budget: int) -> list[list[Tree]]:
     return packs
 
 
-def divide_unshared(samples: Samples, budget: int) -> list[list[Tree]]:
-    """Divide samples so that every completion has its prompt to itself, and padding them adds little."""
+def divide_unshared(samples: Samples, budget: int, completions: NDArray[np.int64]) -> list[list[Tree]]:
+    """Divide some completions so that each has its prompt to itself, and padding them adds little."""
     prompts = samples.group_of
-    lengths = samples.prompts.lengths[prompts] + samples.completions.lengths
-    return [[Tree(int(prompts[i]), int(i), int(i) + 1) for i in rows] for rows in micro_batches(lengths, budget)]
+    batches = (completions[rows] for rows in micro_batches(text_lengths(samples)[completions], budget))
+    return [[Tree(int(prompts[i]), int(i), int(i) + 1) for i in batch] for batch in batches]
+
+
+def text_lengths(samples: Samples) -> NDArray[np.int64]:
+    """How many tokens each completion has with its prompt [N]."""
+    lengths: NDArray[np.int64] = samples.prompts.lengths[samples.group_of] + samples.completions.lengths
+    return lengths
 
 
 def halve(trees: Sequence[Tree]) -> tuple[list[Tree], list[Tree]] | None:
@@ -202,18 +208,18 @@ def _token_ids(
     return token_ids
 
 
-def _trees(samples: Samples, budget: int) -> Iterator[tuple[Tree, int]]:
-    """Yield every prompt with its completions, in parts where they are many, and how many tokens are read of each."""
+def _trees(samples: Samples, budget: int, prompts: NDArray[np.int64]) -> Iterator[tuple[Tree, int]]:
+    """Yield each prompt with its completions, in parts where they are many, and how many tokens are read of each."""
     # A completion's last token is not read.
     offsets = samples.completions.offsets - np.arange(len(samples.completions) + 1)
     lengths = samples.prompts.lengths
-    for prompt, (first, last) in enumerate(zip(samples.groups[:-1], samples.groups[1:], strict=True)):
-        trunk = int(lengths[prompt])
+    for prompt in prompts.tolist():
+        first, last, trunk = int(samples.groups[prompt]), int(samples.groups[prompt + 1]), int(lengths[prompt])
         limit = max(budget - trunk, BRANCHES_PER_TRUNK * trunk)
         while first < last:
             fitting = int(np.searchsorted(offsets, offsets[first] + limit, side="right")) - 1
-            stop = min(max(fitting, int(first) + 1), int(last))
-            yield Tree(prompt, int(first), stop), trunk + int(offsets[stop] - offsets[first])
+            stop = min(max(fitting, first + 1), last)
+            yield Tree(prompt, first, stop), trunk + int(offsets[stop] - offsets[first])
             first = stop
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 NAME = "esscher_packs"
 # What attention is told that changes nothing here: nothing is dropped, positions are in queries and keys already,
-# windows are longer than the texts (see `Network.reads_packs`), and there is no cache.
+# windows are longer than the texts (see `Network.longest_in_pack`), and there is no cache.
 WITHOUT_EFFECT = {"dropout", "position_ids", "sliding_window", "use_cache", "is_causal", "output_attentions"}
 # Segments this much shorter than another are not padded to its length; short ones are, whatever they are.
 LEAST_FILL, SHORT = 0.75, 16

@@ -68,18 +68,11 @@ class Network:
         self._scale = _logit_scale(config)
         self._takes_positions = "position_ids" in inspect.signature(model.base_model.forward).parameters
         self._config = config
-        self._longest_alike = _longest_alike(config)
+        # Up to how many tokens texts are read alike in any company, and in packs, where each prompt is read once.
+        self.longest_alike = _longest_alike(config)
         self._logits: torch.Tensor | None = None
         _probe(self, name)
-        self._longest_in_pack = _window(config) if _probe_packs(self, name) else 0
-
-    def reads_packs(self, longest: int) -> bool:
-        """Whether texts of at most this many tokens can be read as packs, where each prompt is read once."""
-        return longest <= min(self._longest_in_pack, self._longest_alike)
-
-    def reads_alike(self, longest: int) -> bool:
-        """Whether texts of at most this many tokens are read alike in any company."""
-        return longest <= self._longest_alike
+        self.longest_in_pack = min(_window(config), self.longest_alike) if _probe_packs(self, name) else 0
 
     def read_pack(self, laid: Pack) -> torch.Tensor:
         """Hidden states [t, d] of the tokens of a pack."""

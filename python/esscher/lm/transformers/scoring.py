@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from esscher.lm.packing import divide, divide_unshared, halve, pack
+from esscher.lm.packing import divide, divide_unshared, halve, pack, text_lengths
 from esscher.token_scores import TokenScores
 from esscher.token_scores import token_scores as scores_of_logits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -35,22 +35,31 @@ def token_scores(networks: Sequence[Network], samples: Samples) -> TokenScores:
     MemoryError
         If a completion does not fit into memory by itself.
     """
-    longest = _longest(samples)
-    is_packed = all(network.reads_packs(longest) for network in networks)
-    # With no room for two, every text is read alone.
-    is_alike = all(network.reads_alike(longest) for network in networks)
-    budget = min(network.pace.tokens for network in networks) if is_alike else 1
-    waiting = (divide if is_packed else divide_unshared)(samples, budget)[::-1]
+    waiting = list(_batches(networks, samples))[::-1]
     parts: list[tuple[NDArray[np.int64], Columns]] = []
     while waiting:
-        trees = waiting.pop()
+        trees, is_packed = waiting.pop()
         try:
             parts.append(_score(networks, samples, trees, is_packed=is_packed))
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
-            waiting.extend(_smaller(samples, trees, error))
+            waiting.extend((half, is_packed) for half in _smaller(samples, trees, error))
     return _assembled(parts)
+
+
+def _batches(networks: Sequence[Network], samples: Samples) -> Iterator[tuple[list[Tree], bool]]:
+    """Divide samples into what is read at a time, as a pack or padded: what cannot share its prompt costs no other."""
+    lengths = text_lengths(samples)
+    fits = lengths <= min(network.longest_in_pack for network in networks)
+    is_shared = np.logical_and.reduceat(fits, samples.groups[:-1])
+    is_apart = ~is_shared[samples.group_of]
+    is_alike = lengths <= min(network.longest_alike for network in networks)
+    budget = min(network.pace.tokens for network in networks)
+    yield from ((trees, True) for trees in divide(samples, budget, np.flatnonzero(is_shared)))
+    # With no room for two, a text is read alone.
+    for which, room in ((is_apart & is_alike, budget), (is_apart & ~is_alike, 1)):
+        yield from ((trees, False) for trees in divide_unshared(samples, room, np.flatnonzero(which)))
 
 
 def _score(
@@ -151,7 +160,3 @@ def _smaller(samples: Samples, trees: Sequence[Tree], error: BaseException) -> t
 def _is_out_of_memory(error: BaseException) -> bool:
     # On a CPU torch raises an ordinary RuntimeError.
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def _longest(samples: Samples) -> int:
-    return int((samples.prompts.lengths[samples.group_of] + samples.completions.lengths).max())
