@@ -547,3 +547,18 @@ def test_a_link_keeps_pointing_to_what_is_written(tmp_path):
     files.write(pa.table({"x": [1]}), link)
     assert link.is_symlink()
     assert real.read_text() == '{"x":1}\n'
+
+
+@pytest.mark.parametrize(
+    ("number", "is_kept"),
+    [(2**63 - 1, True), (-(2**63), True), (2**63, False), (-(2**63) - 1, False), (10**40, False)],
+)
+def test_integers_are_kept_or_refused_and_never_rounded(tmp_path, number, is_kept):
+    path = tmp_path / "rows.jsonl"
+    row = {"prompt_token_ids": [1], "completion_token_ids": [2], "text": f"{10**30}", "id": number}
+    path.write_text(json.dumps(row) + "\n")
+    if is_kept:
+        assert files.read(path).table.column("id").to_pylist() == [number]
+    else:
+        with pytest.raises(ValueError, match=f"the integer {number} is larger than 64 bits hold: write it as a string"):
+            files.read(path)

@@ -20,6 +20,8 @@ BLOCK_BYTES = 64 * 2**20
 ROWS_AT_ONCE = 1000
 INFINITY = "1e999"
 # Strings match first, so that the number is only found outside of them.
+_MANY_DIGITS = re.compile(rb"\d{19}")
+_STRING_OR_INTEGER = re.compile(rb'"(?:[^"\\]|\\.)*"|(?<![\d.eE+-])(-?\d{19,})(?![\d.eE])')
 _STRING_OR_INFINITY = re.compile(rb'"(?:[^"\\]|\\.)*"|(?<![\d.])(-?)1e999\b')
 
 
@@ -39,7 +41,7 @@ def load(path: Path) -> pa.Table:
             # The parser takes strings that look like a date for times; a file's strings stay strings. And it loses the
             # nulls at the beginning of a column's first list, unless it is told what the list holds.
             table = _parse_as(data, _untimed_schema(table.schema))
-    except (pa.ArrowException, UnicodeDecodeError) as error:
+    except (pa.ArrowException, ValueError) as error:
         raise _unreadable(path, _numbered(data.split(b"\n")), error) from error
     return table
 
@@ -138,7 +140,7 @@ def _parse_lines(path: Path, lines: Sequence[Line], schema: pa.Schema | None) ->
     try:
         data = _readable(b"".join(line.text for line in lines))
         table = _parse(data) if schema is None else _parse_as(data, schema)
-    except (pa.ArrowException, UnicodeDecodeError) as error:
+    except (pa.ArrowException, ValueError) as error:
         raise _unreadable(path, lines, error) from error
     if len(table) != len(lines):
         raise _unreadable(path, lines, ValueError("a line holds more than an object, or less"))
@@ -154,13 +156,21 @@ def _is_whole(table: pa.Table) -> bool:
 
 
 def _readable(data: bytes) -> bytes:
-    """Write infinities in the way that the parser knows."""
+    """Write infinities in the way that the parser knows; raise `ValueError` for integers that it would round."""
+    if _MANY_DIGITS.search(data):
+        _check_integers(data)
     spelled = INFINITY.encode()
     if spelled not in data:
         return data
     return b"\n".join(
         _STRING_OR_INFINITY.sub(_infinity, line) if spelled in line else line for line in data.split(b"\n")
     )
+
+
+def _check_integers(data: bytes) -> None:
+    for match in _STRING_OR_INTEGER.finditer(data):
+        if match[1] is not None and not -(2**63) <= int(match[1]) < 2**63:
+            raise ValueError(f"the integer {match[1].decode()} is larger than 64 bits hold: write it as a string")
 
 
 def _infinity(match: re.Match[bytes]) -> bytes:
