@@ -28,7 +28,8 @@ TEXT = """# A real language model, in process and over gRPC
 {facts}
 
 SmolLM2-135M on two threads; medians, ours and the peers' calls in turns, on requests that both were found to give the
-same numbers for. Ratio is the peer's time over ours, mark the least that it has to be.
+same numbers for; where a call takes more than 20 s, each is timed once. Ratio is the peer's time over ours, mark the
+least that it has to be.
 
 """
 
