@@ -11,6 +11,7 @@ from esscher import Ragged, Samples
 from esscher.lm.tabular import TabularLM
 from esscher.service.codec import encode_samples
 from esscher.service.models import Models
+from esscher.service.queue import costs
 
 PROMPTS, VOCABULARY, DEPTH = 4, 5, 6
 
@@ -70,6 +71,11 @@ def expected_logprobs(samples):
     """What a server with the tabular model answers: the model's log-probs as the wire's float32."""
     logprobs = tabular().logprobs(samples.prompts, samples.completions, samples.groups)
     return logprobs.values.astype(np.float32)
+
+
+def cost(samples):
+    """Tokens that a model reads to score samples."""
+    return int(costs(samples).sum())
 
 
 class Gated:

@@ -16,15 +16,17 @@ import pytest
 
 from esscher import Ragged, Samples
 from esscher.lm.tabular import TabularLM
-from esscher.service.batcher import Batcher, ModelError, ServerBusyError, cost
+from esscher.service.batcher import Batcher, ModelError, ServerBusyError
 from esscher.service.metrics import Metrics
 from esscher.service.models import Models
 from esscher.service.plans import Batch
+from esscher.service.queue import costs
 from service_models import (
     VOCABULARY,
     Gated,
     Lengths,
     bad_samples,
+    cost,
     draw,
     expected_logprobs,
     models,
@@ -723,9 +725,9 @@ def test_limits_below_one_are_refused(name):
         Batcher(models(), **{"max_batch_tokens": 1, "max_waiting_tokens": 1, name: 0}, metrics=Metrics())
 
 
-def test_cost_counts_a_prompt_once():
+def test_costs_count_a_prompt_once():
     samples = Samples(Ragged.from_rows([[1, 1], [1]]), Ragged.from_rows([[1], [1, 1], [1, 1, 1]]), [0, 2, 3])
-    assert cost(samples) == (2 + 1 + 2) + (1 + 3)
+    assert costs(samples).tolist() == [2 + 1 + 2, 1 + 3]
 
 
 def test_the_batcher_knows_no_transport_and_no_torch():

@@ -23,7 +23,6 @@ from esscher import Condition, Ragged, Tilt, _core, kl_estimators
 from esscher.evaluate import evaluate
 from esscher.lm.base import NoTokenizerError
 from esscher.lm.tabular import TabularLM
-from esscher.service.batcher import cost
 from esscher.service.client import AsyncClient, Client
 from esscher.service.codec import TOKEN_COLUMNS, encode_samples, encode_tokens
 from esscher.service.models import Models
@@ -40,6 +39,7 @@ from service_models import (
     Gated,
     assert_equal,
     bad_samples,
+    cost,
     draw,
     expected_logprobs,
     hostile,

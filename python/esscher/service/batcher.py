@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from esscher.lm.base import check_scoring
 from esscher.samples import Samples
 from esscher.service.plans import ModelError, ModelPlan, RewardError, RewardPlan, plan_for
-from esscher.service.queue import Job, Queue, ServerBusyError, costs
+from esscher.service.queue import Job, Queue, ServerBusyError
 from esscher.service.worker import Worker
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # Of a caller's time, how much its rewards may take.
 REWARD_SHARE = 0.9
 
-__all__ = ["Batcher", "ModelError", "Scored", "ServerBusyError", "cost"]
+__all__ = ["Batcher", "ModelError", "Scored", "ServerBusyError"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,8 +234,3 @@ class Batcher:
             queue_seconds=first.queue_seconds,
             model_seconds=0.0 if plan is None else first.seconds,
         )
-
-
-def cost(samples: Samples) -> int:
-    """Tokens that a model reads to score `samples`, each prompt once."""
-    return int(costs(samples).sum())

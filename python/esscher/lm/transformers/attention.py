@@ -48,12 +48,12 @@ def attend(
 
     Raises
     ------
-    NotImplementedError
+    TypeError
         If the architecture asks for what is not done here, such as a selection of keys or sinks.
     """
     unknown = [name for name, value in options.items() if value is not None and name not in WITHOUT_EFFECT]
     if unknown:
-        raise NotImplementedError(f"attention is asked for with {', '.join(unknown)}")
+        raise TypeError(f"attention is asked for with {', '.join(unknown)}")
     queries, keys, values = (states[0].transpose(0, 1).contiguous() for states in (query, key, value))
     return plan.attend(queries, keys, values, scaling)[None], None
 
