@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from esscher.lm.base import check_same_vocabulary
 from esscher.lm.checkpoints import newest_whole_checkpoint
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from esscher.lm.base import Reward
     from esscher.lm.checkpoints import Checkpoint
     from esscher.lm.transformers import TransformersLM
+
+
+Result = TypeVar("Result")
 
 
 class Sources(NamedTuple):
@@ -56,7 +60,7 @@ class Loaded(NamedTuple):
 
 
 def load_models(sources: Sources, notify: Callable[[str], None]) -> Loaded:
-    """Load what a server begins with; `notify` is told of what takes long.
+    """Load what a server begins with, in a thread of its own; `notify` is told of what takes long.
 
     Of `policy_dir` the newest whole checkpoint is the policy. If there is none yet, `policy` is, until there is one;
     without that too, the server has no policy until then.
@@ -67,6 +71,10 @@ def load_models(sources: Sources, notify: Callable[[str], None]) -> Loaded:
         If a model cannot be loaded, policy and prior have different tokenizers or vocabularies, or a label is given for
         a reward that has none.
     """
+    return _in_passing_thread(_load_models, sources, notify)
+
+
+def _load_models(sources: Sources, notify: Callable[[str], None]) -> Loaded:
     from esscher.lm.transformers import TransformersLM
 
     if sources.policy_dir is not None and not sources.policy_dir.is_dir():
@@ -83,7 +91,17 @@ def load_models(sources: Sources, notify: Callable[[str], None]) -> Loaded:
     # Not the first policy itself, which would be kept for as long.
     architecture = (policy or prior).architecture
     load_policy = partial(_load_checkpoint, prior=prior, architecture=architecture, sources=sources)
-    return Loaded(models, checkpoint, load_policy, prior.batch_tokens)
+    return Loaded(models, checkpoint, partial(_in_passing_thread, load_policy), prior.batch_tokens)
+
+
+def _in_passing_thread(load: Callable[..., Result], *arguments: object) -> Result:
+    """Load in a thread that ends with it, and ends the threads that torch computed with meanwhile.
+
+    Of a process that has more such threads than cores, those that wait sleep at once (OpenMP's library sees to that),
+    and to wake them thousands of times made the models a quarter slower.
+    """
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="esscher-loading") as thread:
+        return thread.submit(load, *arguments).result()
 
 
 def _load_checkpoint(folder: Path, prior: TransformersLM, architecture: str, sources: Sources) -> TransformersLM:

@@ -10,7 +10,7 @@ import torch
 
 from esscher.lm.batching import micro_batches
 from esscher.lm.transformers.loading import load_classifier, load_tokenizer, locate, place_of
-from esscher.lm.transformers.network import PACES
+from esscher.lm.transformers.network import pace_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,7 +78,7 @@ class ClassifierReward:
                 f"completion {i} has {lengths[i]} tokens with its prompt: {self.name} reads {self._max_tokens}"
             )
         rewards = np.empty(len(rows))
-        for batch in micro_batches(lengths, PACES.get(self._device.type, PACES["cuda"]).tokens):
+        for batch in micro_batches(lengths, pace_of(self._device, self._model.dtype).tokens):
             rewards[batch] = self._rewards([rows[i] for i in batch])
         return rewards
 

@@ -172,7 +172,7 @@ class TransformersLM:
         lengths = np.zeros(len(uniforms), np.int64)
         widths = np.repeat(begun.lengths, n) + max_new_tokens
         with self._running, torch.inference_mode():
-            for rows in micro_batches(widths, self._network.pace.tokens):
+            for rows in micro_batches(widths, self._network.pace.batch):
                 texts = read(self._network, begun, rows // n)
                 tokens[rows], values[rows], lengths[rows] = write(
                     self._network, texts, uniforms[rows], sampling_temperature
@@ -305,8 +305,8 @@ class TransformersLM:
 
     @property
     def batch_tokens(self) -> int:
-        """How many tokens it reads at a time: more at once are no faster."""
-        return self._network.pace.tokens
+        """How many tokens of a call are enough: larger calls are no faster."""
+        return self._network.pace.batch
 
     @property
     def device(self) -> str:

@@ -29,14 +29,31 @@ _log = logging.getLogger(__name__)
 
 
 class Pace(NamedTuple):
-    """How much is done at a time: padded tokens in a forward pass, rows in a projection onto the vocabulary."""
+    """How much is done at a time.
+
+    Attributes
+    ----------
+    tokens
+        Of a forward pass.
+    rows
+        Of a projection onto the vocabulary, unless they take more than `LOGITS_BYTES`.
+    batch
+        Tokens of a call, beyond which more are done no faster.
+    """
 
     tokens: int
     rows: int
+    batch: int
 
 
-# On a CPU larger steps fall out of its caches and are no faster; a GPU wants them large enough to be busy.
-PACES = {"cpu": Pace(tokens=4096, rows=128), "cuda": Pace(tokens=65536, rows=1024)}
+LOGITS_BYTES = 2**28
+
+
+def pace_of(device: torch.device, dtype: torch.dtype) -> Pace:
+    """On a CPU larger steps fall out of its caches; a GPU wants them large enough to be busy."""
+    if device.type != "cpu":
+        return Pace(tokens=65536, rows=1024, batch=65536)
+    return Pace(tokens=8192 // dtype.itemsize, rows=512, batch=4096)
 
 
 class Network:
@@ -55,12 +72,14 @@ class Network:
         config = model.config.get_text_config()
         model.eval()
         self.device = model.device
-        self.pace = PACES.get(self.device.type, PACES["cuda"])
+        pace = pace_of(self.device, model.dtype)
         self.output = model.get_output_embeddings()
         if self.output is None:
             raise ValueError(f"{name} is a {type(model).__name__}, which has no output embeddings to make logits with")
         self.max_tokens: int = getattr(config, "max_position_embeddings", None) or UNLIMITED
         self.logits_per_token = len(self.output.weight)
+        most = LOGITS_BYTES // (self.logits_per_token * model.dtype.itemsize)
+        self.pace = pace._replace(rows=max(1, min(pace.rows, most)))
         self.vocabulary_size = min(len(model.get_input_embeddings().weight), self.logits_per_token)
         self.end_token_ids = _end_token_ids(model)
         self.start_token_id = _start_token_id(model, self.vocabulary_size)
