@@ -245,6 +245,27 @@ async def test_too_much_waiting_is_refused_at_once_with_advice(queue_up):
         await asyncio.gather(first, second)
 
 
+async def test_requests_under_way_have_bounded_memory():
+    model, request = Gated(), score_request(draw(0))
+    size = request.ByteSize()
+    limits = Limits(max_message_bytes=size)
+    async with running(Models(model), limits=limits) as address, grpc.aio.insecure_channel(address) as channel:
+        stub = ScoringServiceStub(channel)
+        held = [stub.ScoreSamples(request, timeout=30) for _ in range(9)]
+        await asyncio.wait([asyncio.ensure_future(call.code()) for call in held], return_when="FIRST_COMPLETED")
+        refused = [call for call in held if call.done()]
+        assert [await call.code() for call in refused] == [grpc.StatusCode.RESOURCE_EXHAUSTED]
+        assert await refused[0].details() == (
+            f"requests of {8 * size} bytes are under way, {size} more would exceed the limit of {8 * size}: "
+            "retry in some seconds, or send less at a time"
+        )
+        model.gate.set()
+        answers = await asyncio.gather(*(call for call in held if call not in refused))
+        assert len(answers) == 8
+        # What was refused, and what is answered, takes no room any more.
+        assert (await stub.ScoreSamples(request, timeout=30)).prior_logprobs == answers[0].prior_logprobs
+
+
 @pytest.mark.parametrize("error", [RuntimeError("secret"), SystemExit("secret"), TimeoutError("secret")])
 def test_a_failing_model_tells_the_caller_an_id_and_the_log_the_rest(error, caplog):
     model = Gated(is_open=True, error=error)
@@ -286,6 +307,9 @@ def test_a_call_leaves_one_line_in_the_log_and_nothing_of_its_content(client, ca
     caplog.set_level("INFO", logger="esscher")
     client.info()
     client.score(draw(0))
+    # A line is written once the answer is on its way.
+    while len(caplog.records) < 2:
+        time.sleep(0.001)
     lines = [record.getMessage() for record in caplog.records]
     assert [line.split(" seconds=")[0] for line in lines] == [
         f"method=/{SERVICE}/GetServerInfo status=OK",
@@ -446,8 +470,10 @@ async def test_policies_are_replaced_under_load_and_no_call_notices(caplog):
             answered.append((part, response))
         assert revisions == sorted(revisions)
 
-    limits = Limits(max_batch_tokens=40)
-    async with running(Models(tabular(), tabular(100)), limits=limits, new_policies=new_policies()) as address:
+    first = tabular(100)
+    server = running(Models(tabular(), first), limits=Limits(max_batch_tokens=40), new_policies=new_policies())
+    first = weakref.ref(first)
+    async with server as address:
         async with AsyncExitStack() as stack:
             options = [("grpc.use_local_subchannel_pool", 1)]
             channels = [
@@ -455,6 +481,7 @@ async def test_policies_are_replaced_under_load_and_no_call_notices(caplog):
             ]
             await asyncio.gather(*(calls(ScoringServiceStub(channel), i) for i, channel in enumerate(channels)))
         gc.collect()
+        assert first() is None
         assert [policy() is None for policy in alive] == [True] * (SWAPS - 1) + [False]
     assert {response.policy_revision for _, response in answered} >= {1, SWAPS + 1}
     for part, response in answered:

@@ -187,18 +187,19 @@ def serve(
     models, checkpoint, load_policy, batch_tokens = load_models(sources, notify=logging.info)
     new_policies = None if policy_dir is None else follow_checkpoints(policy_dir, load_policy, loaded=checkpoint)
     ready = f"serving {', '.join(models.names)} at"
-    asyncio.run(
-        serve_models(
-            models,
-            host,
-            port,
-            limits=Limits(max_message_mib * 2**20, max_batch_tokens or batch_tokens, max_waiting_tokens),
-            insecure=insecure,
-            new_policies=new_policies,
-            metrics_port=metrics_port,
-            on_ready=lambda address: print(ready, address, flush=True),
-        )
+    serving = serve_models(
+        models,
+        host,
+        port,
+        limits=Limits(max_message_mib * 2**20, max_batch_tokens or batch_tokens, max_waiting_tokens),
+        insecure=insecure,
+        new_policies=new_policies,
+        metrics_port=metrics_port,
+        on_ready=lambda address: print(ready, address, flush=True),
     )
+    # The server lets go of a policy that is replaced.
+    del models
+    asyncio.run(serving)
     _leave_stuck_threads()
 
 

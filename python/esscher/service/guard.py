@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from esscher.service.errors import status_of
+from esscher.service.queue import ServerBusyError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Iterator, Mapping
 
     from esscher.service.metrics import Metrics
 
@@ -25,42 +27,66 @@ PUSHBACK_MS = "200"
 _log = logging.getLogger(__name__)
 
 
-class Guard(grpc.aio.ServerInterceptor):
-    """Answers every unary call with a response or a status, whatever its handler does.
+class Guard:
+    """Stands for a server to whom handlers are added: each will answer with a response or a status, whatever it does.
 
     Left to gRPC, an exception's text would go to the caller, bytes that do not parse would be the server's fault, and
     an exception that is not an `Exception` would leave the caller waiting until its deadline.
 
     Parameters
     ----------
+    server
+        The server that answers.
     metrics
         Where calls are counted.
+    max_bytes
+        Bytes of requests that may be under way; one that comes alone is accepted whatever its size.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, server: grpc.aio.Server, metrics: Metrics, *, max_bytes: int) -> None:
+        self._server = server
         self._metrics = metrics
+        self._max_bytes = max_bytes
+        self._bytes = 0
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
-        """Put the guard around the method's handler."""
-        handler = await continuation(handler_call_details)
-        # None is an unknown method; the only streaming one is the health service's.
-        if handler is None or handler.unary_unary is None:
+    def add_generic_rpc_handlers(self, handlers: object) -> None:
+        """Leave out what generated code adds besides, the same handlers to be looked up in another way."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
+        """Add the handlers of a service to the server."""
+        guarded = {name: self._around(f"/{service}/{name}", handler) for name, handler in handlers.items()}
+        self._server.add_registered_method_handlers(service, guarded)
+
+    def _around(self, method: str, handler: Handler) -> Handler:
+        # The only streaming one is the health service's.
+        if handler.unary_unary is None:
             return handler
 
         async def guarded(request: bytes, context: Context) -> Any:
-            return await self._answer(handler, handler_call_details.method, request, context)
+            return await self._answer(handler, method, request, context)
 
         return grpc.unary_unary_rpc_method_handler(guarded, None, handler.response_serializer)
+
+    @contextmanager
+    def _room_for(self, size: int) -> Iterator[None]:
+        """Keep the memory of a request, which is held several times over, within bounds."""
+        if self._bytes and self._bytes + size > self._max_bytes:
+            raise ServerBusyError(
+                f"requests of {self._bytes} bytes are under way, {size} more would exceed the limit of "
+                f"{self._max_bytes}: retry in some seconds, or send less at a time"
+            )
+        self._bytes += size
+        try:
+            yield
+        finally:
+            self._bytes -= size
 
     async def _answer(self, handler: Any, method: str, request: bytes, context: Context) -> Any:
         started = time.monotonic()
         outcome = "OK"
         try:
-            return await handler.unary_unary(handler.request_deserializer(request), context)
+            with self._room_for(len(request)):
+                return await handler.unary_unary(handler.request_deserializer(request), context)
         except asyncio.CancelledError:
             left = context.time_remaining()
             outcome = "CANCELLED" if left is None or left > 0 else "DEADLINE_EXCEEDED"
@@ -76,7 +102,9 @@ class Guard(grpc.aio.ServerInterceptor):
         finally:
             seconds = time.monotonic() - started
             self._metrics.note_call(method, outcome)
-            _log.info("method=%s status=%s seconds=%.3f request_bytes=%d", method, outcome, seconds, len(request))
+            # Once the answer is on its way: to write a line can take half as long as an empty call.
+            line = "method=%s status=%s seconds=%.3f request_bytes=%d"
+            asyncio.get_running_loop().call_soon(_log.info, line, method, outcome, seconds, len(request))
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
             context.set_trailing_metadata((("grpc-retry-pushback-ms", PUSHBACK_MS),))
         # Counted and logged first, so that whoever has the answer finds it there.

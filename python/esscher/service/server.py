@@ -19,7 +19,7 @@ from esscher.service.batcher import Batcher
 from esscher.service.calls import SERVICE
 from esscher.service.guard import Guard
 from esscher.service.metrics import Metrics
-from esscher.service.servicer import Limits, Servicer
+from esscher.service.servicer import REQUESTS_AT_ONCE, Limits, Servicer
 from esscher.service.transport import TRANSPORT
 from esscher.v1.scoring_service_pb2_grpc import add_ScoringServiceServicer_to_server
 
@@ -88,6 +88,7 @@ async def serve(
         new_policies=new_policies,
         metrics_port=metrics_port,
     )
+    del models
     async with server as address:
         signals = (signal.SIGTERM, signal.SIGINT)
         for number in signals:
@@ -123,11 +124,13 @@ async def running(
         max_waiting_tokens=limits.max_waiting_tokens,
         metrics=metrics,
     )
+    # Here and below, lest the first policy be kept for as long as the server runs.
+    del models
     kernels = ThreadPoolExecutor(max_workers=1, thread_name_prefix="esscher-kernels")
     try:
         with _served(metrics, host, metrics_port):
             async with batcher, _following(batcher, new_policies):
-                server, health = _build(Servicer(batcher, kernels, limits), Guard(metrics), limits)
+                server, health = _build(Servicer(batcher, kernels, limits), metrics, limits)
                 address = _listen(server, host, port)
                 await server.start()
                 await health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
@@ -216,17 +219,19 @@ async def _follow(batcher: Batcher, policies: AsyncIterator[LanguageModel]) -> N
         _log.exception("no new policies are taken any more: revision %d stays", batcher.models.policy_revision)
 
 
-def _build(servicer: Servicer, guard: Guard, limits: Limits) -> tuple[grpc.aio.Server, health_aio.HealthServicer]:
+def _build(servicer: Servicer, metrics: Metrics, limits: Limits) -> tuple[grpc.aio.Server, health_aio.HealthServicer]:
     options = [
         ("grpc.max_receive_message_length", limits.max_message_bytes),
         *TRANSPORT,
         # Two servers on one port would share its calls at random.
         ("grpc.so_reuseport", 0),
     ]
-    server = grpc.aio.server(interceptors=[guard], options=options)
-    add_ScoringServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]  # as generated
+    server = grpc.aio.server(options=options)
+    guard = Guard(server, metrics, max_bytes=REQUESTS_AT_ONCE * limits.max_message_bytes)
+    add_ScoringServiceServicer_to_server(servicer, guard)  # type: ignore[no-untyped-call]  # as generated
     health = health_aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    # It asks of a server no more than where to add handlers.
+    health_pb2_grpc.add_HealthServicer_to_server(health, guard)  # type: ignore[arg-type]
     return server, health
 
 

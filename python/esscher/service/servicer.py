@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 SMALL = 2 * 2**20
 
 
+REQUESTS_AT_ONCE = 8
+
+
 @dataclass(frozen=True)
 class Limits:
     """How much the server takes on.
@@ -52,7 +55,7 @@ class Limits:
     Attributes
     ----------
     max_message_bytes
-        The largest request.
+        The largest request; those under way may have `REQUESTS_AT_ONCE` times as many.
     max_batch_tokens
         Tokens per call of the models, prompts counted once.
     max_waiting_tokens
