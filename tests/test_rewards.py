@@ -10,8 +10,9 @@ import torch
 import transformers
 
 from esscher import Ragged, Samples
-from esscher.lm.rewards import FunctionReward, load_reward
+from esscher.lm.rewards import FunctionReward, find_function
 from esscher.lm.transformers.classifier import ClassifierReward
+from esscher.service.loading import Sources, load_models
 from models import alice, alice_folder
 
 COMPLETIONS = (" said the Queen", ", and so", " thought Alice, who was tired", "!")
@@ -58,8 +59,7 @@ def test_a_function_is_found_by_name_in_the_working_folder(samples, tmp_path, mo
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
-    reward = load_reward("our_rewards:exclaims", alice())
-    assert reward.name == "our_rewards:exclaims"
+    reward = FunctionReward("exclaims", find_function("our_rewards:exclaims"), alice())
     np.testing.assert_array_equal(reward(samples), [0, 0, 0, 1])
 
 
@@ -77,14 +77,19 @@ def test_a_function_is_found_by_name_in_the_working_folder(samples, tmp_path, mo
 )
 def test_a_name_that_leads_nowhere_is_refused(name, message):
     with pytest.raises(ValueError, match=message):
-        load_reward(name, alice())
+        find_function(name)
+
+
+def test_a_name_that_leads_nowhere_is_refused_before_models_are_looked_for():
+    with pytest.raises(ValueError, match="os has no no_such_function"):
+        load_models(Sources("no such model", reward="os:no_such_function"), notify=print)
 
 
 def test_a_module_that_lacks_another_says_so(tmp_path, monkeypatch):
     (tmp_path / "needy.py").write_text("import no_such_module\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
-        load_reward("needy:f", alice())
+        find_function("needy:f")
 
 
 # Classification models.

@@ -151,8 +151,10 @@ def serve(
         str | None, typer.Option(help="The label whose log-probability is the reward, where the model has several.")
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = 50051,
-    metrics_port: Annotated[int | None, typer.Option(help="Also serve metrics for Prometheus at this port.")] = None,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.", min=0, max=65535)] = 50051,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Also serve metrics for Prometheus at this port.", min=0, max=65535)
+    ] = None,
     max_batch_tokens: Annotated[
         int | None,
         typer.Option(

@@ -67,7 +67,7 @@ class FunctionReward:
         return np.asarray(rewards, dtype=np.float64)
 
 
-def load_reward(name: str, texts: TextModel) -> FunctionReward:
+def find_function(name: str) -> Callable[..., Any]:
     """Import a reward function by its name, ``module:function``; modules of the working folder are found too.
 
     Raises
@@ -89,9 +89,9 @@ def load_reward(name: str, texts: TextModel) -> FunctionReward:
         raise ValueError(f"reward is {name!r}: there is no module {module}, here or installed") from error
     if not hasattr(found, function):
         raise ValueError(f"reward is {name!r}: {module} has no {function}")
-    reward = getattr(found, function)
+    reward: Callable[..., Any] = getattr(found, function)
     if not callable(reward):
         raise ValueError(f"reward is {name!r}: that is {type(reward).__name__}, not a function")
     if inspect.iscoroutinefunction(reward):
         raise ValueError(f"reward is {name!r}: that is a coroutine, and only ordinary functions are called")
-    return FunctionReward(name, reward, texts)
+    return reward
