@@ -246,7 +246,7 @@ async def test_too_much_waiting_is_refused_at_once_with_advice(queue_up):
 
 
 async def test_requests_under_way_have_bounded_memory():
-    model, request = Gated(), score_request(draw(0))
+    model, request = Gated(), score_request(draw(0, prompts=100))
     size = request.ByteSize()
     limits = Limits(max_message_bytes=size)
     async with running(Models(model), limits=limits) as address, grpc.aio.insecure_channel(address) as channel:
@@ -259,6 +259,9 @@ async def test_requests_under_way_have_bounded_memory():
             f"requests of {8 * size} bytes are under way, {size} more would exceed the limit of {8 * size}: "
             "retry in some seconds, or send less at a time"
         )
+        check = health_pb2.HealthCheckRequest(service=SERVICE)
+        well = await health_pb2_grpc.HealthStub(channel).Check(check, timeout=10)
+        assert well.status == health_pb2.HealthCheckResponse.SERVING
         model.gate.set()
         answers = await asyncio.gather(*(call for call in held if call not in refused))
         assert len(answers) == 8
