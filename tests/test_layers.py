@@ -29,6 +29,7 @@ LAYERS = [
     {"v1"},
     {"service"},
     {"demo", "offline"},
+    {"train", "integrations"},
     {"cli"},
     {"__main__"},
 ]
@@ -36,8 +37,10 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 # Who may import heavy or optional packages.
 ALLOWED = {
-    "torch": {"lm.transformers"},
-    "transformers": {"lm.transformers"},
+    "torch": {"lm.transformers", "train", "integrations.trl"},
+    "transformers": {"lm.transformers", "integrations.trl"},
+    "trl": {"integrations.trl"},
+    "peft": {"train"},
     "grpc": {"v1", "service"},
     "google": {"v1", "service"},
     "pyarrow": {"files"},

@@ -17,14 +17,13 @@ import numpy as np
 
 from esscher.divergence import sequence_logprobs
 from esscher.lm.packaged import resolve
+from esscher.lm.rewards import FunctionReward, sentiment
 from esscher.lm.transformers import TransformersLM
 from esscher.service.client import Client
 from esscher.target import Tilt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-
-    from numpy.typing import NDArray
 
     from esscher.estimate import Estimate
     from esscher.evaluate import Report
@@ -86,9 +85,10 @@ def _play_trainer(demo: Demo, lm: TransformersLM, client: Client, progress: Call
     progress("sampling as many from the prior, to hold against")
     prior_drawn = lm.sample(prompts, demo.completions, NEW_TOKENS, rng)
     progress("scoring the policy's completions under the server's prior")
-    scored = client.score(replace(drawn, prompts=prompts, rewards=_rewards(lm, drawn)))
+    reward = FunctionReward("sentiment", sentiment, lm)
+    scored = client.score(replace(drawn, prompts=prompts, rewards=reward(drawn)))
     progress("evaluating")
-    rewarded = replace(prior_drawn, rewards=_rewards(lm, prior_drawn))
+    rewarded = replace(prior_drawn, rewards=reward(prior_drawn))
     return DemoResult(
         samples=scored,
         report=client.evaluate(scored, target),
@@ -121,15 +121,6 @@ def _address(server: subprocess.Popen[str]) -> str:
     if not line:
         raise ConnectionError("the server did not start")
     return line.split()[-1]
-
-
-def _rewards(lm: TransformersLM, samples: Samples) -> NDArray[np.float64]:
-    """How positive each completion sounds, from -1 to 1 (VADER; Hutto and Gilbert, ICWSM 2014)."""
-    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
-
-    analyzer = SentimentIntensityAnalyzer()
-    texts = lm.decode(samples.completions)
-    return np.array([analyzer.polarity_scores(text)["compound"] for text in texts])
 
 
 def compare(result: DemoResult) -> str:

@@ -109,9 +109,27 @@ class Samples:
         order = as_integers("prompts", prompts)
         sizes = np.diff(self.groups)[order]
         rows = np.repeat(self.groups[:-1][order], sizes) + counts_within(sizes)
+        return self._taken(order, rows, sizes)
+
+    def take_completions(self, rows: ArrayLike) -> Samples:
+        """Return the given completions, each at most once, in rising order; prompts that keep none are left out.
+
+        Examples
+        --------
+        >>> samples = Samples(Ragged.from_rows([[1], [2]]), Ragged.from_rows([[7], [8], [9]]), [0, 2, 3])
+        >>> samples.take_completions([0, 1])
+        Samples(1 prompt, 2 completions, 2 tokens)
+        """
+        kept = as_integers("rows", rows)
+        if (np.diff(kept) <= 0).any():
+            raise ValueError("rows do not rise: name each completion once, in their order")
+        prompts, sizes = np.unique(self.group_of[kept], return_counts=True)
+        return self._taken(prompts, kept, sizes)
+
+    def _taken(self, prompts: NDArray[np.int64], rows: NDArray[np.int64], sizes: NDArray[np.int64]) -> Samples:
         columns: dict[str, Any] = {name: getattr(self, name) for name in self.columns}
         return Samples(
-            prompts=self.prompts.take(order),
+            prompts=self.prompts.take(prompts),
             completions=self.completions.take(rows),
             groups=np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]),
             **{name: _take(column, rows) for name, column in columns.items()},

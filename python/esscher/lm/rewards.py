@@ -6,16 +6,21 @@ import importlib
 import inspect
 import re
 import sys
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from esscher.lm.packaged import resolve
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from esscher.lm.base import TextModel
+    from esscher.lm.base import Reward, TextModel
+    from esscher.lm.transformers import TransformersLM
     from esscher.samples import Samples
 
 FUNCTION_NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -65,6 +70,60 @@ class FunctionReward:
         if missing:
             raise ValueError(f"{self.name} gives None for completion {missing[0]}: a reward is a number")
         return np.asarray(rewards, dtype=np.float64)
+
+
+def find_reward_function(name: str | None, label: str | None = None) -> Callable[..., Any] | None:
+    """Return the function that a reward's name means; `None` if it means a classification model, or is none.
+
+    Raises
+    ------
+    ValueError
+        If a label is given for what is no classification model; and as `find_function`.
+    """
+    is_model = name is not None and (not FUNCTION_NAME.fullmatch(name) or Path(name).exists())
+    if label is not None and not is_model:
+        raise ValueError(f"reward label {label!r} is given, but the reward is no classification model")
+    return None if name is None or is_model else find_function(name)
+
+
+def load_reward(
+    name: str,
+    function: Callable[..., Any] | None,
+    texts: TransformersLM,
+    label: str | None,
+    device: str | None,
+    notify: Callable[[str], None],
+) -> Reward:
+    """Return the reward of a name: of the function that `find_reward_function` found, or a classification model.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If a classification model cannot be loaded, or has no such label.
+    """
+    if function is not None:
+        return FunctionReward(name, function, texts)
+    from esscher.lm.transformers.classifier import ClassifierReward
+
+    return ClassifierReward(resolve(name, notify), texts, label=label, device=device)
+
+
+def sentiment(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:  # noqa: ARG001 - rewards are called so
+    """How positive each completion sounds, from -1 to 1 (VADER; Hutto and Gilbert, ICWSM 2014).
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If the package vaderSentiment is not installed.
+    """
+    return [_vader().polarity_scores(text)["compound"] for text in completions]
+
+
+@cache
+def _vader() -> Any:
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+    return SentimentIntensityAnalyzer()
 
 
 def find_function(name: str) -> Callable[..., Any]:

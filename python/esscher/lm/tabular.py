@@ -95,7 +95,7 @@ class TabularLM:
             As `LanguageModel.logprobs`, and if a prompt does not begin with a table's number, or has an end token or
             `depth` tokens after it, or if a completion goes on after an end token.
         """
-        rows = self._distributions(self._check_scoring(prompts, completions, groups))
+        rows = self._distributions(Samples(prompts, completions, groups))
         return Ragged(rows[np.arange(len(rows)), completions.values.astype(np.int64)], completions.offsets)
 
     def token_scores(
@@ -108,14 +108,15 @@ class TabularLM:
         ValueError
             As `logprobs`, for either model, and if their vocabularies differ.
         """
-        policy = self._distributions(self._check_scoring(prompts, completions, groups))
+        samples = Samples(prompts, completions, groups)
+        policy = self._distributions(samples)
         tokens, every = completions.values.astype(np.int64), np.arange(len(completions.values))
         probs = np.exp(policy)
         entropy = -_sum_where(probs, policy)
         if prior is None:
             return TokenScores(policy[every, tokens], entropy, None, None)
         check_same_vocabulary(self, prior)
-        other = prior._distributions(prior._check_scoring(prompts, completions, groups))
+        other = prior._distributions(samples)
         kl = np.maximum(_sum_where(probs, policy) - _sum_where(probs, other), 0.0)
         return TokenScores(policy[every, tokens], entropy, other[every, tokens], kl)
 
@@ -170,6 +171,33 @@ class TabularLM:
             terminated=np.array([row[-1] == END for row in rows] * len(prompts)),
         )
 
+    def places(self, samples: Samples) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the table and the node [T] of `logits` whose softmax each completion token is drawn from.
+
+        Raises
+        ------
+        ValueError
+            As `logprobs`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from esscher import Ragged, Samples
+        >>> model = TabularLM(np.zeros((1, 3, 3)))
+        >>> model.places(Samples(Ragged.from_rows([[0]]), Ragged.from_rows([[2, 0]]), [0, 1]))
+        (array([0, 0]), array([0, 2]))
+        """
+        samples = self._check_scoring(samples.prompts, samples.completions, samples.groups)
+        tables, node = (column[samples.group_of] for column in self._starts(samples.prompts))
+        tokens = samples.completions.to_padded(fill=END).astype(np.int64)
+        nodes = np.zeros(tokens.shape, np.int64)
+        for t, token in enumerate(tokens.T):
+            nodes[:, t] = node
+            # Rows that have ended stay at a node that exists; what they read there is not kept.
+            node = np.minimum(self._child(node, token), self._logits.shape[1] - 1)
+        lengths = samples.completions.lengths
+        return np.repeat(tables, lengths), nodes[np.arange(tokens.shape[1]) < lengths[:, None]]
+
     def _check_scoring(self, prompts: Ragged, completions: Ragged, groups: Offsets) -> Samples:
         self._check_prompts(prompts)
         samples = check_scoring(self, prompts, completions, groups, prompt_ids=MAX_TOKEN_ID + 1)
@@ -178,16 +206,8 @@ class TabularLM:
 
     def _distributions(self, samples: Samples) -> NDArray[np.float64]:
         """Log-probs of every token at every completion token [T, V]."""
-        tables, node = (column[samples.group_of] for column in self._starts(samples.prompts))
-        tokens = samples.completions.to_padded(fill=END).astype(np.int64)
-        rows = np.zeros((*tokens.shape, self.vocabulary_size))
-        table = _log_softmax(self._logits)
-        for t, token in enumerate(tokens.T):
-            rows[:, t] = table[tables, node]
-            # Rows that have ended stay at a node that exists; what they read there is not kept.
-            node = np.minimum(self._child(node, token), table.shape[1] - 1)
-        kept: NDArray[np.float64] = rows[np.arange(tokens.shape[1]) < samples.completions.lengths[:, None]]
-        return kept
+        distributions: NDArray[np.float64] = _log_softmax(self._logits)[self.places(samples)]
+        return distributions
 
     def _check_prompts(self, prompts: Ragged) -> None:
         """Refuse ids that are no table's in the first place, or no token's that others may follow after it."""

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from esscher.lm.base import check_same_vocabulary
 from esscher.lm.checkpoints import newest_whole_checkpoint
 from esscher.lm.packaged import resolve
-from esscher.lm.rewards import FUNCTION_NAME, FunctionReward, find_function
+from esscher.lm.rewards import find_reward_function, load_reward
 from esscher.service.models import Models
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
-    from esscher.lm.base import Reward
     from esscher.lm.checkpoints import Checkpoint
     from esscher.lm.transformers import TransformersLM
 
@@ -80,7 +79,7 @@ def _load_models(sources: Sources, notify: Callable[[str], None]) -> Loaded:
     if sources.policy_dir is not None and not sources.policy_dir.is_dir():
         raise FileNotFoundError(f"{sources.policy_dir} is no folder: name the one that checkpoints are saved to")
     # Before what takes long: it is named by hand.
-    function = _find_reward_function(sources)
+    function = find_reward_function(sources.reward, sources.reward_label)
     prior = TransformersLM.load(resolve(sources.prior, notify), sources.device, sources.dtype)
     checkpoint = None if sources.policy_dir is None else newest_whole_checkpoint(sources.policy_dir)
     source = sources.policy if checkpoint is None else str(checkpoint.folder)
@@ -89,7 +88,10 @@ def _load_models(sources: Sources, notify: Callable[[str], None]) -> Loaded:
         policy = TransformersLM.load(resolve(source, notify), sources.device, sources.dtype)
         check_same_vocabulary(policy, prior)
         policy.check_same_tokenizer(prior)
-    models = Models(prior, policy, reward=_load_reward(sources, function, prior, notify))
+    reward = None
+    if sources.reward is not None:
+        reward = load_reward(sources.reward, function, prior, sources.reward_label, sources.device, notify)
+    models = Models(prior, policy, reward=reward)
     # Not the first policy itself, which would be kept for as long.
     architecture = (policy or prior).architecture
     load_policy = partial(_load_checkpoint, prior=prior, architecture=architecture, sources=sources)
@@ -116,25 +118,3 @@ def _load_checkpoint(folder: Path, prior: TransformersLM, architecture: str, sou
     check_same_vocabulary(policy, prior)
     policy.check_same_tokenizer(prior)
     return policy
-
-
-def _find_reward_function(sources: Sources) -> Callable[..., Any] | None:
-    """Return the function that the reward is, if it is one."""
-    name, label = sources.reward, sources.reward_label
-    is_model = name is not None and (not FUNCTION_NAME.fullmatch(name) or Path(name).exists())
-    if label is not None and not is_model:
-        raise ValueError(f"reward label {label!r} is given, but the reward is no classification model")
-    return None if name is None or is_model else find_function(name)
-
-
-def _load_reward(
-    sources: Sources, function: Callable[..., Any] | None, prior: TransformersLM, notify: Callable[[str], None]
-) -> Reward | None:
-    from esscher.lm.transformers.classifier import ClassifierReward
-
-    name = sources.reward
-    if name is None:
-        return None
-    if function is not None:
-        return FunctionReward(name, function, prior)
-    return ClassifierReward(resolve(name, notify), prior, label=sources.reward_label, device=sources.device)

@@ -121,7 +121,7 @@ def _load_whole(kind: Any, source: Source, config: Any, dtype: torch.dtype | str
     if source.is_gguf:
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     try:
-        with _no_progress_bars():
+        with no_progress_bars():
             model, info = kind.from_pretrained(
                 source.location,
                 config=config,
@@ -190,7 +190,7 @@ def convert_gguf(path: str | Path, folder: str | Path) -> None:
 
 
 def _unpack(source: Source, folder: Path) -> None:
-    with _no_progress_bars():
+    with no_progress_bars():
         load_model(source, torch.float32, torch.device("cpu")).save_pretrained(folder)
         load_tokenizer(source).save_pretrained(folder)
 
@@ -218,7 +218,8 @@ def _forget_quantisation(model: transformers.PreTrainedModel) -> None:
 
 
 @contextlib.contextmanager
-def _no_progress_bars() -> Iterator[None]:
+def no_progress_bars() -> Iterator[None]:
+    """Keep transformers from drawing bars of its own."""
     logging: Any = transformers.logging
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()

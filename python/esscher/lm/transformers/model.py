@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 import threading
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,7 +16,9 @@ import torch
 from esscher.lm.base import NoTokenizerError, check_same_vocabulary, check_sampling, check_scoring
 from esscher.lm.batching import micro_batches
 from esscher.lm.transformers.decoding import read, reads_in_batches, write
+from esscher.lm.transformers.gradient import add_gradient
 from esscher.lm.transformers.loading import Source, load_model, load_tokenizer, locate, place_of
+from esscher.lm.transformers.memory import is_out_of_memory
 from esscher.lm.transformers.network import Network
 from esscher.lm.transformers.scoring import token_scores
 from esscher.ragged import Ragged, as_integers
@@ -24,12 +28,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from esscher.ragged import Offsets
     from esscher.token_scores import TokenScores
 
+
+_log = logging.getLogger(__name__)
 
 PROBE_TEXTS = ("The quick brown fox, 1234.", "  naïve\n\tcafé — 日本語 🙂", "if x == 10:\n    return x")
 
@@ -157,6 +163,8 @@ class TransformersLM:
         ValueError
             As `LanguageModel.sample`, before anything is computed; and if the architecture does not read a text with
             padding and a cache as it does without.
+        MemoryError
+            If there is not memory enough for one completion; more at a time are halved.
         FloatingPointError
             If the model gives NaN.
         """
@@ -172,11 +180,18 @@ class TransformersLM:
         lengths = np.zeros(len(uniforms), np.int64)
         widths = np.repeat(begun.lengths, n) + max_new_tokens
         with self._running, torch.inference_mode():
-            for rows in micro_batches(widths, self._network.pace.batch):
-                texts = read(self._network, begun, rows // n)
-                tokens[rows], values[rows], lengths[rows] = write(
-                    self._network, texts, uniforms[rows], sampling_temperature
-                )
+            waiting = micro_batches(widths, self._network.pace.batch)[::-1]
+            while waiting:
+                rows = waiting.pop()
+                try:
+                    texts = read(self._network, begun, rows // n)
+                    tokens[rows], values[rows], lengths[rows] = write(
+                        self._network, texts, uniforms[rows], sampling_temperature
+                    )
+                except (MemoryError, RuntimeError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    waiting += self._halved(rows, prompts, rows // n, error)
         return Samples(
             prompts=prompts,
             completions=Ragged.from_padded(tokens, lengths=lengths),
@@ -184,6 +199,47 @@ class TransformersLM:
             policy_logprobs=self._without_nan(Ragged.from_padded(values, lengths=lengths)),
             terminated=np.isin(tokens[np.arange(len(tokens)), lengths - 1], self.end_token_ids),
         )
+
+    def add_gradient(self, samples: Samples, coefficients: ArrayLike) -> None:
+        """Add the gradient of ``sum_i coefficients_i log_prob(x_i)`` to that of the parameters that require one.
+
+        All completions are read at once, padded, and logits are made and differentiated a few rows at a time.
+
+        Parameters
+        ----------
+        samples
+            The completions; of their columns none is used.
+        coefficients
+            What multiplies the gradient of each completion's log-prob [N].
+
+        Raises
+        ------
+        ValueError
+            As `logprobs`, before anything is computed, and if `coefficients` are not N numbers.
+        RuntimeError, torch.OutOfMemoryError
+            As torch raises them, also where memory does not suffice: gradients may have been added in part then.
+        """
+        samples = check_scoring(self, samples.prompts, samples.completions, samples.groups)
+        factors = np.asarray(coefficients, np.float64)
+        if factors.shape != (len(samples),):
+            raise ValueError(
+                f"coefficients has shape {factors.shape}: it is one for each of {len(samples)} completions"
+            )
+        with self._running:
+            add_gradient(self._network, replace(samples, prompts=self._begun(samples.prompts)), factors)
+
+    def frozen_copy(self) -> TransformersLM:
+        """Return the model as it is now, which stays so; what requires no gradient is shared, not copied."""
+        shared = {id(one): one for one in (*self.module.parameters(), *self.module.buffers()) if not one.requires_grad}
+        model = copy.deepcopy(self.module, shared)
+        model.requires_grad_(False)
+        return TransformersLM(model, self.name, self._source)
+
+    @property
+    def module(self) -> PreTrainedModel:
+        """The model of transformers."""
+        model: PreTrainedModel = self._network.model
+        return model
 
     def encode(
         self, texts: Sequence[str], *, add_special_tokens: bool = False, parse_special_tokens: bool = True
@@ -327,6 +383,18 @@ class TransformersLM:
     def _can_sample(self) -> bool:
         with self._running, torch.inference_mode():
             return reads_in_batches(self._network)
+
+    def _halved(
+        self, rows: NDArray[np.int64], prompts: Ragged, which: NDArray[np.int64], error: BaseException
+    ) -> list[NDArray[np.int64]]:
+        """Divide completions that could not be written for want of memory; raise `MemoryError` if it is one."""
+        if len(rows) == 1:
+            raise MemoryError(
+                f"a completion of the {prompts.lengths[which[0]]} tokens of prompts[{which[0]}] is more than memory "
+                "holds: cut the prompt, or ask for fewer new tokens"
+            ) from error
+        _log.warning("out of memory: %s writes %d completions at a time, not %d", self.name, len(rows) // 2, len(rows))
+        return np.array_split(rows, 2)
 
     def _check_same_head(self, prior: TransformersLM) -> None:
         ours, theirs = self._network.logits_per_token, prior._network.logits_per_token

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from esscher.lm.packing import divide, divide_unshared, halve, pack, text_lengths
+from esscher.lm.transformers.memory import is_out_of_memory
 from esscher.token_scores import TokenScores
 from esscher.token_scores import token_scores as scores_of_logits
 
@@ -42,7 +43,7 @@ def token_scores(networks: Sequence[Network], samples: Samples) -> TokenScores:
         try:
             parts.append(_score(networks, samples, trees, is_packed=is_packed))
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             waiting.extend((half, is_packed) for half in _smaller(samples, trees, error))
     return _assembled(parts)
@@ -155,8 +156,3 @@ def _smaller(samples: Samples, trees: Sequence[Tree], error: BaseException) -> t
             f"{samples.prompts.lengths[prompt]} of prompts[{prompt}]: that is more than memory holds, cut them"
         ) from error
     return halves
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    # On a CPU torch raises an ordinary RuntimeError.
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

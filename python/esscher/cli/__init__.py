@@ -1,4 +1,4 @@
-"""The command line: demo, serve, score, evaluate, prototype, compare, mismatch."""
+"""The command line: demo, serve, score, evaluate, prototype, compare, mismatch, train."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from esscher import files, offline
 from esscher.allocator import keep_freed_memory
 from esscher.atomic import check_place
+from esscher.cli.shared import MODEL_HELP, Device, Dtype, Model, Precision, console, errors, show_progress
+from esscher.cli.train import INTERRUPTED, train
 from esscher.compare import compare as compare_policies
 from esscher.evaluate import evaluate as evaluate_samples
 from esscher.mismatch import mismatch as compare_engines
@@ -45,7 +45,7 @@ from esscher.target import Condition, Tilt
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from rich.progress import TaskID
+    from rich.progress import Progress, TaskID
 
     from esscher.demo import Example
     from esscher.evaluate import Report
@@ -59,15 +59,14 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-console = Console()
-errors = Console(stderr=True)
 
-BAD_INPUT, NO_SERVER, INTERRUPTED = 2, 3, 130
+BAD_INPUT, NO_SERVER = 2, 3
 DEFAULT_WAITING = 2**20
 # Seconds that each part of what a server is asked may take: a large one on a CPU, or while it restarts.
 SERVER_TIMEOUT = 600.0
 
-MODEL_HELP = "A folder, a GGUF file, a hub name, or one of **smollm2** and **alice**, which come as Python packages."
+app.command()(train)
+
 COLUMNS_HELP = "What a column is called in the file, as *ours=theirs*; may be given several times."
 
 
@@ -88,17 +87,6 @@ class Source(StrEnum):
     prior = "prior"
 
 
-class Dtype(StrEnum):
-    """Precision of the model's weights."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
-Model = Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP)]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...  [default: cuda if there is one]")]
-Precision = Annotated[Dtype, typer.Option(help="Precision of the model's weights.")]
 Renames = Annotated[list[str] | None, typer.Option("--columns", metavar="OURS=THEIRS", help=COLUMNS_HELP)]
 
 
@@ -119,7 +107,7 @@ def demo(
 
     output.parent.mkdir(parents=True, exist_ok=True)
     check_place(output)
-    with _progress(counted=False) as progress:
+    with show_progress(counted=False) as progress:
         task = progress.add_task("starting", total=None)
         result = run_demo(
             Demo(model=model, beta=beta, completions=completions, seed=seed),
@@ -236,7 +224,7 @@ def score(
     several callers send.
     """
     chosen = _chosen(column, prior, policy, server)
-    with _progress() as progress, _saying_how_to_go_on(output):
+    with show_progress() as progress, _saying_how_to_go_on(output):
         task = progress.add_task("reading", total=None)
         plan = offline.make_plan(file, output, chosen, renames=_renames(columns), block=block, overwrite=overwrite)
 
@@ -265,7 +253,7 @@ def evaluate(
     target = _target(beta, threshold)
     _check_page(html, paths)
     decode = _decoder(tokenizer) if tokenizer else None
-    with _progress() as progress:
+    with show_progress() as progress:
         task = progress.add_task("reading", total=len(paths))
         dump = files.read(
             paths,
@@ -296,7 +284,7 @@ def prototype(
     _check_outputs(html, picture, paths)
     for one in beta or ():
         Tilt(one)  # raises what is wrong with it
-    with _progress(counted=False) as progress:
+    with show_progress(counted=False) as progress:
         task = progress.add_task("reading", total=None)
         samples = files.read(paths, columns=_renames(columns)).samples
         progress.update(task, description=f"weighing {samples}")
@@ -337,7 +325,7 @@ def compare(
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise ValueError(f"two files are called {twice[0]}: a file's name is its policy's, rename one")
-    with _progress(counted=False) as progress:
+    with show_progress(counted=False) as progress:
         task = progress.add_task("reading", total=None)
         renames = _renames(columns)
         read = {path: files.read(path, columns=renames).samples for path in paths}
@@ -375,7 +363,7 @@ def mismatch(
     token_loss_mask) and prime-rl (trainer_logprobs, inference_logprobs, loss_mask) give them.
     """
     _check_page(html, paths)
-    with _progress(counted=False) as progress:
+    with show_progress(counted=False) as progress:
         task = progress.add_task("reading", total=None)
         columns = files.read_logprobs(paths, train, rollout, mask)
         progress.update(task, description=f"comparing {len(columns.train):,} completions")
@@ -404,13 +392,6 @@ def run() -> None:
 def _fail(error: Exception, code: int) -> NoReturn:
     errors.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
     sys.exit(code)
-
-
-def _progress(*, counted: bool = True) -> Progress:
-    """Progress on standard error, so that standard output holds results only."""
-    count = (BarColumn(), MofNCompleteColumn()) if counted else ()
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), *count, TimeElapsedColumn())
-    return Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal)
 
 
 def _show_examples(shown: list[Example]) -> None:

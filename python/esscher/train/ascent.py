@@ -1,0 +1,52 @@
+"""The gradient of a lesson, a few completions at a time, as memory allows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from esscher.lm.batching import micro_batches
+from esscher.lm.packing import text_lengths
+from esscher.lm.transformers.memory import is_out_of_memory
+
+if TYPE_CHECKING:
+    from esscher.train.lessons import Lesson
+    from esscher.train.optimiser import Optimiser
+    from esscher.train.policies import Policy
+
+
+def accumulate(policy: Policy, optimiser: Optimiser, lesson: Lesson, micro_batch_tokens: int) -> int:
+    """Collect the gradient of ``mean_i(coefficients_i log_prob(x_i))`` in micro-batches; return how large they were.
+
+    When memory runs out, what was collected is forgotten, and all is done again in micro-batches of half the tokens.
+
+    Raises
+    ------
+    MemoryError
+        If memory does not suffice for the longest completion by itself.
+    """
+    samples, objective = lesson
+    coefficients, lengths = objective.coefficients / len(samples), text_lengths(samples)
+    while True:
+        optimiser.clear()
+        try:
+            for rows in micro_batches(lengths, micro_batch_tokens):
+                chosen = np.sort(rows)
+                policy.add_gradient(samples.take_completions(chosen), coefficients[chosen])
+                optimiser.collect()
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            optimiser.clear()
+            longest = int(lengths.max())
+            if micro_batch_tokens <= longest:
+                raise MemoryError(
+                    f"the gradient of one completion of {longest} tokens with its prompt does not fit into memory: "
+                    "train fewer layers or adapters, or shorter completions"
+                ) from error
+            micro_batch_tokens = max(min(micro_batch_tokens, int(lengths.sum())) // 2, longest)
+            torch.cuda.empty_cache()
+        else:
+            return micro_batch_tokens

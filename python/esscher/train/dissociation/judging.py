@@ -1,0 +1,128 @@
+"""What a policy has become: completions of it, and all that can be said of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from esscher.divergence import sequence_logprobs
+from esscher.divergence.forward import estimate_forward
+from esscher.estimate import clustered_mean, clustered_ratio
+from esscher.evaluate import evaluate
+from esscher.lm.tabular import TabularLM
+from esscher.ragged import Ragged
+from esscher.target import Tilt
+from esscher.train.dissociation.record import Exact, Outcome, Text
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from esscher.divergence import KlEstimate
+    from esscher.lm.base import LanguageModel, Reward
+    from esscher.samples import Samples
+    from esscher.train.dissociation.worlds import World
+    from esscher.train.lessons import KnownPrior
+
+# Prompts of which completions are shown, and how many of each.
+SHOWN_PROMPTS, SHOWN = 3, 2
+# What is drawn, beside the seed: not what training draws.
+JUDGING = 1000
+
+
+def draw(lm: LanguageModel, prior: LanguageModel, world: World, n: int, new_tokens: int, seed: int) -> Samples:
+    """Draw `n` completions of every prompt, with rewards, log-probs, entropies and the exact KL at every token."""
+    drawn = lm.sample(world.prompts, n, new_tokens, np.random.default_rng([seed, JUDGING]))
+    scores = lm.token_scores(drawn.prompts, drawn.completions, drawn.groups, prior=prior)
+    offsets = drawn.completions.offsets
+    assert scores.prior_logprobs is not None
+    assert scores.kl is not None
+    return replace(
+        drawn,
+        policy_logprobs=Ragged(scores.logprobs, offsets),
+        prior_logprobs=Ragged(scores.prior_logprobs, offsets),
+        policy_entropy=Ragged(scores.entropy, offsets),
+        token_kl=Ragged(scores.kl, offsets),
+        rewards=np.asarray(world.reward(drawn), np.float64),
+    )
+
+
+def judge(
+    name: str,
+    lm: LanguageModel,
+    prior: LanguageModel,
+    world: World,
+    drawn: Samples,
+    known: KnownPrior,
+    beta: float,
+    seconds: float,
+) -> Outcome:
+    """Say what a policy has become, by completions of it, and by the prior's."""
+    assert drawn.rewards is not None
+    assert drawn.policy_logprobs is not None
+    assert drawn.prior_logprobs is not None
+    assert drawn.policy_entropy is not None
+    log_policy, log_prior = sequence_logprobs(drawn.policy_logprobs), sequence_logprobs(drawn.prior_logprobs)
+    gaps = known.unbiased_log_z[drawn.group_of] - drawn.rewards / beta + log_policy - log_prior
+    lengths = drawn.completions.lengths
+    return Outcome(
+        name=name,
+        report=evaluate(drawn, Tilt(beta)),
+        entropy=clustered_ratio(
+            np.add.reduceat(drawn.policy_entropy.values.astype(np.float64), drawn.completions.offsets[:-1]),
+            lengths.astype(np.float64),
+            drawn.groups,
+        ),
+        inference_gap=clustered_mean(gaps, drawn.groups),
+        forward_kl=_forward_kl(lm, known.samples, beta),
+        texts=_texts(world, drawn),
+        seconds=seconds,
+        exact=_exact(lm, prior, world.reward, beta),
+    )
+
+
+def _forward_kl(lm: LanguageModel, prior_samples: Samples, beta: float) -> KlEstimate:
+    """KL(target‖policy), by the prior's samples: a collapsed policy's own do not show what it lacks."""
+    assert prior_samples.rewards is not None
+    assert prior_samples.prior_logprobs is not None
+    logprobs = lm.logprobs(prior_samples.prompts, prior_samples.completions, prior_samples.groups)
+    return estimate_forward(
+        replace(prior_samples, policy_logprobs=logprobs),
+        prior_samples.rewards / beta,
+        sequence_logprobs(prior_samples.prior_logprobs),
+    )
+
+
+def _texts(world: World, drawn: Samples) -> tuple[Text, ...]:
+    assert drawn.rewards is not None
+    completions = world.texts(drawn.completions)
+    return tuple(
+        Text(world.prompt_texts[p], completions[i], float(drawn.rewards[i]))
+        for p in range(min(SHOWN_PROMPTS, len(drawn.prompts)))
+        for i in range(drawn.groups[p], min(drawn.groups[p] + SHOWN, drawn.groups[p + 1]))
+    )
+
+
+def _exact(lm: LanguageModel, prior: LanguageModel, reward: Reward, beta: float) -> Exact | None:
+    """Enumerate all completions, where there are few enough that a model can name them."""
+    if not (isinstance(lm, TabularLM) and isinstance(prior, TabularLM)):
+        return None
+    every = lm.completions()
+    assert every.policy_logprobs is not None
+    rewards = np.asarray(reward(every), np.float64)
+    policy = sequence_logprobs(every.policy_logprobs)
+    of_prior = sequence_logprobs(prior.logprobs(every.prompts, every.completions, every.groups))
+    potential = of_prior + rewards / beta
+    target = potential - np.logaddexp.reduceat(potential, every.groups[:-1])[every.group_of]
+
+    def mean(log_prob: NDArray[np.float64], values: NDArray[np.float64]) -> float:
+        return float(np.exp(log_prob) @ values) / len(every.prompts)
+
+    return Exact(
+        reward=mean(policy, rewards),
+        kl=mean(policy, policy - of_prior),
+        inference_gap=mean(policy, policy - target),
+        forward_kl=mean(target, target - policy),
+        entropy=mean(policy, -policy),
+    )

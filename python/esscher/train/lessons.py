@@ -1,0 +1,116 @@
+"""What a step learns from which completions, with what coefficient each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from esscher.divergence import sequence_logprobs
+from esscher.estimate import bias_of_log_mean
+from esscher.inference.importance import exponential_weights
+from esscher.inference.objectives import Objective, dpg, f_dpg, kl_rl, plain_rl
+from esscher.inference.resampling import resample
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from esscher.samples import Samples
+    from esscher.train.settings import Settings
+
+
+class Lesson(NamedTuple):
+    """Completions to learn from, and what multiplies the gradient of each one's log-prob in their mean."""
+
+    samples: Samples
+    objective: Objective
+
+
+def lesson_of(settings: Settings, samples: Samples, log_z: NDArray[np.float64] | None) -> Lesson:
+    """Return what the objective makes of completions of the policy.
+
+    Parameters
+    ----------
+    settings
+        Which objective.
+    samples
+        Completions with rewards and the log-probs of policy and prior.
+    log_z
+        Log Z of each of their prompts [P] in nats, if it is known.
+
+    Raises
+    ------
+    ValueError
+        As the objective.
+    """
+    return Lesson(samples, _objective(settings, samples, log_z))
+
+
+def resampled_lesson(settings: Settings, prior_samples: Samples, rng: np.random.Generator) -> Lesson:
+    """Return completions of the prior resampled so that they stand for the target: their likelihood is to rise.
+
+    ``settings.completions`` are drawn for each prompt. One that is drawn several times is there once, and counts as
+    often. The objective's value, the policy's log-likelihood, is not known beforehand: it is NaN.
+    """
+    assert prior_samples.rewards is not None
+    log_weights = prior_samples.rewards / settings.beta
+    drawn = resample(log_weights, settings.completions, rng, groups=prior_samples.groups)
+    rows, counts = np.unique(drawn, return_counts=True)
+    coefficients = counts * (len(rows) / counts.sum())
+    return Lesson(prior_samples.take_completions(rows), Objective(np.nan, coefficients))
+
+
+class KnownPrior(NamedTuple):
+    """What samples of the prior tell before the first step.
+
+    Attributes
+    ----------
+    samples
+        Completions of every prompt, with rewards.
+    log_z
+        Log Z of each prompt [P] in nats.
+    unbiased_log_z
+        The same less its bias of order 1/n, to measure against.
+    """
+
+    samples: Samples
+    log_z: NDArray[np.float64]
+    unbiased_log_z: NDArray[np.float64]
+
+
+def know(prior_samples: Samples, beta: float) -> KnownPrior:
+    """Estimate log Z of each prompt from completions of the prior with rewards.
+
+    Raises
+    ------
+    ValueError
+        If no completion of a prompt has weight.
+    """
+    assert prior_samples.rewards is not None
+    weights, log_z, _ = exponential_weights(prior_samples.rewards, beta, prior_samples.groups)
+    dead = np.flatnonzero(log_z == -np.inf)
+    if len(dead):
+        raise ValueError(
+            f"prompts[{dead[0]}]: every completion of the prior has a reward of -inf, so that its target is not known: "
+            "draw more, or leave the prompt out"
+        )
+    relative = weights * np.diff(prior_samples.groups)[prior_samples.group_of]
+    return KnownPrior(prior_samples, log_z, log_z - bias_of_log_mean(relative, prior_samples.groups))
+
+
+def _objective(settings: Settings, samples: Samples, log_z: NDArray[np.float64] | None) -> Objective:
+    rewards, groups = samples.rewards, samples.groups
+    assert rewards is not None
+    assert samples.policy_logprobs is not None
+    assert samples.prior_logprobs is not None
+    log_policy, log_prior = sequence_logprobs(samples.policy_logprobs), sequence_logprobs(samples.prior_logprobs)
+    match settings.objective:
+        case "plain-rl":
+            return plain_rl(rewards, groups)
+        case "kl-rl":
+            return kl_rl(rewards, log_policy, log_prior, settings.beta, groups)
+    log_target = log_prior + rewards / settings.beta
+    if settings.objective == "dpg":
+        return dpg(log_target, log_policy, log_z=log_z, groups=groups)
+    assert log_z is not None
+    return f_dpg(log_target, log_policy, log_z, settings.divergence, groups)
