@@ -29,6 +29,7 @@ AROUND = 1.35
 ROOM, INSIDE = 0.85, 0.75
 # What is named along the curve lies at least so far apart, as a share of the width: betas, and best-of-n.
 APART, APART_OF_BEST = 0.09, 0.12
+NAME_HEIGHT = 15
 
 
 class _Frame(NamedTuple):
@@ -209,17 +210,24 @@ def _policies(policies: Sequence[PolicyPoint], frame: _Frame) -> list[Any]:
 
 
 def _names(rows: list[dict[str, Any]], frame: _Frame) -> list[Any]:
-    """Write the names of policies at their right, of those at the right border at their left."""
+    """Write the names of policies at their right, of those at the right border at their left.
+
+    Where policies lie as good as on each other, their names stand under each other.
+    """
     most = INSIDE**2 * frame.most_kl
-    inside, border = [row for row in rows if row["kl"] <= most], [row for row in rows if row["kl"] > most]
-    layers = [(inside, "left", 8), (border, "right", -8)]
-    return [
-        charts.chart(some)
-        .mark_text(color=INK, align=align, dx=dx, dy=12, fontWeight=600)
-        .encode(x=frame.x, y=_y(frame), text="text:N")
-        for some, align, dx in layers
-        if some
-    ]
+    layers = []
+    for i, row in enumerate(rows):
+        align, dx = ("left", 8) if row["kl"] <= most else ("right", -8)
+        dy = 12 + NAME_HEIGHT * sum(_is_near(row, other, frame) for other in rows[:i])
+        text = charts.chart([row]).mark_text(color=INK, align=align, dx=dx, dy=dy, fontWeight=600)
+        layers.append(text.encode(x=frame.x, y=_y(frame), text="text:N"))
+    return layers
+
+
+def _is_near(one: dict[str, Any], other: dict[str, Any], frame: _Frame) -> bool:
+    across = abs(one["kl"] ** 0.5 - other["kl"] ** 0.5) / frame.most_kl**0.5
+    up = abs(one["reward"] - other["reward"]) / (frame.top - frame.bottom)
+    return bool(across < APART and up < NAME_HEIGHT / HEIGHT)
 
 
 def _prior(curve: Frontier, frame: _Frame, policies: Sequence[PolicyPoint]) -> list[Any]:
