@@ -98,7 +98,9 @@ class Run:
 
     def checkpoints(self) -> list[Path]:
         """Return the checkpoints that are there, by their steps."""
-        return sorted((self.folder / CHECKPOINTS).glob("step-*"))
+        return sorted(
+            (self.folder / CHECKPOINTS).glob("step-*"), key=lambda folder: int(folder.name.removeprefix("step-"))
+        )
 
     def prior_samples(self, draw: Callable[[], Samples]) -> Samples:
         """Return the prior's samples of this run, drawn when first asked for."""

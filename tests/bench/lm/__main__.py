@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.environment import describe
-from bench.lm import engine, service
+from bench.lm import engine, service, training, trl_overhead
 from bench.table import _markdown, _plain
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bench.lm.measure import Figure, Row
 
 COMPARISONS = {**engine.COMPARISONS, **service.COMPARISONS}
-FIGURES = {**engine.FIGURES, **service.FIGURES}
+FIGURES = {**engine.FIGURES, **service.FIGURES, **training.FIGURES, **trl_overhead.FIGURES}
 PACKAGES = ("esscher", "numpy", "torch", "transformers", "lm_eval", "trl", "grpcio", "protobuf")
 HEADINGS = ("job", "peer", "ours, ms", "peer, ms", "ratio", "mark", "met", "differs by")
 TEXT = """# A real language model, in process and over gRPC

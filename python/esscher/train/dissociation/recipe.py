@@ -16,6 +16,7 @@ from esscher import files
 from esscher.compare import compare
 from esscher.demo import PROMPTS
 from esscher.lm.packaged import resolve
+from esscher.ragged import counts_within
 from esscher.train.dissociation.judging import draw, judge
 from esscher.train.dissociation.record import Dissociation
 from esscher.train.dissociation.worlds import TabularWorld, TransformersWorld
@@ -131,8 +132,10 @@ def run_dissociation(
     notify("drawing from the prior")
     held_out = _drawn("prior", prior.lm, prior.lm, world, recipe, folder)
     known = know(held_out, recipe.settings.beta)
+    # As many as of the policies, since most metrics of diversity move with the number of completions.
+    alike = held_out.take_completions(np.flatnonzero(counts_within(np.diff(held_out.groups)) < recipe.evaluated))
     drawn: dict[str, Samples] = {}
-    outcomes = [judge("prior", prior.lm, prior.lm, world, held_out, known, recipe.settings.beta, 0.0)]
+    outcomes = [judge("prior", prior.lm, prior.lm, world, alike, known, recipe.settings.beta, 0.0)]
     for objective in OBJECTIVES:
         trained = _train(objective, recipe, world, prior.lm, folder, show, is_stopped)
         if trained is None:
