@@ -51,7 +51,7 @@ def on_alice(tmp_path_factory):
     # Larger steps than usual, so that few are enough for a collapse.
     settings = replace(recipe.settings, steps=60, learning_rate=5e-4, prior_samples=32)
     folder = tmp_path_factory.mktemp("alice")
-    return run(replace(recipe, settings=settings, evaluated=16), folder)
+    return run(replace(recipe, settings=settings, evaluated=48), folder)
 
 
 def test_plain_rl_collapses_and_the_others_reach_the_target(on_tables):
@@ -63,7 +63,7 @@ def test_plain_rl_collapses_and_the_others_reach_the_target(on_tables):
     for name in ("kl-rl", "dpg"):
         exact = outcomes[name].exact
         assert exact.entropy > 0.5 * prior.entropy  # the target itself has less than the prior
-        assert exact.inference_gap < min(0.05, prior.inference_gap / 5)
+        assert exact.inference_gap < min(0.1, prior.inference_gap / 10)
         assert exact.forward_kl < 0.1
         assert prior.reward < exact.reward < outcomes["plain-rl"].exact.reward
 
@@ -138,9 +138,8 @@ def test_the_collapsed_policy_shows_that_k3_cannot_be_trusted(on_alice):
     found = on_alice[0]
     report = by_name(found)["plain-rl"].report
     assert report.kl["k3"].value < report.kl["exact"].value - 5
-    (warning,) = [text for text in found.comparison.warnings if "k3 at token level" in text]
-    assert warning.startswith("plain-rl: ")
-    assert "too low" in warning
+    warnings = [text for text in found.comparison.warnings if text.startswith("plain-rl: ")]
+    assert any("k3 at token level" in text and "too low" in text for text in warnings)
 
 
 def test_it_is_shown_as_table_json_and_page(on_alice, tmp_path, capsys):

@@ -174,15 +174,16 @@ def train(
 
 def _train(job: Job, *, restart: bool) -> None:
     from esscher.train.job import run_job
-    from esscher.train.run import Run
 
-    if restart:
-        Run.discard(job.folder)
     with show_progress() as progress, _stopping() as is_stopped:
         task = progress.add_task("starting", total=None)
         rows = Rows(progress, task, job.settings.steps)
         reached = run_job(
-            job, notify=lambda text: progress.update(task, description=text), show=rows.show, is_stopped=is_stopped
+            job,
+            restart=restart,
+            notify=lambda text: progress.update(task, description=text),
+            show=rows.show,
+            is_stopped=is_stopped,
         )
     if reached < job.settings.steps:
         console.print(

@@ -27,9 +27,11 @@ class Checkpoint(NamedTuple):
 def checkpoints_in(folder: Path) -> list[Checkpoint]:
     """Return the checkpoints in a folder, itself or folders in it, those that were written last first.
 
-    They need not be whole yet: see `incompleteness`.
+    They need not be whole yet: see `incompleteness`. Folders whose names begin with a dot are somebody's work.
     """
-    places = [folder, *(place for place in folder.iterdir() if place.is_dir())] if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    places = [folder, *(place for place in folder.iterdir() if place.is_dir() and not place.name.startswith("."))]
     found = [checkpoint for checkpoint in map(_checkpoint, places) if checkpoint is not None]
     return sorted(found, key=lambda checkpoint: -checkpoint.written)
 

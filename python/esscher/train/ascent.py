@@ -31,8 +31,9 @@ def accumulate(policy: Policy, optimiser: Optimiser, lesson: Lesson, micro_batch
     coefficients, lengths = objective.coefficients / len(samples), text_lengths(samples)
     while True:
         optimiser.clear()
+        batches = micro_batches(lengths, micro_batch_tokens)
         try:
-            for rows in micro_batches(lengths, micro_batch_tokens):
+            for rows in batches:
                 chosen = np.sort(rows)
                 policy.add_gradient(samples.take_completions(chosen), coefficients[chosen])
                 optimiser.collect()
@@ -40,13 +41,12 @@ def accumulate(policy: Policy, optimiser: Optimiser, lesson: Lesson, micro_batch
             if not is_out_of_memory(error):
                 raise
             optimiser.clear()
-            longest = int(lengths.max())
-            if micro_batch_tokens <= longest:
+            if max(map(len, batches)) == 1:
                 raise MemoryError(
-                    f"the gradient of one completion of {longest} tokens with its prompt does not fit into memory: "
-                    "train fewer layers or adapters, or shorter completions"
+                    f"the gradient of one completion, of at most {lengths.max()} tokens with its prompt, does not fit "
+                    "into memory: train fewer layers or adapters, or shorter completions"
                 ) from error
-            micro_batch_tokens = max(min(micro_batch_tokens, int(lengths.sum())) // 2, longest)
+            micro_batch_tokens = max(min(micro_batch_tokens, int(lengths.sum())) // 2, 1)
             torch.cuda.empty_cache()
         else:
             return micro_batch_tokens

@@ -71,6 +71,7 @@ class Job:
 def run_job(
     job: Job,
     *,
+    restart: bool = False,
     notify: Callable[[str], None],
     show: Callable[[StepMetrics], object],
     is_stopped: Callable[[], bool],
@@ -81,6 +82,8 @@ def run_job(
     ----------
     job
         What.
+    restart
+        Whether a run that is in the folder is discarded, once the job is known to be one.
     notify
         Told what takes long before the first step.
     show, is_stopped
@@ -98,6 +101,8 @@ def run_job(
     # What was named by hand, before what takes long.
     texts = read_prompts(job.prompts)
     function = find_reward_function(job.reward, job.reward_label)
+    if restart:
+        Run.discard(job.folder)
     run = Run(job.folder, job.settings, _facts(job, texts))
     notify(f"loading {job.model}")
     lm = TransformersLM.load(resolve(job.model, notify), job.device, job.dtype)
@@ -124,7 +129,8 @@ def read_prompts(path: Path) -> list[str]:
         If there are no prompts, or a line is not as it should be; the message names it.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # At line feeds alone: texts hold other characters that Python takes for the end of a line.
+        lines = [line.removesuffix("\r") for line in path.read_text(encoding="utf-8-sig").split("\n")]
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text in UTF-8: {error}") from error
     numbered = [(i, line) for i, line in enumerate(lines, start=1) if line.strip()]

@@ -36,7 +36,7 @@ class Settings:
     steps
         Updates of the parameters.
     prompts
-        Prompts of a step; all of them in random order before any comes again.
+        Prompts of a step, from a random order of all; those that are too few for a step are left for a new order.
     completions
         Completions of each prompt of a step.
     new_tokens

@@ -136,6 +136,9 @@ class Trainer:
         )
         clock.lap("sampling")
         drawn = with_prior(self._task.prior, drawn)
+        if self.step == 0:
+            assert drawn.policy_logprobs is not None
+            check_same(self._task.prior.name, drawn.policy_logprobs, drawn.prior_logprobs)
         clock.lap("prior")
         scored = give_rewards(self._task.reward, drawn)
         clock.lap("reward")
@@ -211,7 +214,8 @@ def draw_prior_samples(task: Task, settings: Settings) -> Samples:
     rng = np.random.default_rng([settings.seed, PRIOR_SAMPLES])
     drawn = task.policy.lm.sample(task.prompts, settings.prior_samples, settings.new_tokens, rng)
     drawn = with_prior(task.prior, drawn)
-    _check_same_prior(task.prior, drawn)
+    assert drawn.policy_logprobs is not None
+    check_same(task.prior.name, drawn.policy_logprobs, drawn.prior_logprobs)
     scored = give_rewards(task.reward, drawn)
     if scored.samples is None or len(scored.samples.prompts) < len(task.prompts):
         raise ValueError(f"of some prompt no completion of the prior got a reward: {scored.why}")
@@ -221,16 +225,21 @@ def draw_prior_samples(task: Task, settings: Settings) -> Samples:
 def _known(task: Task, settings: Settings, run: Run) -> KnownPrior | None:
     if settings.prior_samples == 0:
         return None
-    return know(run.prior_samples(lambda: draw_prior_samples(task, settings)), settings.beta)
+    samples = run.prior_samples(lambda: draw_prior_samples(task, settings))
+    some = samples.take_prompts([0])
+    assert some.prior_logprobs is not None
+    # A run that goes on may have been given another server.
+    check_same(task.prior.name, some.prior_logprobs, with_prior(task.prior, some).prior_logprobs)
+    return know(samples, settings.beta)
 
 
-def _check_same_prior(prior: Prior, drawn: Samples) -> None:
-    assert drawn.policy_logprobs is not None
-    assert drawn.prior_logprobs is not None
-    apart = float(np.abs(drawn.policy_logprobs.values - drawn.prior_logprobs.values).mean())
+def check_same(name: str, logprobs: Ragged, of_prior: Ragged | None) -> None:
+    """Raise `ValueError` if what a prior says of completions is not what the untrained policy says."""
+    assert of_prior is not None
+    apart = float(np.abs(logprobs.values - of_prior.values).mean())
     if not apart <= SAME_PRIOR:
         raise ValueError(
-            f"{prior.name} is {apart:.2g} nats a token off the policy before its first step: a prior is the model that "
+            f"{name} is {apart:.2g} nats a token off the policy before its first step: a prior is the model that "
             "training begins with"
         )
 
@@ -256,9 +265,11 @@ def _notes(drawn: Samples, scored: Scored) -> tuple[str, ...]:
 
 
 def _are_alike(samples: Samples) -> bool:
+    """Whether some prompt has several completions, and in none do their rewards differ."""
     assert samples.rewards is not None
     starts = samples.groups[:-1]
-    return bool((np.maximum.reduceat(samples.rewards, starts) == np.minimum.reduceat(samples.rewards, starts)).all())
+    most, least = (extreme.reduceat(samples.rewards, starts) for extreme in (np.maximum, np.minimum))
+    return bool((most == least).all() and np.diff(samples.groups).max() > 1)
 
 
 class _Clock:
