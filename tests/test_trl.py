@@ -34,6 +34,7 @@ PROMPTS = ["Alice was", "The Queen said", "“Who are you?”", "Down the"]
 KL = {"esscher/kl", "esscher/kl_stderr", "esscher/kl_trl_grpo", "esscher/kl_trl_rloo"}
 TARGET = {
     "esscher/ess",
+    "esscher/largest_weight",
     "esscher/log_z",
     "esscher/log_z_stderr",
     "esscher/inference_gap",
@@ -254,6 +255,7 @@ def test_the_numbers_are_those_of_the_samples(parts, server, tmp_path):
         "kl_trl_grpo": estimate_kl(samples, preset="trl-grpo").value,
         "kl_trl_rloo": estimate_kl(samples, preset="trl-rloo").value,
         "ess": report.target.ess,
+        "largest_weight": report.per_completion.relative_weights.reshape(4, 4).max(axis=1).mean() / 4,
         "log_z": report.target.log_z.value,
         "log_z_stderr": report.target.log_z.stderr,
         "inference_gap": report.target.inference_gap.value,

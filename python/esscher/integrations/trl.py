@@ -547,10 +547,12 @@ def _of_target(samples: Samples, rewards: NDArray[np.float64], target: Tilt) -> 
     rows = np.flatnonzero(scored & several[samples.group_of])
     if not len(rows):
         return {}
-    report, _ = assess(replace(samples.take_completions(rows), rewards=rewards[rows]), target)
+    scored_samples = replace(samples.take_completions(rows), rewards=rewards[rows])
+    report, weights = assess(scored_samples, target)
     assert report.inference_gap is not None
     return {
         "ess": report.ess,
+        "largest_weight": float(np.exp(np.maximum.reduceat(weights.log_weights, scored_samples.groups[:-1])).mean()),
         "log_z": report.log_z.value,
         "log_z_stderr": report.log_z.stderr,
         "inference_gap": report.inference_gap.value,
