@@ -26,6 +26,7 @@ ROWS = {
     "KL(target‖policy)": lambda one: one["forward_kl"],
     "distinct-2": lambda one: diversity(one, "distinct-2"),
     "self-BLEU-4": lambda one: diversity(one, "self-bleu-4 (method1)"),
+    "excess of distinct-2 of two": lambda one: one["excess_collapse"],
     "different completions": lambda one: diversity(one, "unique share"),
 }
 

@@ -130,6 +130,8 @@ def test_a_language_model_collapses_under_plain_rl_alone(on_alice):
     assert outcomes["plain-rl"].report.reward.value > 0.9
     for name in ("kl-rl", "dpg"):
         assert outcomes[name].entropy.value > 0.75 * prior
+        assert abs(outcomes[name].excess_collapse.value) < 0.05
+    assert outcomes["plain-rl"].excess_collapse.value < -0.3
     distinct = {name: one.report.diversity[1].within.value for name, one in outcomes.items()}
     assert distinct["plain-rl"] < 0.2 * min(distinct["prior"], distinct["kl-rl"], distinct["dpg"])
 

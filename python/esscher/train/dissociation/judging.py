@@ -9,8 +9,10 @@ import numpy as np
 
 from esscher.divergence import sequence_logprobs
 from esscher.divergence.forward import estimate_forward
-from esscher.estimate import clustered_mean, clustered_ratio
+from esscher.diversity import estimate_size_free
+from esscher.estimate import Estimate, clustered_mean, clustered_ratio
 from esscher.evaluate import evaluate
+from esscher.inference.importance import exponential_weights
 from esscher.lm.tabular import TabularLM
 from esscher.ragged import Ragged
 from esscher.target import Tilt
@@ -76,6 +78,7 @@ def judge(
         ),
         inference_gap=clustered_mean(gaps, drawn.groups),
         forward_kl=_forward_kl(lm, known.samples, beta),
+        excess_collapse=_excess(drawn, known.samples, beta),
         texts=_texts(world, drawn),
         seconds=seconds,
         exact=_exact(lm, prior, world.reward, beta),
@@ -92,6 +95,15 @@ def _forward_kl(lm: LanguageModel, prior_samples: Samples, beta: float) -> KlEst
         prior_samples.rewards / beta,
         sequence_logprobs(prior_samples.prior_logprobs),
     )
+
+
+def _excess(drawn: Samples, prior_samples: Samples, beta: float) -> Estimate:
+    """Compare with the target's diversity by the prior's samples: a collapsed policy's own do not show that either."""
+    assert prior_samples.rewards is not None
+    weights = exponential_weights(prior_samples.rewards, beta, prior_samples.groups).weights
+    own = estimate_size_free(drawn.completions, drawn.groups)[0].within
+    of_target = estimate_size_free(prior_samples.completions, prior_samples.groups, weights)[0].within
+    return Estimate(own.value - of_target.value, float(np.hypot(own.stderr, of_target.stderr)))
 
 
 def _texts(world: World, drawn: Samples) -> tuple[Text, ...]:

@@ -51,6 +51,9 @@ class Outcome:
         log Z by the policy's samples, which those of a collapsed policy cannot give.
     forward_kl
         KL(target‖policy) in nats, by the prior's samples weighted to stand for the target.
+    excess_collapse
+        Distinct 2-grams of two completions of a prompt, over 2-grams: its own minus the target's, which are those of
+        the prior's samples weighted to stand for it. Below 0 is what it has lost that the target does not ask for.
     texts
         Some of its completions.
     seconds
@@ -64,6 +67,7 @@ class Outcome:
     entropy: Estimate
     inference_gap: Estimate
     forward_kl: KlEstimate
+    excess_collapse: Estimate
     texts: tuple[Text, ...]
     seconds: float
     exact: Exact | None

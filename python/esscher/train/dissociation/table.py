@@ -63,7 +63,7 @@ def rows_of(found: Dissociation) -> tuple[Row, ...]:
         row("KL(target‖policy)", lambda one: _of_kl(one.forward_kl)),
         *exact("by enumeration", "forward_kl"),
         *(row(name, lambda one, name=name: _diversity(one, name)) for name in DIVERSITY),  # type: ignore[misc]
-        row("excess of distinct-2", lambda one: _excess(points.get(one.name))),
+        row("excess of distinct-2 of two", lambda one: digits.estimate(one.excess_collapse)),
         row("seconds of training", lambda one: f"{one.seconds:.0f}" if one.seconds else ""),
     )
 
@@ -152,16 +152,13 @@ def _reachable(point: PolicyPoint | None) -> str:
     return "" if point is None else "not known" if point.reachable is None else digits.estimate(point.reachable)
 
 
-def _excess(point: PolicyPoint | None) -> str:
-    return "" if point is None or not point.excess_collapse else digits.estimate(point.excess_collapse[0].within)
-
-
 def _record(outcome: Outcome) -> dict[str, Any]:
     return {
         "name": outcome.name,
         "entropy": estimate_record(outcome.entropy),
         "inference_gap": estimate_record(outcome.inference_gap),
         "forward_kl": estimate_record(Estimate(outcome.forward_kl.value, outcome.forward_kl.stderr)),
+        "excess_collapse": estimate_record(outcome.excess_collapse),
         "exact": None if outcome.exact is None else outcome.exact._asdict(),
         "seconds": outcome.seconds,
         "texts": [text._asdict() for text in outcome.texts],
