@@ -365,3 +365,23 @@ def test_excess_is_that_of_metrics_between_0_and_1():
         samples = random_samples(seed, prompts=4, per_prompt=4)
         for excess in evaluate(samples, Tilt(0.3)).excess_collapse:
             assert np.isnan(excess.within.value) or -1 <= excess.within.value <= 1
+
+
+@pytest.mark.parametrize(("exact", "is_told"), [(6.0, False), (7.0, True), (4.0, True)])
+def test_k3_far_from_the_exact_kl_is_told_though_its_own_error_does_not_show_it(exact, is_told):
+    """One token of 80, that the prior likes, makes the mean of prior/policy 1 within its error; k3 is 48.1 nats."""
+    log_ratios = np.full(80, 5.0)
+    log_ratios[3] = -4.3
+    lengths = np.full(8, 10)
+    samples = Samples(
+        prompts=Ragged.from_rows([[p] for p in range(8)]),
+        completions=Ragged.from_lengths(np.arange(80), lengths),
+        groups=np.arange(9),
+        policy_logprobs=Ragged.from_lengths(np.full(80, -5.0), lengths),
+        prior_logprobs=Ragged.from_lengths(-5.0 - log_ratios, lengths),
+        token_kl=Ragged.from_lengths(np.full(80, exact * 0.8), lengths),
+    )
+    report = evaluate(samples)
+    assert report.kl["k3"].warnings == ()
+    told = [text for text in report.warnings if text.startswith("k3 at token level reads 48.1 nats")]
+    assert len(told) == is_told

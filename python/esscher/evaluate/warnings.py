@@ -25,6 +25,8 @@ KL_WARNED = ("exact", "k1", "k1_cv", "k3")
 # Below them, the report warns: clusters that a sandwich error needs, and the share of samples that carries weight.
 FEW_CLUSTERS = 10
 FEW_EFFECTIVE = 0.1
+# k3 is far from the exact KL if it is off by this share of it, and by so many nats.
+FAR_OFF, FAR_NATS = 0.1, 1.0
 # A weighted mean of so many is biased by a few percent of what the weights change.
 FEW_BY_WEIGHT = 30
 
@@ -45,7 +47,21 @@ def of_kl(samples: Samples, kl: dict[str, KlEstimate]) -> list[str]:
     # Several estimators may say the same, and that with the control variate says of k1's value what k1 has said.
     told = KL_WARNED if "k1" not in kl or not kl["k1"].warnings else tuple(n for n in KL_WARNED if n != "k1_cv")
     shown = [estimate for name, estimate in kl.items() if name in told]
-    return [*warnings, *dict.fromkeys(warning for estimate in shown for warning in estimate.warnings)]
+    warnings += dict.fromkeys(warning for estimate in shown for warning in estimate.warnings)
+    return [*warnings, *_of_k3(kl)]
+
+
+def _of_k3(kl: dict[str, KlEstimate]) -> list[str]:
+    """Say if k3, which trainers log, is far from the exact KL, and has not said itself that it cannot be trusted."""
+    if "exact" not in kl or "k3" not in kl or kl["k3"].warnings:
+        return []
+    found, exact = kl["k3"].value, kl["exact"].value
+    if not (np.isfinite([found, exact]).all() and abs(found - exact) > max(FAR_OFF * exact, FAR_NATS)):
+        return []
+    return [
+        f"k3 at token level reads {found:.3g} nats, and the exact KL is {exact:.3g}: the difference sits in tokens "
+        "that the prior likes and the policy hardly ever samples, so that few of them decide k3. Trust the exact KL."
+    ]
 
 
 def of_target(

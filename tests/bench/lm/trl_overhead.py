@@ -5,21 +5,24 @@ from __future__ import annotations
 import tempfile
 import time
 import warnings
+from contextlib import contextmanager
+from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
 from trl import RLOOConfig, RLOOTrainer
 
 from bench.lm.measure import Figure
-from bench.lm.service import ours
+from bench.lm.service import ours, process
 from esscher.integrations.trl import EsscherCallback
 from esscher.lm.packaged import resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
 PROMPTS = ("The movie was", "I think that", "Yesterday my friend told me", "The food at the restaurant")
 COMPLETIONS, NEW_TOKENS = 4, 16  # of a prompt, of a completion at most
@@ -66,28 +69,44 @@ class Timed(EsscherCallback):
 
 
 def overhead(source: str = "smollm2", rounds: int = ROUNDS, steps: int = STEPS) -> list[Figure]:
-    """RLOO with a model, whose prior a server on the same two cores holds."""
+    """RLOO with a model, and a server whose prior takes no time, as on another machine, or the same two cores."""
     torch.set_num_threads(THREADS)
+    vocabulary = AutoConfig.from_pretrained(resolve(source)).vocab_size
+    servers = {
+        "another machine": partial(idle, vocabulary),
+        f"the same {THREADS} cores": partial(ours, source),
+    }
+    return [figure for place, server in servers.items() for figure in _figures(source, place, server, rounds, steps)]
+
+
+def _figures(
+    source: str, place: str, server: Callable[[], AbstractContextManager[str]], rounds: int, steps: int
+) -> list[Figure]:
     runs: dict[bool, list[Run]] = {False: [], True: []}
-    with ours(source) as address:
+    with server() as address:
         for i in range(rounds):
             for watched in (i % 2 == 1, i % 2 == 0):
                 runs[watched].append(_run(source, steps, address if watched else None))
     without, watched = (median(_joined(runs[which], "steps")) for which in (False, True))
     inside = median(_joined(runs[True], "inside"))
     judged, of = sum(run.judged for run in runs[True]), rounds * steps
-    job = f"TRL's RLOO, {source}, {len(PROMPTS)} x {COMPLETIONS} completions of {NEW_TOKENS} tokens: "
+    job = (
+        f"TRL's RLOO, {source}, {len(PROMPTS)} x {COMPLETIONS} completions of {NEW_TOKENS} tokens, server on {place}: "
+    )
     return [
         Figure(
             f"{job}a step with the callback, and without",
-            f"{watched:.3f} s, {without:.3f} s: {watched / without - 1:+.1%}, the server's work on the same "
-            f"{THREADS} cores included; {judged} of {of} steps judged in time",
+            f"{watched:.3f} s, {without:.3f} s: {watched / without - 1:+.1%}; {judged} of {of} steps judged in time",
         ),
-        Figure(
-            f"{job}of which in the trainer's thread",
-            f"{1e3 * inside:.2f} ms, {inside / watched:.2%} of a step (mark 2%)",
-        ),
+        Figure(f"{job}of which in the trainer's thread", f"{1e3 * inside:.2f} ms, {inside / watched:.2%} of a step"),
     ]
+
+
+@contextmanager
+def idle(vocabulary: int) -> Iterator[str]:
+    """The address of a server whose prior takes no time."""
+    with process("bench.lm.idle", str(vocabulary)) as port:
+        yield f"127.0.0.1:{port}"
 
 
 def _joined(runs: Sequence[Run], name: str) -> list[float]:
