@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.linalg import fractional_matrix_power
 
 from esscher.estimate import (
     LEVEL,
@@ -36,18 +37,41 @@ def clustered(rng, clusters):
 
 
 def oracle_ratio(numerators, denominators, groups):
-    """The standard error of a ratio by the delta method, from the covariance of the prompts' two sums."""
-    a = np.array([numerators[i:j].sum() for i, j in itertools.pairwise(groups)])
-    b = np.array([denominators[i:j].sum() for i, j in itertools.pairwise(groups)])
-    value, n = a.sum() / b.sum(), len(a)
-    gradient = np.array([1.0, -value]) / b.mean()
-    return value, float(np.sqrt(gradient @ np.cov(a, b) @ gradient / n))
+    """The CR2 standard error of the intercept of a regression with weights, from whole matrices."""
+    y, x = numerators / np.sqrt(denominators), np.sqrt(denominators)
+    value = x @ y / (x @ x)
+    meat = 0.0
+    for i, j in itertools.pairwise(groups):
+        hat = np.outer(x[i:j], x[i:j]) / (x @ x)
+        adjusted = fractional_matrix_power(np.eye(j - i) - hat, -0.5) @ (y[i:j] - value * x[i:j])
+        meat += (x[i:j] @ adjusted) ** 2
+    return value, float(np.sqrt(meat) / (x @ x))
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_stderr_of_a_ratio_is_that_of_the_delta_method(seed):
+def test_the_stderr_of_a_ratio_is_that_of_a_regression(seed):
     data = clustered(np.random.default_rng(seed), 11)
     assert clustered_ratio(*data) == pytest.approx(oracle_ratio(*data), rel=1e-12)
+
+
+@pytest.mark.parametrize(("prompts", "least"), [(3, 0.90), (20, 0.91)])
+def test_intervals_of_clusters_of_unequal_size_cover(prompts, least):
+    """A few prompts have most of the completions, and are what the mean rests on."""
+    covered = 0
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        sizes = np.minimum(2 / rng.random(prompts) ** 1.2, 80).astype(int)
+        values = np.repeat(rng.normal(1.0, 1.0, prompts), sizes) + rng.normal(size=sizes.sum())
+        low, high, _ = confidence_interval(values, np.concatenate([[0], np.cumsum(sizes)]))
+        covered += low <= 1.0 <= high
+    assert least <= covered / 400 <= 0.985
+
+
+def test_one_cluster_that_is_all_there_is_has_no_error():
+    weights, groups = np.array([1.0, 0.0, 0.0]), np.arange(4)
+    value, stderr = clustered_ratio(np.array([2.0, 0.0, 0.0]), weights, groups)
+    assert value == 2.0
+    assert np.isnan(stderr)
 
 
 def test_a_mean_is_a_ratio_over_ones():

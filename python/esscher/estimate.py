@@ -14,8 +14,18 @@ if TYPE_CHECKING:
     from esscher.ragged import Offsets
 
 LEVEL = 0.95
-# Quantiles of Student's t at (1 + LEVEL) / 2, by degrees of freedom; NORMAL is their limit.
-STUDENT, NORMAL = {1: 12.7062047, 2: 4.3026527, 3: 3.1824463}, 1.9599640
+# Quantiles of Student's t at (1 + LEVEL) / 2, by few degrees of freedom; NORMAL is their limit.
+STUDENT = {
+    1.0: 12.7062047,
+    1.1: 10.2768013,
+    1.25: 8.02795138,
+    1.5: 6.0166631,
+    1.75: 4.94884785,
+    2.0: 4.30265273,
+    2.5: 3.57465484,
+    3.0: 3.18244631,
+}
+NORMAL = 1.9599640
 # With fewer clusters a resample is too often a single one over and over. With more than MANY the normal quantile does
 # as well, unless they are skewed: by more, squared, than this share of their number.
 FEWEST_RESAMPLED, MANY, MOST_RESAMPLED, SKEWED = 5, 200, 2000, 0.02
@@ -50,11 +60,17 @@ class Interval(NamedTuple):
 def clustered_mean(values: NDArray[np.float64], groups: Offsets) -> Estimate:
     """Return the mean over completions [N] with its standard error clustered by prompt.
 
-    Completions of one prompt are not independent, prompts are: with residual sums ``u_p`` of the P prompts,
-    ``stderr^2 = P / (P - 1) * sum_p u_p^2 / N^2`` (Liang and Zeger, Biometrika 1986). With a single prompt its
-    completions are the independent draws.
+    Completions of one prompt are not independent, prompts are: with residual sums ``u_p`` of the P prompts and the
+    share ``h_p`` of each in the N completions, ``stderr^2 = sum_p u_p^2 / (1 - h_p) / N^2``, which allows for prompts
+    of many completions drawing the mean to themselves. With a single prompt its completions are the independent draws.
 
     The standard error is NaN if there is only one draw, or if a value is not finite.
+
+    References
+    ----------
+    Liang, Zeger, "Longitudinal data analysis using generalized linear models", Biometrika 1986; Bell, McCaffrey, "Bias
+    reduction in standard errors for linear regression with multi-stage samples", Survey Methodology 2002 (the
+    ``1 - h_p``).
 
     Examples
     --------
@@ -70,15 +86,15 @@ def clustered_ratio(numerators: NDArray[np.float64], denominators: NDArray[np.fl
     """Return ``sum(numerators) / sum(denominators)`` over completions with its standard error clustered by prompt.
 
     A mean over tokens has their sums and their number as numerators and denominators, a weighted mean the weights as
-    denominators. With ``u_p = sum_p (numerator - value * denominator)`` of the P prompts,
-    ``stderr^2 = P / (P - 1) * sum_p u_p^2 / sum(denominators)^2``: exact for a mean, linearised otherwise.
+    denominators. With ``u_p = sum_p (numerator - value * denominator)`` of the P prompts, and h_p their shares in the
+    denominators, ``stderr^2 = sum_p u_p^2 / (1 - h_p) / sum(denominators)^2``: exact for a mean, linearised otherwise.
 
     Examples
     --------
     >>> import numpy as np
     >>> tokens = np.array([1.0, 3.0])
     >>> clustered_ratio(np.array([2.0, 4.0]), tokens, np.array([0, 1, 2]))
-    Estimate(value=1.5, stderr=0.25)
+    Estimate(value=1.5, stderr=0.28867513459481287)
     """
     sums = _cluster_sums(numerators, denominators, groups)
     return Estimate(sums.value, sums.stderr)
@@ -91,9 +107,10 @@ def confidence_interval(
 
     From 5 to 200 prompts, and to 2000 where they are skewed, the wider at each end of `bootstrap_t`, which follows
     skewness, and Student's t, which is the safer one where few prompts make the mean; with more, by the normal
-    quantile; with fewer, by Student's, which needs the prompts' means to be normal. With a
-    single prompt its completions are the independent draws, and the interval says nothing of other prompts. Where none
-    differs from the others the interval has no width, which says no more than that.
+    quantile; with fewer, by Student's, which needs the prompts' means to be normal. Prompts of unequal size are worth
+    fewer, those of `effective_clusters`, by which Student's t has its degrees of freedom. With a single prompt its
+    completions are the independent draws, and the interval says nothing of other prompts. Where none differs from the
+    others the interval has no width, which says no more than that.
 
     Examples
     --------
@@ -177,6 +194,23 @@ def bootstrap_t(
     if not (np.isfinite(sums.value) and np.isfinite(sums.stderr)):
         return np.nan, np.nan
     return _resampled_t(sums, rounds, rng) if sums.stderr > 0 else (sums.value, sums.value)
+
+
+def effective_clusters(sizes: NDArray[np.float64] | NDArray[np.int64]) -> float:
+    """Return how many prompts of equal size those of these sizes are worth: ``(sum n)^2 / sum n^2``; 0 if all are 0.
+
+    References
+    ----------
+    Kish, "Survey Sampling", 1965.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> effective_clusters(np.array([8, 8, 8])), effective_clusters(np.array([80, 2, 2]))
+    (3.0, 1.101123595505618)
+    """
+    squares = float(np.square(sizes, dtype=np.float64).sum())
+    return float(sizes.sum()) ** 2 / squares if squares else 0.0
 
 
 def student_interval(
@@ -401,12 +435,22 @@ def _cluster_sums(numerators: NDArray[np.float64], denominators: NDArray[np.floa
     value = float(numerators.sum()) / total
     starts = np.arange(n) if len(groups) == 2 else groups[:-1]
     residuals = np.add.reduceat(numerators - value * denominators, starts)
-    clusters = len(residuals)
-    variance = clusters / (clusters - 1) * float(residuals @ residuals) if clusters > 1 else np.nan
-    stderr = float(np.ldexp(variance**0.5 / total, exponent))
     by_cluster = np.add.reduceat(denominators, starts)
+    stderr = float(np.ldexp(_spread(residuals, by_cluster / total) ** 0.5 / total, exponent))
     residuals = np.ldexp(residuals, exponent) if exponent else residuals
     return _Sums(float(np.ldexp(value, exponent)), stderr, residuals, by_cluster, draws)
+
+
+def _spread(residuals: NDArray[np.float64], shares: NDArray[np.float64]) -> float:
+    """Variance of the sum of residuals, of draws of these shares; NaN where one draw is all there is.
+
+    Of equal shares the factor is taken once, so that it costs no digit.
+    """
+    if not shares.max() < 1.0:
+        return np.nan
+    if (shares == shares[0]).all():
+        return len(residuals) / (len(residuals) - 1) * float(residuals @ residuals)
+    return float(residuals @ (residuals / (1.0 - shares)))
 
 
 def _draws(n: int, groups: Offsets) -> str:
@@ -417,15 +461,16 @@ def _draws(n: int, groups: Offsets) -> str:
 
 
 def _interval(sums: _Sums) -> Interval:
-    value, stderr, clusters = sums.value, sums.stderr, len(sums.residuals)
+    value, stderr, clusters = sums.value, sums.stderr, effective_clusters(sums.denominators)
     if not (np.isfinite(value) and np.isfinite(stderr)):
         return Interval(np.nan, np.nan, f"{sums.draws.removesuffix(',')}: no interval")
     if stderr <= ROUNDING * abs(value):
         return Interval(value, value, f"{sums.draws} are all alike, which does not show how others would differ")
-    if clusters > MANY and (clusters > MOST_RESAMPLED or _skewness(sums.residuals) ** 2 <= SKEWED * clusters):
+    is_many = len(sums.residuals) > MOST_RESAMPLED or _skewness(sums.residuals) ** 2 <= SKEWED * clusters
+    if clusters > MANY and is_many:
         return Interval(value - NORMAL * stderr, value + NORMAL * stderr, f"{sums.draws} are independent (normal)")
     reach = _student(clusters - 1) * stderr
-    if clusters >= FEWEST_RESAMPLED:
+    if len(sums.residuals) >= FEWEST_RESAMPLED:
         low, high = _resampled_t(sums, ROUNDS, None)
         if np.isfinite([low, high]).all():
             low, high = min(low, value - reach), max(high, value + reach)
@@ -442,10 +487,15 @@ def _skewness(residuals: NDArray[np.float64]) -> float:
     return float(squares @ u / len(u) / (squares.sum() / len(u)) ** 1.5)
 
 
-def _student(freedom: int) -> float:
-    """Return the quantile of Student's t at (1 + LEVEL) / 2 (beyond the table: Abramowitz and Stegun, 26.7.5)."""
-    if freedom in STUDENT:
-        return STUDENT[freedom]
+def _student(freedom: float) -> float:
+    """Return the quantile of Student's t at (1 + LEVEL) / 2 (beyond the table: Abramowitz and Stegun, 26.7.5).
+
+    Between the degrees of freedom of the table it goes as its logarithm does with that of the degrees.
+    """
+    freedom = max(freedom, 1.0)
+    if freedom <= max(STUDENT):
+        degrees, quantiles = np.array(list(STUDENT)), np.array(list(STUDENT.values()))
+        return float(np.exp(np.interp(np.log(freedom), np.log(degrees), np.log(quantiles))))
     z = NORMAL
     terms = (
         z,
