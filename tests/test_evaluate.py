@@ -58,8 +58,8 @@ def test_the_order_of_prompts_does_not_matter():
     shuffled = SAMPLES.take_prompts(np.random.default_rng(1).permutation(12))
     one, other = evaluate(SAMPLES, Tilt(0.5)), evaluate(shuffled, Tilt(0.5))
     assert other.reward == pytest.approx(one.reward, rel=1e-12)
-    assert other.target.log_z == pytest.approx(one.target.log_z, rel=1e-12)
-    assert other.target.inference_gap == pytest.approx(one.target.inference_gap, rel=1e-12)
+    assert other.target.log_z == pytest.approx(one.target.log_z, rel=1e-12, nan_ok=True)
+    assert other.target.inference_gap == pytest.approx(one.target.inference_gap, rel=1e-12, nan_ok=True)
     assert other.kl["k3"][:2] == pytest.approx(one.kl["k3"][:2], rel=1e-12)
     # What a compressor makes of completions depends on their order.
     same = [d.metric for d in one.diversity if d.across is not None and d.metric != "compression ratio"]

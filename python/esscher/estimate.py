@@ -142,6 +142,19 @@ def with_interval(
     return Estimate(sums.value, sums.stderr), _interval(sums)
 
 
+def above_zero(interval: Interval) -> Interval:
+    """Return the interval of what is never below 0, such as a KL: cut there, and none if all of it lies below.
+
+    Examples
+    --------
+    >>> above_zero(Interval(-0.5, 1.0, "normal")).low, above_zero(Interval(-2.0, -1.0, "normal"))
+    (0.0, Interval(low=nan, high=nan, assumes='no interval: all of it would lie below 0, where this cannot be'))
+    """
+    if interval.high < 0:
+        return Interval(np.nan, np.nan, "no interval: all of it would lie below 0, where this cannot be")
+    return interval._replace(low=max(interval.low, 0.0)) if interval.low < 0 else interval
+
+
 def bootstrap_t(
     numerators: NDArray[np.float64],
     groups: Offsets,

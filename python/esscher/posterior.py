@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
 from esscher.divergence import KlEstimate, sequence_logprobs
 from esscher.divergence.columns import drawn_logprobs
 from esscher.divergence.forward import estimate_forward
-from esscher.estimate import (
-    Estimate,
-    Interval,
-    bias_of_log_mean,
-    bias_of_weighted_mean,
-    clustered_mean,
-    with_interval,
-)
+from esscher.estimate import Estimate, Interval, above_zero, clustered_mean, with_interval
 from esscher.inference.importance import Importance, importance
 from esscher.target import Target, Tilt
+from esscher.weights import LeftBias, cut_in_halves, left_bias, log_means, shown, shown_interval, weighted_means
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from esscher.ragged import Offsets
     from esscher.samples import Samples
 
 Proposal = Literal["policy", "prior"]
@@ -122,14 +117,9 @@ def assess(
     zeros = np.zeros(len(samples))
     policy, prior = _log_probs(samples) if proposal == "policy" else (zeros, zeros)
     weights = importance(prior + log_potential, policy, samples.groups)
-    relative = np.exp(weights.log_weights) * np.diff(samples.groups)[samples.group_of]
-    # Influence values: their means over a prompt are its log Z, their spread is its Monte Carlo error.
-    log_z = (weights.log_z - bias_of_log_mean(relative, samples.groups))[samples.group_of] + (relative - 1.0)
-    elbo = log_potential - (policy - prior) if proposal == "policy" else None
-    eubo = None if elbo is None else _weighted_mean(samples, elbo, relative)
-    forward = None if elbo is None else estimate_forward(samples, log_potential, target=str(target))
-    reward = _weighted_mean(samples, samples.rewards, relative)
-    return _report(samples, target, weights, log_z, elbo, eubo, reward, forward), weights
+    log_ratios = log_potential - (policy - prior)
+    forward = None if proposal == "prior" else estimate_forward(samples, log_potential, target=str(target))
+    return _report(samples, target, proposal, log_ratios, weights, forward), weights
 
 
 def _log_probs(samples: Samples) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -141,47 +131,87 @@ def _log_probs(samples: Samples) -> tuple[NDArray[np.float64], NDArray[np.float6
     return policy, sequence_logprobs(samples.prior_logprobs)
 
 
+class _OfPrompts(NamedTuple):
+    """What each prompt's weights say [P], less the bias of order 1/n, and the weights relative to equal ones [N]."""
+
+    log_z: NDArray[np.float64]
+    reward: NDArray[np.float64]
+    eubo: NDArray[np.float64]
+    relative: NDArray[np.float64]
+
+
+def _of_prompts(log_ratios: NDArray[np.float64], rewards: NDArray[np.float64], groups: Offsets) -> _OfPrompts:
+    log_z, relative = log_means(log_ratios, groups)
+    reward, eubo = (weighted_means(values, relative, groups) for values in (rewards, log_ratios))
+    return _OfPrompts(log_z, reward, eubo, relative)
+
+
+def _left_biases(
+    samples: Samples, rewards: NDArray[np.float64], log_ratios: NDArray[np.float64], found: _OfPrompts, worth: float
+) -> list[LeftBias]:
+    """Of log Z, the target's reward and EUBO."""
+    cuts = cut_in_halves(log_ratios, samples.groups)
+    halves = [_of_prompts(log_ratios[cut.order], rewards[cut.order], cut.groups) for cut in cuts]
+    sizes = np.diff(samples.groups)
+    return [left_bias(found[i], [of_halves[i] for of_halves in halves], sizes, worth) for i in range(3)]
+
+
 def _report(
     samples: Samples,
     target: Target,
+    proposal: Proposal,
+    log_ratios: NDArray[np.float64],
     weights: Importance,
-    log_z: NDArray[np.float64],
-    elbo: NDArray[np.float64] | None,
-    eubo: Estimate | None,
-    reward: Estimate,
     forward: KlEstimate | None,
 ) -> TargetReport:
-    log_z_mean = clustered_mean(log_z, samples.groups)
-    elbo_mean = None if elbo is None else clustered_mean(elbo, samples.groups)
-    with np.errstate(invalid="ignore"):  # -inf - -inf: a prompt without weight has no gap, and NaN says so
-        gap, interval = (None, None) if elbo is None else with_interval(log_z - elbo, samples.groups)
+    assert samples.rewards is not None  # `assess` has seen them
+    found, groups = _of_prompts(log_ratios, samples.rewards, samples.groups), samples.groups
+    of_log_z, of_reward, of_eubo = _left_biases(
+        samples, samples.rewards, log_ratios, found, float(weights.ess.sum()) / len(samples)
+    )
+    # Influence values: their means over a prompt are its log Z, their spread is its Monte Carlo error.
+    log_z = found.log_z[samples.group_of] + (found.relative - 1.0)
+    of_policy = proposal == "policy"
+    elbo = clustered_mean(log_ratios, groups) if of_policy else None
+    gap, interval = _gap(log_z, log_ratios, groups, of_log_z) if of_policy else (None, None)
+    log_z_mean = shown(clustered_mean(log_z, groups), of_log_z)
+    eubo = _weighted_mean(samples, log_ratios, found.eubo, found.relative) if of_policy else None
     beta = target.beta if isinstance(target, Tilt) else None
     k = weights.pareto_k[~np.isnan(weights.pareto_k)]
     return TargetReport(
         target=str(target),
-        proposal="prior" if elbo is None else "policy",
+        proposal=proposal,
         log_z=log_z_mean,
-        reward=reward,
+        reward=shown(_weighted_mean(samples, samples.rewards, found.reward, found.relative), of_reward),
         ess=float(weights.ess.sum()),
         pareto_k=float(k.max()) if len(k) else np.nan,
-        elbo=elbo_mean,
-        eubo=eubo,
+        elbo=elbo,
+        eubo=None if eubo is None else shown(eubo, of_eubo),
         inference_gap=gap,
         inference_gap_interval=interval,
         forward_kl=forward,
-        objective=_scale(elbo_mean, beta),
+        objective=_scale(elbo, beta),
         objective_bound=_scale(log_z_mean, beta),
     )
 
 
-def _weighted_mean(samples: Samples, values: NDArray[np.float64], relative: NDArray[np.float64]) -> Estimate:
-    """E_target[values] by self-normalised weights, which are relative to equal ones."""
+def _gap(
+    log_z: NDArray[np.float64], elbo: NDArray[np.float64], groups: Offsets, left: LeftBias
+) -> tuple[Estimate, Interval]:
+    with np.errstate(invalid="ignore"):  # -inf - -inf: a prompt without weight has no gap, and NaN says so
+        gap, interval = with_interval(log_z - elbo, groups)
+    return shown(gap, left), above_zero(shown_interval(gap, interval, left))
+
+
+def _weighted_mean(
+    samples: Samples, values: NDArray[np.float64], means: NDArray[np.float64], relative: NDArray[np.float64]
+) -> Estimate:
+    """E_target[values] from the prompts' means [P]; prompts in which nothing has weight are left out."""
     sizes, group_of = np.diff(samples.groups), samples.group_of
     weighted = relative * np.where(relative > 0, values, 0.0)
-    means = np.add.reduceat(weighted, samples.groups[:-1]) / sizes
-    means[np.isinf(means)] = 0.0  # where a value of -inf has weight, and the mean is that, whatever the weights
-    bias = bias_of_weighted_mean(relative, values, samples.groups)
-    influence = weighted + (1.0 - relative) * means[group_of] - bias[group_of]
+    uncorrected = np.add.reduceat(weighted, samples.groups[:-1]) / sizes
+    uncorrected[np.isinf(uncorrected)] = 0.0  # where a value of -inf has weight, and so has the mean
+    influence = weighted - relative * uncorrected[group_of] + means[group_of]
     kept = np.add.reduceat(relative, samples.groups[:-1]) > 0
     return clustered_mean(influence[kept[group_of]], np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes[kept])]))
 
