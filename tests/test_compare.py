@@ -102,11 +102,43 @@ def test_points_are_near_the_exact_ones(found):
         assert point.efficiency_interval.low < point.efficiency.value < point.efficiency_interval.high
 
 
-def test_gap_and_excess_are_those_of_evaluate(found, policies):
+def test_own_gap_and_excess_are_those_of_evaluate(found, policies):
     for point, samples in zip(found.policies, policies.values(), strict=True):
         report = evaluate(samples, Tilt(BETA))
-        assert point.inference_gap == report.target.inference_gap
+        assert point.own_inference_gap == report.target.inference_gap
         assert point.excess_collapse == report.excess_collapse
+
+
+def test_the_gap_is_the_exact_one_by_the_priors_samples_or_by_both(prior, policies):
+    for name, model in POLICIES.items():
+        scored = replace(prior, policy_logprobs=model.logprobs(prior.prompts, prior.completions, prior.groups))
+        for samples, by in ((prior, {"prior": PROMPTS}), (scored, {"both": PROMPTS})):
+            (point,) = compare(samples, {name: policies[name]}, beta=BETA).policies
+            assert point.log_z.best_by == by
+            assert abs(point.inference_gap.value - exact(model)["gap"]) < 0.05
+            low, high, _ = point.inference_gap_interval
+            assert 0 <= low < exact(model)["gap"] < high
+
+
+def test_of_a_collapsed_policy_the_gap_is_not_what_its_own_samples_show(prior):
+    """They show nothing of what the policy misses, so that by them it looks near to its target."""
+    model = TabularLM(LOGITS + 8.0 * LIKED)
+    (point,) = compare(prior, {"collapsed": draw(model, 9)}, beta=BETA).policies
+    expected = exact(model)["gap"]
+    assert point.own_inference_gap.value < expected - 0.2
+    assert np.isnan(point.own_inference_gap.stderr)
+    assert abs(point.inference_gap.value - expected) < 0.05
+    assert point.inference_gap_interval.low < expected < point.inference_gap_interval.high
+    assert point.log_z.best_by == {"prior": PROMPTS}
+
+
+def test_of_one_prompt_the_gap_has_an_interval_of_its_completions(prior, policies):
+    one, much = prior.take_prompts([0]), policies["much"].take_prompts([0])
+    scored = replace(one, policy_logprobs=POLICIES["much"].logprobs(one.prompts, one.completions, one.groups))
+    for samples in (one, scored):
+        (point,) = compare(samples, {"much": much}, beta=BETA).policies
+        assert point.inference_gap.stderr > 0
+        assert "of one prompt" in point.inference_gap_interval.assumes
 
 
 def test_the_target_itself_is_fully_efficient(prior):

@@ -18,7 +18,7 @@ LAYERS = [
     {"_core"},
     {"ragged", "atomic", "allocator"},
     {"estimate", "token_scores"},
-    {"samples"},
+    {"samples", "weights"},
     {"target", "divergence", "diversity", "lm"},
     {"inference"},
     {"posterior", "mismatch"},

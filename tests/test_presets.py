@@ -186,7 +186,8 @@ def test_the_value_is_what_the_completions_contribute(preset, estimator):
         lengths = samples.completions.lengths
         assert estimate.value == pytest.approx(estimate.per_sequence.sum() / lengths.sum(), rel=1e-12)
         residuals = np.add.reduceat(estimate.per_sequence - estimate.value * lengths, samples.groups[:-1])
-        stderr = np.sqrt(12 / 11 * (residuals**2).sum()) / lengths.sum()
+        shares = np.add.reduceat(lengths, samples.groups[:-1]) / lengths.sum()
+        stderr = np.sqrt((residuals**2 / (1 - shares)).sum()) / lengths.sum()
     else:
         value, stderr = clustered_mean(estimate.per_sequence, samples.groups)
         assert estimate.value == pytest.approx(value, rel=1e-12)

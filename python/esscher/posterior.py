@@ -13,7 +13,16 @@ from esscher.divergence.forward import estimate_forward
 from esscher.estimate import Estimate, Interval, above_zero, clustered_mean, with_interval
 from esscher.inference.importance import Importance, importance
 from esscher.target import Target, Tilt
-from esscher.weights import LeftBias, cut_in_halves, left_bias, log_means, shown, shown_interval, weighted_means
+from esscher.weights import (
+    LeftBias,
+    cut_in_halves,
+    left_bias,
+    log_means,
+    shown,
+    shown_interval,
+    weighted_means,
+    worth_of,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -137,22 +146,23 @@ class _OfPrompts(NamedTuple):
     log_z: NDArray[np.float64]
     reward: NDArray[np.float64]
     eubo: NDArray[np.float64]
+    ess: NDArray[np.float64]
     relative: NDArray[np.float64]
 
 
 def _of_prompts(log_ratios: NDArray[np.float64], rewards: NDArray[np.float64], groups: Offsets) -> _OfPrompts:
-    log_z, relative = log_means(log_ratios, groups)
+    log_z, ess, relative = log_means(log_ratios, groups)
     reward, eubo = (weighted_means(values, relative, groups) for values in (rewards, log_ratios))
-    return _OfPrompts(log_z, reward, eubo, relative)
+    return _OfPrompts(log_z, reward, eubo, ess, relative)
 
 
 def _left_biases(
-    samples: Samples, rewards: NDArray[np.float64], log_ratios: NDArray[np.float64], found: _OfPrompts, worth: float
+    samples: Samples, rewards: NDArray[np.float64], log_ratios: NDArray[np.float64], found: _OfPrompts
 ) -> list[LeftBias]:
     """Of log Z, the target's reward and EUBO."""
     cuts = cut_in_halves(log_ratios, samples.groups)
     halves = [_of_prompts(log_ratios[cut.order], rewards[cut.order], cut.groups) for cut in cuts]
-    sizes = np.diff(samples.groups)
+    sizes, worth = np.diff(samples.groups), worth_of(found.ess, [of_halves.ess for of_halves in halves])
     return [left_bias(found[i], [of_halves[i] for of_halves in halves], sizes, worth) for i in range(3)]
 
 
@@ -166,9 +176,7 @@ def _report(
 ) -> TargetReport:
     assert samples.rewards is not None  # `assess` has seen them
     found, groups = _of_prompts(log_ratios, samples.rewards, samples.groups), samples.groups
-    of_log_z, of_reward, of_eubo = _left_biases(
-        samples, samples.rewards, log_ratios, found, float(weights.ess.sum()) / len(samples)
-    )
+    of_log_z, of_reward, of_eubo = _left_biases(samples, samples.rewards, log_ratios, found)
     # Influence values: their means over a prompt are its log Z, their spread is its Monte Carlo error.
     log_z = found.log_z[samples.group_of] + (found.relative - 1.0)
     of_policy = proposal == "policy"

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 # How often completions are halved: the halves of one cut say little of how far halves are off.
 CUTS = 4
+# A bias that falls slowly is told by an effective sample size that falls, as a share of the completions, from halves to
+# all of them. So many doublings of the completions make of it what a bias is held against.
+DOUBLINGS = 8
 # What rounding leaves of a bias, beside a value of 1 or more.
 ROUNDING = 1e-12
 
@@ -45,7 +48,8 @@ class LeftBias(NamedTuple):
     stderr
         Its standard error [...].
     worth
-        The effective sample size as a share of the completions: the lower, the slower a bias falls with their number.
+        How slowly biases fall with the number of completions, from 1 where as fast as they can down to 0 (see
+        `worth_of`).
     """
 
     shift: NDArray[np.float64]
@@ -83,20 +87,28 @@ def _mixed(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return z ^ (z >> np.uint64(31))
 
 
-def log_means(log_ratios: NDArray[np.float64], groups: Offsets) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return log Z of each prompt [P] less its bias of order 1/n, and weights relative to equal ones [N].
+class LogMeans(NamedTuple):
+    """log Z of each prompt [P] less its bias of order 1/n, effective sample size [P], weights beside equal ones [N]."""
+
+    log_z: NDArray[np.float64]
+    ess: NDArray[np.float64]
+    relative: NDArray[np.float64]
+
+
+def log_means(log_ratios: NDArray[np.float64], groups: Offsets) -> LogMeans:
+    """Weigh completions by the log of ``target / proposal`` [N], and estimate log Z of each prompt less its bias.
 
     Examples
     --------
     >>> import numpy as np
-    >>> log_z, relative = log_means(np.log([0.5, 1.0, 1.5]), np.array([0, 3]))
-    >>> log_z.round(4), relative.round(4)
-    (array([0.043]), array([0.5, 1. , 1.5]))
+    >>> found = log_means(np.log([0.5, 1.0, 1.5]), np.array([0, 3]))
+    >>> found.log_z.round(4), found.ess.round(4), found.relative.round(4)
+    (array([0.043]), array([2.5714]), array([0.5, 1. , 1.5]))
     """
-    log_weights, log_z, _ = _core.normalise(log_ratios, groups)
+    log_weights, log_z, ess = _core.normalise(log_ratios, groups)
     sizes = np.diff(groups)
     relative = np.exp(log_weights) * np.repeat(sizes, sizes)
-    return log_z - bias_of_log_mean(relative, groups), relative
+    return LogMeans(log_z - bias_of_log_mean(relative, groups), ess, relative)
 
 
 def weighted_means(values: NDArray[np.float64], relative: NDArray[np.float64], groups: Offsets) -> NDArray[np.float64]:
@@ -133,7 +145,7 @@ def left_bias(
     sizes
         Each prompt's number of completions [P].
     worth
-        The effective sample size as a share of the completions [...].
+        How slowly biases fall [...], as `worth_of` tells.
 
     Examples
     --------
@@ -156,6 +168,32 @@ def left_bias(
     return LeftBias(shift, spread, np.broadcast_to(np.asarray(worth, np.float64), shift.shape))
 
 
+def worth_of(ess: NDArray[np.float64], of_halves: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Say from effective sample sizes how slowly biases fall with the number of completions, from 1 down to 0.
+
+    Where the weights' tail is seen, the effective sample size of all completions is the sum of that of their halves. A
+    tail that is not yet seen makes it less, and what weights say moves slowly with every doubling. It is that ratio for
+    one doubling, to the power of 8, and no more than 1.
+
+    Parameters
+    ----------
+    ess
+        Of each prompt's completions [P, ...].
+    of_halves
+        Of both halves of each prompt, for each cut [2P, ...].
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> float(worth_of(np.array([9.5, 9.5]), [np.array([5.0, 5.0, 5.0, 5.0])]).round(4))
+    0.6634
+    """
+    both = np.mean([halves.sum(axis=0) for halves in of_halves], axis=0)
+    whole = ess.sum(axis=0)
+    ratio: NDArray[np.float64] = np.divide(whole, both, out=np.zeros(np.shape(whole)), where=both > 0)
+    return np.minimum(ratio, 1.0) ** DOUBLINGS
+
+
 def _mean_of_two(halves: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean of both halves of each prompt; that of one where the other does not tell, 0/0 where neither does."""
     pairs = halves.reshape(-1, 2, *halves.shape[1:])
@@ -168,8 +206,8 @@ def _mean_of_two(halves: NDArray[np.float64]) -> NDArray[np.float64]:
 def is_small(left: LeftBias, value: NDArray[np.float64], stderr: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Say whether what is left of a bias is small beside a standard error.
 
-    It is taken to be the shift and its error, ``(|shift| + stderr) / worth``, and may be that share of the standard
-    error which the effective sample size is of the completions.
+    It is taken to be the shift and its error, ``(|shift| + stderr) / worth``, and may be ``worth`` times the standard
+    error: where little is known of how a bias falls, little may be left of it.
 
     Examples
     --------

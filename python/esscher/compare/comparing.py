@@ -16,7 +16,7 @@ from esscher.divergence.columns import drawn_logprobs
 from esscher.estimate import with_interval
 from esscher.evaluate import evaluate
 from esscher.evaluate.warnings import of_kl
-from esscher.evidence import compare_log_z
+from esscher.evidence import best_gap, compare_log_z
 from esscher.frontier import A_PROMPT
 from esscher.prototype import prototype
 from esscher.solve import solve_beta
@@ -147,7 +147,8 @@ def _point(
     against = target if target is not None else None if beta is None else Tilt(beta)
     report = None if against is None else evaluate(samples, against)
     log_z = None if against is None else compare_log_z(prior, samples, against)
-    gap = None if report is None else report.target
+    gap = None if against is None else best_gap(prior, samples, against)
+    own = None if report is None else report.target
     point = PolicyPoint(
         name=name,
         reward=reward,
@@ -159,9 +160,10 @@ def _point(
         efficiency_interval=None if got is None else got.interval,
         target=against,
         log_z=log_z,
-        log_z_bounds=None if gap is None or gap.elbo is None or gap.eubo is None else (gap.elbo, gap.eubo),
-        inference_gap=None if gap is None else gap.inference_gap,
-        inference_gap_interval=None if gap is None else gap.inference_gap_interval,
+        log_z_bounds=None if own is None or own.elbo is None or own.eubo is None else (own.elbo, own.eubo),
+        inference_gap=None if gap is None else gap.value,
+        inference_gap_interval=None if gap is None else gap.interval,
+        own_inference_gap=None if own is None else own.inference_gap,
         excess_collapse=() if report is None else report.excess_collapse,
     )
     of_report = of_kl(samples, estimate_kls(samples)) if report is None else _of_report(report)

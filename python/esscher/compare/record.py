@@ -42,7 +42,11 @@ class PolicyPoint:
         Bounds of it from below and above by the policy's samples (see `TargetReport.elbo` and `eubo`); `None` where
         they cannot tell.
     inference_gap, inference_gap_interval
-        KL(policy‖target) in nats, and the 95 % interval of it; `None` where the samples cannot tell.
+        KL(policy‖target) in nats by the best log Z that there is (see `LogZ.best`), and the 95 % interval of it; `None`
+        with `target`.
+    own_inference_gap
+        The same by the policy's own samples alone, which cannot show what the policy misses; `None` where they cannot
+        tell.
     excess_collapse
         Its diversity minus the target's: what it lost beyond what the target asks for.
     """
@@ -60,6 +64,7 @@ class PolicyPoint:
     log_z_bounds: tuple[Estimate, Estimate] | None
     inference_gap: Estimate | None
     inference_gap_interval: Interval | None
+    own_inference_gap: Estimate | None
     excess_collapse: tuple[DiversityEstimate, ...]
 
 

@@ -12,11 +12,22 @@ from esscher.divergence.estimators import aggregate_logprobs
 from esscher.divergence.record import KlEstimate, signature
 from esscher.estimate import (
     NEARLY_EQUAL,
+    above_zero,
     bias_of_log_mean,
     bias_of_weighted_mean,
     count_heavy,
     tails_that_decide,
     with_interval,
+)
+from esscher.weights import (
+    LeftBias,
+    cut_in_halves,
+    left_bias,
+    log_means,
+    shown,
+    shown_interval,
+    weighted_means,
+    worth_of,
 )
 
 if TYPE_CHECKING:
@@ -93,12 +104,16 @@ def estimate_forward(
         per_sequence = uncorrected - bias[samples.group_of]
     kept, groups = alive[samples.group_of], _offsets(np.diff(samples.groups)[alive])
     influences = _influences(per_sequence[kept], relative[kept], products[kept], groups)
-    (value, stderr), interval = with_interval(influences, groups)
+    estimate, interval = with_interval(influences, groups)
+    if corrected:
+        left = _left_bias(log_ratios, values, samples.groups)
+        estimate, interval = shown(estimate, left), shown_interval(estimate, interval, left)
+    interval = above_zero(interval)
     weighted = np.add.reduceat(relative > 0, samples.groups[:-1], dtype=np.int64)
     pareto_k = _core.pareto_smooth(log_ratios, samples.groups, "arviz-stats")[1]
     return KlEstimate(
-        value=value,
-        stderr=stderr,
+        value=estimate.value,
+        stderr=estimate.stderr,
         per_sequence=per_sequence,
         signature=signature(samples, "forward", level="sequence", dir="target-policy", **parts),
         interval=interval,
@@ -111,6 +126,19 @@ def estimate_forward(
             *_few(ess, np.diff(samples.groups)),
         ),
     )
+
+
+def _left_bias(log_ratios: NDArray[np.float64], values: NDArray[np.float64], groups: Offsets) -> LeftBias:
+    def of_prompts(order: NDArray[np.int64], borders: Offsets) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the KL of each prompt [P] and its effective sample size [P]; NaN where nothing has weight."""
+        log_z, ess, relative = log_means(log_ratios[order], borders)
+        with np.errstate(invalid="ignore"):
+            return weighted_means(values[order], relative, borders) - log_z, ess
+
+    whole, ess = of_prompts(np.arange(len(log_ratios)), groups)
+    halves = [of_prompts(*cut) for cut in cut_in_halves(log_ratios, groups)]
+    worth = worth_of(ess, [ess_of_half for _, ess_of_half in halves])
+    return left_bias(whole, [kl for kl, _ in halves], np.diff(groups), worth)
 
 
 def _products(relative: NDArray[np.float64], log_ratios: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -40,6 +40,7 @@ class PolicyRow(NamedTuple):
     reachable: str
     efficiency: str
     gap: str
+    own_gap: str
     excess: str
 
 
@@ -53,6 +54,7 @@ class LogZRow(NamedTuple):
     policy: str
     both: str
     upper: str
+    best: str
     agree: str
 
 
@@ -66,6 +68,7 @@ def policy_rows(policies: Sequence[PolicyPoint]) -> tuple[PolicyRow, ...]:
             "not known" if policy.reachable is None else digits.estimate(policy.reachable),
             "not known" if policy.efficiency is None else _percent(policy.efficiency),
             _or_unknown(policy.inference_gap),
+            _or_unknown(policy.own_inference_gap),
             _or_unknown(policy.excess_collapse[0].within if policy.excess_collapse else None),
         )
         for policy in policies
@@ -83,6 +86,7 @@ def log_z_rows(policies: Sequence[PolicyPoint], prompts: int) -> tuple[LogZRow, 
             digits.estimate(policy.log_z.policy),
             "" if policy.log_z.both is None else digits.estimate(policy.log_z.both),
             _bound(policy, 1),
+            _best(policy.log_z, prompts),
             _agreement(policy.log_z, prompts),
         )
         for policy in policies
@@ -121,10 +125,12 @@ def _table(policies: Sequence[PolicyPoint], prompts: int) -> Table:
         "got of the gain to it": [row.efficiency for row in rows],
         "target": ["not known" if row is None else row.target for row in known],
         "gap to the target, nats": [row.gap for row in rows],
+        "gap by its own samples alone": [row.own_gap for row in rows],
         "excess of distinct-2": [row.excess for row in rows],
         "log Z by the prior's samples": ["" if row is None else row.prior for row in known],
         "log Z by the policy's": ["" if row is None else row.policy for row in known],
         "log Z by both": ["" if row is None else row.both for row in known],
+        "the gap uses log Z": ["" if row is None else row.best for row in known],
         "its bounds, ELBO and EUBO": ["" if row is None else f"{row.lower}, {row.upper}" for row in known],
         "the first two agree": ["" if row is None else row.agree for row in known],
     }
@@ -137,6 +143,14 @@ def _table(policies: Sequence[PolicyPoint], prompts: int) -> Table:
         if any(cells):
             table.add_row(Text(name), *(Text(cell, "cyan") for cell in cells))
     return table
+
+
+def _best(log_z: LogZ, prompts: int) -> str:
+    """Say by which samples log Z is the best, and in how many prompts if not in all."""
+    names = {"prior": "by the prior's", "policy": "by the policy's", "both": "by both"}
+    if len(log_z.best_by) == 1:
+        return names[next(iter(log_z.best_by))]
+    return ", ".join(f"{names[name]} in {count} of {prompts}" for name, count in log_z.best_by.items())
 
 
 def _agreement(log_z: LogZ, prompts: int) -> str:
@@ -170,6 +184,7 @@ def _policy(policy: PolicyPoint) -> Json:
         "target": None if policy.target is None else str(policy.target),
         "log_z": _log_z(policy),
         "inference_gap": estimate_record(policy.inference_gap, policy.inference_gap_interval),
+        "own_inference_gap": estimate_record(policy.own_inference_gap),
         "excess_collapse": {
             excess.metric: estimate_record(excess.within, excess.interval) for excess in policy.excess_collapse
         },
@@ -184,6 +199,8 @@ def _log_z(policy: PolicyPoint) -> Json | None:
         "prior": estimate_record(policy.log_z.prior),
         "policy": estimate_record(policy.log_z.policy),
         "both": estimate_record(policy.log_z.both),
+        "best": estimate_record(policy.log_z.best),
+        "best_by": policy.log_z.best_by,
         "elbo": estimate_record(lower),
         "eubo": estimate_record(upper),
         "compared": policy.log_z.compared,
