@@ -56,6 +56,10 @@ class LeftBias(NamedTuple):
     stderr: NDArray[np.float64]
     worth: NDArray[np.float64]
 
+    def scaled(self, factor: float) -> LeftBias:
+        """Return what is left of the bias of so many times the estimate."""
+        return LeftBias(self.shift * factor, self.stderr * abs(factor), self.worth)
+
 
 def cut_in_halves(values: NDArray[np.float64], groups: Offsets, cuts: int = CUTS) -> list[Halves]:
     """Cut the completions of each prompt in two at random, several times over.

@@ -8,11 +8,13 @@ import numpy as np
 
 from esscher.estimate import NORMAL, Estimate, Interval, bias_of_log_mean, clustered_mean, with_interval
 from esscher.inference.importance import exponential_weights
+from esscher.weights import LeftBias, cut_in_halves, left_bias, log_means, shown, shown_interval, worth_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from esscher.divergence import KlEstimate
+    from esscher.ragged import Offsets
     from esscher.samples import Samples
 
 
@@ -63,7 +65,20 @@ def estimate_efficiency(samples: Samples, kl: KlEstimate, beta: float, prior: Sa
     share = (mean_as_prior(rewards, samples, prior) - least) / possible
     of_policy = (rewards - share * beta * kl.per_sequence) / possible
     of_prior = (share * of_target + (1.0 - share) * prior_rewards) / possible
-    return Efficiency(reachable, *_difference(share, of_policy, samples, of_prior, prior))
+    estimate, interval = _difference(share, of_policy, samples, of_prior, prior)
+    # The reachable reward moves as beta log Z does, and the share against it.
+    left = _left_bias_of_log_z(prior_rewards / beta, prior.groups)
+    of_reachable, of_share = left.scaled(beta), left.scaled(-share * beta / possible)
+    return Efficiency(
+        shown(reachable, of_reachable), shown(estimate, of_share), shown_interval(estimate, interval, of_share)
+    )
+
+
+def _left_bias_of_log_z(log_potential: NDArray[np.float64], groups: Offsets) -> LeftBias:
+    whole = log_means(log_potential, groups)
+    halves = [log_means(log_potential[cut.order], cut.groups) for cut in cut_in_halves(log_potential, groups)]
+    worth = worth_of(whole.ess, [half.ess for half in halves])
+    return left_bias(whole.log_z, [half.log_z for half in halves], np.diff(groups), worth)
 
 
 def _difference(
@@ -74,10 +89,10 @@ def _difference(
     What the same prompts have in common cancels; of one prompt, completions are the independent draws.
     """
     if len(samples.prompts) > 1:
-        shares = _shares(prior)
+        sizes = np.diff(prior.groups).astype(np.float64)
         differences = _prompt_means(of_policy, samples) - _prompt_means(of_prior, prior)
-        residuals = shares * (differences - shares @ differences)
-        return with_interval(value + len(residuals) * residuals, np.arange(len(residuals) + 1))
+        around = value + differences - _shares(prior) @ differences
+        return with_interval(around * sizes, np.arange(len(sizes) + 1), sizes)
     errors = clustered_mean(of_policy, samples.groups).stderr, clustered_mean(of_prior, prior.groups).stderr
     stderr = float(np.hypot(*errors))
     assumes = "completions of the one prompt are many and independent (normal)"

@@ -20,6 +20,7 @@ from esscher.diversity.ngrams import (
 from esscher.diversity.vendi import scores_of_groups
 from esscher.estimate import Estimate, Interval, bias_of_weighted_mean, with_interval
 from esscher.ragged import as_groups, as_token_ids
+from esscher.weights import LeftBias, cut_in_halves, left_bias, shown, shown_interval, worth_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,6 +39,8 @@ SUBSAMPLE = 2
 # Metrics that do not move with the number of completions.
 PAIRS, REPEATS = f"distinct-{ORDER} of {SUBSAMPLE}", f"repetition-{REPETITION_ORDER}"
 SIZE_FREE = (PAIRS, REPEATS)
+# How often completions are halved to see how their excess moves: n-grams are counted anew each time.
+EXCESS_CUTS = 2
 
 
 class DiversityEstimate(NamedTuple):
@@ -182,10 +185,13 @@ def estimate_excess(completions: Ragged, groups: ArrayLike, weights: ArrayLike) 
     """
     rows, borders, relative = _checked(completions, groups, weights)
     assert relative is not None
-    plain, weighted = _without_bias(rows, borders, None), _without_bias(rows, borders, relative)
-    excess = {name: plain[name] - weighted[name] for name in SIZE_FREE}
-    excess[PAIRS][np.diff(borders) <= SUBSAMPLE] = np.nan
-    return tuple(_estimate(_Metric(name, within, None, 1.0, -1.0)) for name, within in excess.items())
+    excess = _excess(rows, borders, relative)
+    cuts = cut_in_halves(relative, borders, EXCESS_CUTS)
+    halves = [_excess(rows.take(cut.order), cut.groups, relative[cut.order]) for cut in cuts]
+    worth = worth_of(_ess(relative, borders), [_ess(relative[cut.order], cut.groups) for cut in cuts])
+    every_prompt = np.ones(len(borders) - 1, np.int64)
+    left = {name: left_bias(excess[name], [half[name] for half in halves], every_prompt, worth) for name in SIZE_FREE}
+    return tuple(_shown(_Metric(name, excess[name], None, 1.0, -1.0), left[name]) for name in SIZE_FREE)
 
 
 def estimate_distinct(completions: Ragged, n: int, groups: ArrayLike) -> Estimate:
@@ -254,6 +260,28 @@ def _estimate(metric: _Metric) -> DiversityEstimate:
         assumes = f"{len(known)} prompt{'s' * (len(known) != 1)} with a value: no interval"
     interval = Interval(max(low, metric.least), min(high, metric.most), assumes)
     return DiversityEstimate(metric.name, within, interval, len(metric.within) - len(known), metric.across)
+
+
+def _excess(rows: Ragged, groups: Offsets, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Return the excess of each prompt [P] by metric, less its bias of order 1/n; NaN where it is not known."""
+    plain, weighted = _without_bias(rows, groups, None), _without_bias(rows, groups, weights)
+    excess = {name: plain[name] - weighted[name] for name in SIZE_FREE}
+    excess[PAIRS][np.diff(groups) <= SUBSAMPLE] = np.nan
+    return excess
+
+
+def _ess(weights: NDArray[np.float64], groups: Offsets) -> NDArray[np.float64]:
+    """Effective sample size of each group; 0 where nothing has weight."""
+    squares = _sums(weights * weights, groups)
+    return np.divide(_sums(weights, groups) ** 2, squares, out=np.zeros(len(squares)), where=squares > 0)
+
+
+def _shown(metric: _Metric, left: LeftBias) -> DiversityEstimate:
+    """Return the estimate without error and interval where the bias that is left is not small beside it."""
+    found = _estimate(metric)
+    within, interval = shown(found.within, left), shown_interval(found.within, found.interval, left)
+    cut = interval._replace(low=max(interval.low, metric.least), high=min(interval.high, metric.most))
+    return found._replace(within=within, interval=cut)
 
 
 def _of_ngrams(rows: Ragged, groups: Offsets, weights: NDArray[np.float64] | None, subsample: int) -> Iterator[_Metric]:
