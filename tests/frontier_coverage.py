@@ -13,8 +13,15 @@ def main():
     for case, arguments in CASES.items():
         shares, trusted = coverage(*arguments)
         for b, beta in enumerate(BETAS):
-            cells = [f"{100 * shares[name][b]:.0f}" if trusted[b] else "" for name in QUANTITIES]
-            print(f"| {case} | {beta:g} | {100 * trusted[b] / REPETITIONS:.0f} | {' | '.join(cells)} |")
+            cells = [cell(shares[name][b], trusted[name][b], trusted["kl"][b]) for name in QUANTITIES]
+            print(f"| {case} | {beta:g} | {100 * trusted['kl'][b] / REPETITIONS:.0f} | {' | '.join(cells)} |")
+
+
+def cell(share, shown, trusted):
+    """A share in percent; in brackets in what share of the trusted repetitions there is an interval, if not in all."""
+    if shown < 0.05 * REPETITIONS:
+        return ""
+    return f"{100 * share:.0f}" if shown == trusted else f"{100 * share:.0f} ({100 * shown / trusted:.0f})"
 
 
 if __name__ == "__main__":

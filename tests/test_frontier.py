@@ -95,16 +95,18 @@ def test_values_are_those_of_the_definitions_less_their_bias(seed):
             curve = getattr(found, name)
             corrected = all_of_them[i] - (bias[i] if name != "total_variation" else 0.0)
             assert curve.value[b] == pytest.approx(corrected, rel=1e-10, abs=0.1 * abs(bias[i]) + 1e-12), name
-            assert curve.stderr[b] == pytest.approx(spread[i], rel=0.1), name
+            is_void = name == "total_variation" and np.isnan(curve.stderr[b])  # where its bias is not small
+            assert is_void or curve.stderr[b] == pytest.approx(spread[i], rel=0.1), name
 
 
 def test_weights_that_hardly_differ_are_trusted_whatever_their_tail_also_beside_excluded_ones():
     rewards = np.tanh(1e-3 * np.random.default_rng(0).standard_cauchy(1200))
-    rewards[::3] = -np.inf
+    excluded = np.random.default_rng(1).random(1200) < 1 / 3
+    rewards[excluded] = -np.inf
     found = frontier(rewards, [10.0, 1e-3], np.arange(0, 1201, 120))
     assert found.trusted.tolist() == [True, False]
-    assert found.pareto_k[0] > 0.6
-    assert found.ess[0] == pytest.approx(800, rel=1e-3)
+    assert found.pareto_k[0] > 0.5  # of 80 weights up to 0.47 can be trusted
+    assert found.ess[0] == pytest.approx(1200 - excluded.sum(), rel=1e-3)
 
 
 def test_prompts_of_different_sizes_count_by_their_samples():
@@ -154,10 +156,15 @@ def test_what_is_too_few_or_too_unequal_is_told():
     rewards = np.tanh(np.random.default_rng(4).normal(size=200))
     found = frontier(rewards, groups=np.arange(0, 201, 20))
     last = found.beta[found.trusted][-1]
-    first = found.ess[~found.trusted][0]
     assert found.warnings == (
-        f"Below beta = {last:.3g} what the samples say is not to be trusted: the samples are worth {first:.3g} or "
-        "fewer of the target's, and 80 are needed. Draw more samples a prompt to see further.",
+        f"Below beta = {last:.3g} what the samples say is not to be trusted: halves of each prompt's samples say "
+        "otherwise than all, so that a bias is left that is not small beside the error. Draw more samples a prompt to "
+        "see further.",
+    )
+    few = frontier(rewards[:100], [3.0, 0.5], groups=np.arange(0, 101, 10))
+    assert few.warnings == (
+        f"Below beta = 3 what the samples say is not to be trusted: the samples are worth {few.ess[1]:.3g} or fewer of "
+        "the target's, and 80 are needed. Draw more samples a prompt to see further.",
     )
 
 
@@ -165,7 +172,7 @@ def test_the_number_of_threads_changes_no_bit():
     rewards = np.random.default_rng(5).normal(size=100_000)
     one, eight = (frontier(rewards, BETAS, [0, 70_000, 70_010, 100_000], threads=n) for n in (1, 8))
     for name in QUANTITIES:
-        assert np.array_equal(getattr(one, name), getattr(eight, name))
+        np.testing.assert_array_equal(getattr(one, name), getattr(eight, name))
     assert np.array_equal(one.pareto_k, eight.pareto_k)
 
 
@@ -181,14 +188,15 @@ def test_two_thousand_samples_give_the_curve_within_the_interval(seed):
 
 
 def coverage(sampled, truth):
-    """The share of trusted 95 % intervals with the truth in them, and how many were trusted."""
-    hits, trusted = {name: np.zeros(len(BETAS)) for name in QUANTITIES}, np.zeros(len(BETAS))
+    """The share of trusted 95 % intervals with the truth in them, and how many there were of each quantity."""
+    hits, trusted = ({name: np.zeros(len(BETAS)) for name in QUANTITIES} for _ in range(2))
     for seed in range(REPETITIONS):
         found = sampled(np.random.default_rng(seed))
-        trusted += found.trusted
         for i, (name, curve) in enumerate(curves(found).items()):
-            hits[name] += found.trusted & (curve.low <= truth[i]) & (truth[i] <= curve.high)
-    return {name: hit / np.maximum(trusted, 1) for name, hit in hits.items()}, trusted
+            shown = found.trusted & np.isfinite(curve.low)
+            trusted[name] += shown
+            hits[name] += shown & (curve.low <= truth[i]) & (truth[i] <= curve.high)
+    return {name: hit / np.maximum(trusted[name], 1) for name, hit in hits.items()}, trusted
 
 
 def of_prompts(prompts, n):
@@ -205,20 +213,22 @@ CASES = {
     "10 prompts x 64": (of_prompts(10, 64), EXACT.mean(axis=1)),
     "40 prompts x 16": (of_prompts(40, 16), EXACT.mean(axis=1)),
     "40 prompts x 128": (of_prompts(40, 128), EXACT.mean(axis=1)),
+    "100 prompts x 16": (of_prompts(100, 16), EXACT.mean(axis=1)),
+    "200 prompts x 16": (of_prompts(200, 16), EXACT.mean(axis=1)),
+    "500 prompts x 32": (of_prompts(500, 32), EXACT.mean(axis=1)),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_intervals_cover(case):
-    """Between 91 % and 98 %, where three of four repetitions are trusted; total variation needs many samples."""
+    """Between 91 % and 98 %, where three of four repetitions are trusted; within the error of counting elsewhere."""
     shares, trusted = coverage(*CASES[case])
-    often = trusted > 0.75 * REPETITIONS
-    assert often.any()
+    assert (trusted["kl"] > 0.75 * REPETITIONS).any()
     for name, share in shares.items():
-        if name == "total_variation" and case.endswith("x 16"):
-            continue
-        assert (share[often] >= 0.91).all(), (name, share, trusted)
-        assert (share[often] <= 0.98).all(), (name, share, trusted)
+        often, at_times = trusted[name] > 0.75 * REPETITIONS, trusted[name] > 0.05 * REPETITIONS
+        assert ((share[often] >= 0.91) & (share[often] <= 0.98)).all(), (name, share, trusted)
+        error = 2 * np.sqrt(0.91 * 0.09 / trusted[name][at_times])
+        assert (share[at_times] >= 0.91 - error).all(), (name, share, trusted)
 
 
 def test_beta_so_small_that_one_sample_has_all_the_weight():

@@ -20,6 +20,7 @@ from esscher.estimate import (
 )
 from esscher.inference.columns import as_column
 from esscher.ragged import as_groups
+from esscher.weights import LeftBias, cut_in_halves, is_small, left_bias, widened, worth_of
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -150,8 +151,9 @@ def frontier(
     _check_small(column, beta[-1])
     parts = [_part(column, some, offsets, threads) for some in _blocks(beta, len(offsets) - 1)]
     log_z, reward, kl, prior_kl, total_variation = (_joined([part.curves[i] for part in parts]) for i in range(5))
-    ess, is_light = (np.concatenate(columns) for columns in zip(*((p.ess, p.is_light) for p in parts), strict=True))
-    trusted = np.logical_and.accumulate(is_light & (ess >= _needed(len(offsets) - 1)))
+    of_parts = zip(*((part.ess, part.is_light, part.is_unbiased) for part in parts), strict=True)
+    ess, is_light, is_unbiased = (np.concatenate(columns) for columns in of_parts)
+    trusted = np.logical_and.accumulate(is_light & is_unbiased & (ess >= _needed(len(offsets) - 1)))
     highest = np.maximum.reduceat(column, offsets[:-1])
     return Frontier(
         beta=beta,
@@ -167,18 +169,22 @@ def frontier(
         highest_reward=float(np.average(highest, weights=np.diff(offsets))),
         # Most betas have the same: that of the middle is neither flat nor decided by one sample.
         assumes=parts[len(parts) // 2].assumes,
-        warnings=_warnings(beta, trusted, ess, column, offsets),
+        warnings=_warnings(beta, trusted, ess, is_light, column, offsets),
     )
 
 
 class _Part(NamedTuple):
-    """Some betas: log Z, reward, both KL and total variation; ESS, Pareto k, and whether tails are light [B]."""
+    """Some betas: log Z, reward, both KL and total variation; ESS, Pareto k, whether tails are light [B].
+
+    `is_unbiased` says whether what is left of the bias of log Z, reward and KL is small beside their errors [B].
+    """
 
     curves: list[Curve]
     assumes: str
     ess: NDArray[np.float64]
     pareto_k: NDArray[np.float64]
     is_light: NDArray[np.bool_]
+    is_unbiased: NDArray[np.bool_]
 
 
 class _PerPrompt(NamedTuple):
@@ -257,7 +263,42 @@ def _joined(curves: list[Curve]) -> Curve:
 def _part(rewards: NDArray[np.float64], beta: NDArray[np.float64], groups: Offsets, threads: int | None) -> _Part:
     of_prompts = _of_prompts(rewards, beta, groups, threads)
     curves, assumes = _average(of_prompts, np.diff(groups))
-    return _Part(curves, assumes, *_diagnose(rewards, beta, groups, of_prompts.ess, threads))
+    left = _left_bias(rewards, beta, groups, of_prompts, threads)
+    is_unbiased = _are_small(left, curves)
+    log_z, reward, kl, prior_kl, total_variation = map(_widen, curves, left)
+    curves = [log_z, reward, _cut(kl), _cut(prior_kl), _cut(_without_void(total_variation, is_unbiased[-1]), most=1.0)]
+    ess, pareto_k, is_light = _diagnose(rewards, beta, groups, of_prompts.ess, threads)
+    return _Part(curves, assumes, ess, pareto_k, is_light, np.logical_and.reduce(is_unbiased[:3]))
+
+
+def _left_bias(
+    rewards: NDArray[np.float64],
+    beta: NDArray[np.float64],
+    groups: Offsets,
+    whole: _PerPrompt,
+    threads: int | None,
+) -> list[LeftBias]:
+    """Find what is left of the bias of each of the five quantities, by halves of the prompts' samples."""
+    halves = [_of_prompts(rewards[cut.order], beta, cut.groups, threads) for cut in cut_in_halves(rewards, groups)]
+    worth, sizes = worth_of(whole.ess, [half.ess for half in halves]), np.diff(groups)
+    left = [left_bias(whole.values[i], [half.values[i] for half in halves], sizes, worth) for i in range(5)]
+    # Of the total variation's bias no order is taken off, so that three times as much of it is left.
+    return [*left[:4], left[4].scaled(3.0)]
+
+
+def _are_small(left: list[LeftBias], curves: list[Curve]) -> NDArray[np.bool_]:
+    """Whether that is small beside the errors [5, B]."""
+    return np.stack([is_small(one, curve.value, curve.stderr) for one, curve in zip(left, curves, strict=True)])
+
+
+def _widen(curve: Curve, left: LeftBias) -> Curve:
+    low, high = widened(curve.low, curve.high, left)
+    return curve._replace(low=low, high=high)
+
+
+def _without_void(curve: Curve, is_unbiased: NDArray[np.bool_]) -> Curve:
+    """Leave out errors and intervals of what is biased."""
+    return Curve(curve.value, *(np.where(is_unbiased, column, np.nan) for column in curve[1:]))
 
 
 def _of_prompts(
@@ -304,11 +345,10 @@ def _moments(
 
 
 def _average(of_prompts: _PerPrompt, sizes: NDArray[np.int64]) -> tuple[list[Curve], str]:
-    """Means over samples of what each prompt gives, with their intervals cut to values that there can be."""
+    """Means over samples of what each prompt gives, and what their intervals assume."""
     stderrs = np.sqrt(of_prompts.variances / (sizes - 1)[:, None])
-    averaged = map(average_curve, of_prompts.values, stderrs, [sizes] * len(stderrs))
-    (log_z, assumes), (reward, _), (kl, _), (prior_kl, _), (total_variation, _) = averaged
-    return [log_z, reward, _cut(kl), _cut(prior_kl), _cut(total_variation, most=1.0)], assumes
+    averaged = list(map(average_curve, of_prompts.values, stderrs, [sizes] * len(stderrs)))
+    return [curve for curve, _ in averaged], averaged[0][1]
 
 
 def average_curve(
@@ -378,6 +418,7 @@ def _warnings(
     beta: NDArray[np.float64],
     trusted: NDArray[np.bool_],
     ess: NDArray[np.float64],
+    is_light: NDArray[np.bool_],
     rewards: NDArray[np.float64],
     groups: Offsets,
 ) -> tuple[str, ...]:
@@ -389,11 +430,16 @@ def _warnings(
         f"{excluded} of {len(rewards)} rewards {'is' if excluded == 1 else 'are'} -inf, and so is the mean reward of "
         "the prior and of the best of any n; targets exclude these samples, whatever beta.",
     )
-    return (*(told if excluded else ()), *_of_trust(beta, trusted, ess, len(rewards), len(groups) - 1))
+    return (*(told if excluded else ()), *_of_trust(beta, trusted, ess, is_light, len(rewards), len(groups) - 1))
 
 
 def _of_trust(
-    beta: NDArray[np.float64], trusted: NDArray[np.bool_], ess: NDArray[np.float64], n: int, prompts: int
+    beta: NDArray[np.float64],
+    trusted: NDArray[np.bool_],
+    ess: NDArray[np.float64],
+    is_light: NDArray[np.bool_],
+    n: int,
+    prompts: int,
 ) -> tuple[str, ...]:
     """Say from where on the samples are too few, and by what."""
     if trusted.all():
@@ -407,10 +453,12 @@ def _of_trust(
         )
     first = int(np.flatnonzero(~trusted)[0])
     where = f"Below beta = {beta[first - 1]:.3g}" if first else "At any of these betas"
-    reason = (
-        f"the samples are worth {ess[first]:.3g} or fewer of the target's, and {needed} are needed"
-        if ess[first] < needed
-        else "a few samples have much of the weight (Pareto k)"
-    )
+    if ess[first] < needed:
+        reason = f"the samples are worth {ess[first]:.3g} or fewer of the target's, and {needed} are needed"
+    elif not is_light[first]:
+        reason = "a few samples have much of the weight (Pareto k)"
+    else:
+        each = "of each prompt's samples" if prompts > 1 else "of the samples"
+        reason = f"halves {each} say otherwise than all, so that a bias is left that is not small beside the error"
     act = "Draw more samples a prompt to see further" if first else "Raise beta, or draw more samples"
     return (f"{where} what the samples say is not to be trusted: {reason}. {act}.",)

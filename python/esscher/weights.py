@@ -26,6 +26,8 @@ CUTS = 4
 # A bias that falls slowly is told by an effective sample size that falls, as a share of the completions, from halves to
 # all of them. So many doublings of the completions make of it what a bias is held against.
 DOUBLINGS = 8
+# What is left of a bias may be so much of the standard error.
+MOST = 0.5
 # What rounding leaves of a bias, beside a value of 1 or more.
 ROUNDING = 1e-12
 
@@ -43,13 +45,18 @@ class LeftBias(NamedTuple):
     Attributes
     ----------
     shift
-        What halves say less what all say, a mean over prompts [...]. A bias of order 1/n^a is 2^a times as large in
-        halves; that of order 1/n is taken off, so that about as much as the shift is left, or less.
+        What halves say less what all say, a mean over prompts [...].
     stderr
         Its standard error [...].
     worth
-        How slowly biases fall with the number of completions, from 1 where as fast as they can down to 0 (see
+        How fast biases fall with the number of completions, from 1 where as fast as they can down to 0 (see
         `worth_of`).
+
+    Notes
+    -----
+    Once the bias of order 1/n is taken off, one of order 1/n^2 is left, four times as large in halves: a third of the
+    shift. A slower one leaves more of it, ``shift / (3 worth)``: that is what enumerated worlds show, from weights that
+    hardly differ to those of which the samples miss the most.
     """
 
     shift: NDArray[np.float64]
@@ -149,7 +156,7 @@ def left_bias(
     sizes
         Each prompt's number of completions [P].
     worth
-        How slowly biases fall [...], as `worth_of` tells.
+        How fast biases fall [...], as `worth_of` tells.
 
     Examples
     --------
@@ -166,14 +173,14 @@ def left_bias(
     shift = by_cut.mean(axis=0)
     with np.errstate(invalid="ignore"):  # -inf - -inf, where a half has no weight
         residuals = np.where(known, shifts.mean(axis=0) - shift, 0.0)
-    spread = np.sqrt((shares**2 * residuals**2 / np.maximum(1.0 - shares, 0.5)).sum(axis=0))
-    if len(values) == 1:  # whose cuts differ about as much as other completions would
-        spread = by_cut.std(axis=0, ddof=1)
+    spread = np.hypot.reduce(shares * residuals / np.sqrt(np.maximum(1.0 - shares, 0.5)), axis=0)
+    if len(values) == 1:  # whose cuts differ about as much as other completions would make them
+        spread = np.ptp(by_cut, axis=0) / 2
     return LeftBias(shift, spread, np.broadcast_to(np.asarray(worth, np.float64), shift.shape))
 
 
 def worth_of(ess: NDArray[np.float64], of_halves: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Say from effective sample sizes how slowly biases fall with the number of completions, from 1 down to 0.
+    """Say from effective sample sizes how fast biases fall with the number of completions, from 1 down to 0.
 
     Where the weights' tail is seen, the effective sample size of all completions is the sum of that of their halves. A
     tail that is not yet seen makes it less, and what weights say moves slowly with every doubling. It is that ratio for
@@ -210,8 +217,8 @@ def _mean_of_two(halves: NDArray[np.float64]) -> NDArray[np.float64]:
 def is_small(left: LeftBias, value: NDArray[np.float64], stderr: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Say whether what is left of a bias is small beside a standard error.
 
-    It is taken to be the shift and its error, ``(|shift| + stderr) / worth``, and may be ``worth`` times the standard
-    error: where little is known of how a bias falls, little may be left of it.
+    It is taken to be ``(|shift| + stderr) / (3 worth)``, and may be half the standard error, or less by ``worth``:
+    where a bias falls slowly, what is known of it is little.
 
     Examples
     --------
@@ -221,8 +228,8 @@ def is_small(left: LeftBias, value: NDArray[np.float64], stderr: NDArray[np.floa
     array([False,  True])
     """
     with np.errstate(invalid="ignore", divide="ignore"):
-        beside = np.maximum(stderr * left.worth, ROUNDING * np.maximum(np.abs(value), 1.0))
-        small: NDArray[np.bool_] = (np.abs(left.shift) + left.stderr) / left.worth <= beside
+        beside = np.maximum(MOST * left.worth * stderr, ROUNDING * np.maximum(np.abs(value), 1.0))
+        small: NDArray[np.bool_] = (np.abs(left.shift) + left.stderr) / (3 * left.worth) <= beside
     return small
 
 
@@ -236,9 +243,9 @@ def widened(
     >>> import numpy as np
     >>> left = LeftBias(np.array(-0.1), np.array(0.02), np.array(0.8))
     >>> tuple(float(round(end, 4)) for end in widened(np.array(1.0), np.array(2.0), left))
-    (1.0, 2.15)
+    (1.0, 2.05)
     """
-    up, down = (left.stderr - left.shift) / left.worth, (left.stderr + left.shift) / left.worth
+    up, down = ((left.stderr + sign * left.shift) / (3 * left.worth) for sign in (-1, 1))
     return low - np.maximum(down, 0.0), high + np.maximum(up, 0.0)
 
 
@@ -264,7 +271,7 @@ def shown_interval(estimate: Estimate, interval: Interval, left: LeftBias) -> In
     >>> shown_interval(Estimate(1.0, 0.1), Interval(0.8, 1.2, "normal"), left).assumes
     "no interval: halves of each prompt's completions give 0.1 less, so that a bias is left that is not small"
     >>> shown_interval(Estimate(1.0, 0.5), Interval(0.0, 2.0, "normal"), left)
-    Interval(low=0.0, high=2.15, assumes='normal')
+    Interval(low=0.0, high=2.05, assumes='normal')
     """
     if not np.isfinite(estimate.stderr):
         return interval
