@@ -36,10 +36,10 @@ TARGET = {
     "esscher/ess",
     "esscher/largest_weight",
     "esscher/log_z",
-    "esscher/log_z_stderr",
     "esscher/inference_gap",
-    "esscher/inference_gap_stderr",
 }
+# Of four completions a prompt they are left out where a bias is left that is not small beside them.
+ERRORS = {"esscher/log_z_stderr", "esscher/inference_gap_stderr"}
 DIVERSITY = {"esscher/distinct_2", "esscher/unique"}
 ALWAYS = {"esscher/dropped", "esscher/failed"}
 ALL = KL | TARGET | DIVERSITY | ALWAYS | {"esscher/step", "esscher/completions"}
@@ -158,7 +158,7 @@ def watch(trainer, address, at_step_end=None, **options):
 
 
 def ours(line):
-    return {name for name in line if name.startswith("esscher/")}
+    return {name for name in line if name.startswith("esscher/")} - ERRORS
 
 
 def threads():
@@ -264,7 +264,10 @@ def test_the_numbers_are_those_of_the_samples(parts, server, tmp_path):
     }
     assert abs(found["kl"]) > 0.1
     for name, value in found.items():
-        assert line[f"esscher/{name}"] == pytest.approx(value, abs=2e-3, rel=1e-3), name
+        if np.isnan(value):
+            assert f"esscher/{name}" in ERRORS - line.keys()
+        else:
+            assert line[f"esscher/{name}"] == pytest.approx(value, abs=2e-3, rel=1e-3), name
 
 
 def shaken():

@@ -34,6 +34,8 @@ ROUNDS, SEED = 1000, 0
 ROUNDING = 1e-13
 # How often the largest Pareto k of many prompts may be taken for more than chance makes of it.
 CHANCE = 0.01
+# No estimate can be trusted whose weights have a larger Pareto k, from however many.
+TRUSTED_BY_NONE = 0.7
 # Above this share of completions that carries weight, a mean of few is as good as one of many.
 NEARLY_EQUAL = 0.95
 # Where the other weights are a smaller share of the sum, they no longer say what the mean is biased by.
@@ -335,7 +337,7 @@ def trusted_pareto_k(n: int) -> float:
     >>> trusted_pareto_k(100), trusted_pareto_k(10_000)
     (0.5, 0.7)
     """
-    return min(1.0 - 1.0 / float(np.log10(n)), 0.7) if n > 1 else -np.inf
+    return min(1.0 - 1.0 / float(np.log10(n)), TRUSTED_BY_NONE) if n > 1 else -np.inf
 
 
 def tails_that_decide(

@@ -12,6 +12,7 @@ from esscher.divergence.estimators import aggregate_logprobs
 from esscher.divergence.record import KlEstimate, signature
 from esscher.estimate import (
     NEARLY_EQUAL,
+    TRUSTED_BY_NONE,
     above_zero,
     bias_of_log_mean,
     bias_of_weighted_mean,
@@ -219,7 +220,7 @@ def _few(ess: NDArray[np.float64], sizes: NDArray[np.int64]) -> tuple[str, ...]:
 
 
 def _heavy(pareto_k: NDArray[np.float64], sizes: NDArray[np.int64]) -> tuple[str, ...]:
-    heavy = int(count_heavy(pareto_k, sizes))
+    heavy = max(int(count_heavy(pareto_k, sizes)), int((pareto_k > TRUSTED_BY_NONE).sum()))
     if not heavy:
         return ()
     return (

@@ -122,6 +122,7 @@ def evaluate(
         warnings=(
             *warnings.of_kl(samples, kl),
             *warnings.of_target(samples, target, features, posterior, weights),
+            *warnings.of_left_bias(posterior, excess, target),
             *warnings.of_excess(excess, len(samples.prompts)),
         ),
         unavailable=unavailable | _without_excess(samples, excess),

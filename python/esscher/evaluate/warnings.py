@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from esscher.divergence.forward import FEW
-from esscher.estimate import NEARLY_EQUAL, count_heavy, tails_that_decide, trusted_pareto_k
+from esscher.estimate import NEARLY_EQUAL, TRUSTED_BY_NONE, count_heavy, tails_that_decide, trusted_pareto_k
 from esscher.target import Condition, Tilt
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def _of_weights(samples: Samples, target: Target, posterior: TargetReport, weigh
         )
     alive = np.add.reduceat(weights.log_weights > -np.inf, samples.groups[:-1], dtype=np.int64)
     pareto_k = tails_that_decide(weights.pareto_k, weights.ess, alive)
-    heavy = int(count_heavy(pareto_k, sizes))
+    heavy = max(int(count_heavy(pareto_k, sizes)), int((pareto_k > TRUSTED_BY_NONE).sum()))
     if heavy:
         worst = int(np.nan_to_num(pareto_k, nan=-np.inf).argmax())
         k, good = f"{weights.pareto_k[worst]:.2f}", f"{trusted_pareto_k(int(sizes[worst])):.2f}"
@@ -147,6 +147,31 @@ def _of_weights(samples: Samples, target: Target, posterior: TargetReport, weigh
             "draw more completions a prompt."
         )
     return warnings
+
+
+def of_left_bias(
+    posterior: TargetReport | None, excess: tuple[DiversityEstimate, ...], target: Target | None
+) -> list[str]:
+    """Say which numbers have no error as a bias is left in them that is not small beside it."""
+    if posterior is None or target is None:
+        return []
+    named = {
+        "log Z": posterior.log_z,
+        "EUBO": posterior.eubo,
+        "the target's reward": posterior.reward,
+        "the inference gap": posterior.inference_gap,
+        "KL(target‖policy)": posterior.forward_kl,
+        **{f"the excess of {metric.metric}": metric.within for metric in excess},
+    }
+    void = [name for name, one in named.items() if one is not None and np.isfinite(one[0]) and np.isnan(one[1])]
+    if not void or (posterior.elbo is not None and np.isnan(posterior.elbo.stderr)):
+        return []  # where nothing has an error, it is not for a bias
+    listed = f"{', '.join(void[:-1])} and {void[-1]}" if len(void) > 1 else void[0]
+    return [
+        f"{listed[0].upper()}{listed[1:]} {'have' if len(void) > 1 else 'has'} no error bar: halves of each prompt's "
+        "completions say something else than all of them, so that a bias is left that is not small beside the error. "
+        f"More prompts do not mend it: draw more completions a prompt, or {_nearer(target).lower()}."
+    ]
 
 
 def _no_weight(samples: Samples, target: Target, features: ArrayLike | None) -> str:
