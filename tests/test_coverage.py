@@ -11,13 +11,15 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from esscher import Ragged, Samples, Tilt, compare, evaluate, sequence_logprobs
 from esscher.compare.efficiency import estimate_efficiency
 from esscher.divergence import estimate_kls
 from esscher.diversity import estimate_excess
-from esscher.estimate import student_interval, with_interval
-from esscher.evaluate.warnings import of_target
+from esscher.estimate import effective_clusters, with_interval
+from esscher.evaluate.warnings import of_kl, of_target
+from esscher.evidence import best_gap
 from esscher.frontier import frontier
 from esscher.lm.tabular import TabularLM
 from esscher.posterior import assess
@@ -28,18 +30,37 @@ KLS = ("k1", "exact", "k3", "k1_cv")
 WEIGHTED = ("log_z", "eubo", "target_reward", "inference_gap", "forward_kl", "distinct-2 of 2", "repetition-3")
 # What does not.
 OF_POLICY = ("reward", *KLS, "elbo")
-QUANTITIES = (*OF_POLICY, *WEIGHTED, "efficiency")
+QUANTITIES = (*OF_POLICY, *WEIGHTED, "efficiency", "best_gap")
 TARGET = Tilt(beta=0.5)
 TABLES, VOCABULARY, DEPTH = 50, 4, 6
-# Prompts and completions a prompt.
-CASES = {"12 x 128": (12, 128), "40 x 64": (40, 64), "100 x 16": (100, 16), "200 x 8": (200, 8)}
-# A report on fewer completions a prompt says that it cannot judge its weights.
-JUDGED = ("12 x 128", "40 x 64")
 # The promise.
 LEAST, MOST = 0.91, 0.98
-# How far along the way from prior to target, token by token, and the noise on top: KL(policy‖target) is 0.07, 0.28 and
-# 1.9 nats.
-POLICIES = {"near": (0.8, 0.2), "moderate": (0.5, 0.4), "far": (-2.0, 0.3)}
+# How the rewards of a world are made, how far along the way from prior to target a policy went, token by token, and the
+# noise on top.
+POLICIES = {
+    "near": ("plain", 0.8, 0.2),
+    "moderate": ("plain", 0.5, 0.4),
+    "far": ("plain", -2.0, 0.3),
+    "skewed": ("skewed", 0.5, 0.3),
+}
+# Policy, prompts, and the least and the most completions of a prompt.
+CASES = {
+    "near, 20 x 8": ("near", 20, 8, 8),
+    "near, 200 x 8": ("near", 200, 8, 8),
+    "near, 40 x 64": ("near", 40, 64, 64),
+    "moderate, 1 x 128": ("moderate", 1, 128, 128),
+    "moderate, 3 x 64": ("moderate", 3, 64, 64),
+    "moderate, 12 x 128": ("moderate", 12, 128, 128),
+    "moderate, 20 x 2 to 80": ("moderate", 20, 2, 80),
+    "moderate, 100 x 16": ("moderate", 100, 16, 16),
+    "moderate, 500 x 32": ("moderate", 500, 32, 32),
+    "skewed, 20 x 128": ("skewed", 20, 128, 128),
+    "skewed, 20 x 2 to 80": ("skewed", 20, 2, 80),
+    "skewed, 50 x 32": ("skewed", 50, 32, 32),
+    "skewed, 100 x 16": ("skewed", 100, 16, 16),
+    "far, 12 x 128": ("far", 12, 128, 128),
+    "far, 200 x 8": ("far", 200, 8, 8),
+}
 
 
 class World(NamedTuple):
@@ -58,33 +79,33 @@ class World(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """Every completion with the columns of a policy, its probabilities and the exact values by quantity."""
+    """Every completion with the columns of a policy, its probabilities, and the world that it is in."""
 
     every: Samples
     probability: np.ndarray
-    exact: dict[str, float]
+    world: World
 
 
 class Found(NamedTuple):
-    """What repetitions gave: of each interval the value, its error and both ends [repetitions, quantities, 4].
+    """What repetitions gave: of each quantity the value, its error and both ends [repetitions, quantities, 4].
 
-    `warned` says whether there was a warning [repetitions, quantities], `pareto_k` is [repetitions, prompts].
+    Both ends are NaN where the report has no interval; `warned` says if it has a warning [repetitions, quantities].
     """
 
     intervals: np.ndarray
     warned: np.ndarray
-    pareto_k: np.ndarray
 
 
 @lru_cache
-def world() -> World:
+def world(kind) -> World:
     rng = np.random.default_rng(11)
     nodes = sum((VOCABULARY - 1) ** k for k in range(DEPTH))
     of_table = rng.normal(0, 0.4, size=(TABLES, 1, VOCABULARY))
     logits = log_softmax(rng.normal([-0.8, 0.3, 0.0, -0.2], 0.8, size=(TABLES, nodes, VOCABULARY)) + of_table)
     every = TabularLM(logits).completions()
     twos = np.add.reduceat(every.completions.values == 2, every.completions.offsets[:-1]) / every.completions.lengths
-    rewards = (twos + rng.normal(0, 0.3, size=len(every))).reshape(TABLES, -1)
+    noise = rng.normal(0, 0.3, size=len(every)) if kind == "plain" else rng.exponential(0.35, size=len(every))
+    rewards = (twos + noise).reshape(TABLES, -1)
     prior = probabilities(every)
     target = tilted(prior, rewards, TARGET.beta)
     at = nodes_of(every.completions, nodes)
@@ -124,8 +145,8 @@ def nodes_of(completions, nodes):
 
 @lru_cache
 def policy(name) -> Policy:
-    share, noise = POLICIES[name]
-    here = world()
+    kind, share, noise = POLICIES[name]
+    here = world(kind)
     moved = here.logits + share * (here.target_logits - here.logits)
     logits = log_softmax(moved + noise * np.random.default_rng(3).normal(size=moved.shape))
     every, offsets = here.every, here.every.completions.offsets
@@ -139,20 +160,23 @@ def policy(name) -> Policy:
         rewards=here.rewards.ravel(),
         terminated=None,
     )
-    probability = probabilities(full)
-    return Policy(full, probability, exact(probability))
+    return Policy(full, probabilities(full), here)
 
 
-def exact(probability) -> dict[str, float]:
-    """Means over tables, by enumeration."""
-    here = world()
-    prior, target, rewards = here.prior, here.target, here.rewards
+@lru_cache
+def exact(name, tables=TABLES) -> dict[str, float]:
+    """Means over the first tables, by enumeration."""
+    chosen = policy(name)
+    here = chosen.world
+    of_tables = (here.prior, here.target, here.rewards, chosen.probability)
+    prior, target, rewards, probability = (column[:tables] for column in of_tables)
     log_z = np.log((prior * np.exp(rewards / TARGET.beta)).sum(axis=1)).mean()
     kl, gap = divergence(probability, prior), divergence(probability, target)
     excess = diversities(probability) - diversities(target)
     return dict.fromkeys(KLS, kl) | {
         "reward": mean(probability, rewards),
         "inference_gap": gap,
+        "best_gap": gap,
         "forward_kl": divergence(target, probability),
         "log_z": log_z,
         "elbo": log_z - gap,
@@ -160,7 +184,7 @@ def exact(probability) -> dict[str, float]:
         "target_reward": mean(target, rewards),
         "distinct-2 of 2": excess[0],
         "repetition-3": excess[1],
-        "efficiency": efficiency(mean(probability, rewards), kl),
+        "efficiency": efficiency(mean(probability, rewards), kl, prior, rewards),
     }
 
 
@@ -177,7 +201,7 @@ def diversities(probability):
 
     Two of them hold a 2-gram that one holds with probability p with probability 1 - (1 - p)^2.
     """
-    rows = [row.tolist() for row in world().every.completions][: probability.shape[1]]
+    rows = [row.tolist() for row in world("plain").every.completions][: probability.shape[1]]
     pairs, triples = ([list(zip(*(row[i:] for i in range(n)), strict=False)) for row in rows] for n in (2, 3))
     holds = np.array([[pair in row for pair in np.ndindex(VOCABULARY, VOCABULARY)] for row in pairs])
     share = probability @ holds
@@ -187,45 +211,50 @@ def diversities(probability):
     return np.array([distinct.mean(), repetition.mean()])
 
 
-def efficiency(reward, kl):
+def efficiency(reward, kl, prior, rewards):
     """The gain over the prior's reward, as a share of that of the target with this KL, found by bisection."""
-    here = world()
     low, high = 1e-2, 1e2
     for _ in range(100):
         beta = np.sqrt(low * high)
-        is_nearer = divergence(tilted(here.prior, here.rewards, beta), here.prior) < kl
+        is_nearer = divergence(tilted(prior, rewards, beta), prior) < kl
         low, high = (low, beta) if is_nearer else (beta, high)
-    least = mean(here.prior, here.rewards)
-    return (reward - least) / (mean(tilted(here.prior, here.rewards, low), here.rewards) - least)
+    least = mean(prior, rewards)
+    return (reward - least) / (mean(tilted(prior, rewards, low), rewards) - least)
 
 
-def draw(rng, tables, completions, full, probability) -> Samples:
-    """Draw completions of the given tables from all there are."""
+def draw(rng, tables, sizes, full, probability) -> Samples:
+    """Draw so many completions of each of the given tables from all there are."""
     cdf = probability.cumsum(axis=1)
     places = (np.arange(TABLES)[:, None] + cdf / cdf[:, -1:]).ravel()
-    at = tables[:, None] + rng.random((len(tables), completions))
-    rows = np.searchsorted(places, at.ravel(), side="right")
+    at = np.repeat(tables, sizes) + rng.random(sizes.sum())
+    rows = np.searchsorted(places, at, side="right")
     columns = {name: getattr(full, name) for name in full.columns}
     return Samples(
-        prompts=Ragged.from_lengths(tables, np.ones(len(tables), np.int64)),
+        # Prompts may be the same table; they are told apart, as different ones would be.
+        prompts=Ragged.from_lengths(np.arange(len(tables)), np.ones(len(tables), np.int64)),
         completions=full.completions.take(rows),
-        groups=np.arange(len(tables) + 1) * completions,
+        groups=np.concatenate([[0], np.cumsum(sizes)]),
         **{name: column.take(rows) if isinstance(column, Ragged) else column[rows] for name, column in columns.items()},
     )
 
 
-def draw_both(seed, prompts, completions, name) -> tuple[Samples, Samples]:
-    """Completions of a policy and of the prior for the same prompts, drawn from the tables with replacement."""
-    rng = np.random.default_rng([seed, prompts, list(POLICIES).index(name)])
-    tables = rng.integers(TABLES, size=prompts)
-    chosen = policy(name)
-    of_prior = replace(world().every, policy_logprobs=None, terminated=None, rewards=chosen.every.rewards)
-    drawn = draw(rng, tables, completions, chosen.every, chosen.probability)
-    return drawn, draw(rng, tables, completions, of_prior, world().prior)
+def draw_both(seed, case) -> tuple[Samples, Samples]:
+    """Completions of a policy and of the prior for the same prompts, drawn from the tables with replacement.
+
+    A single prompt is always the first table, as its interval is of that prompt.
+    """
+    name, prompts, fewest, most = CASES[case]
+    rng = np.random.default_rng([seed, list(CASES).index(case)])
+    tables = rng.integers(TABLES, size=prompts) if prompts > 1 else np.zeros(1, np.int64)
+    sizes, chosen = rng.integers(fewest, most + 1, size=prompts), policy(name)
+    here = chosen.world
+    of_prior = replace(here.every, policy_logprobs=None, terminated=None, rewards=chosen.every.rewards)
+    drawn = draw(rng, tables, sizes, chosen.every, chosen.probability)
+    return drawn, draw(rng, tables, sizes, of_prior, here.prior)
 
 
 def report(samples: Samples, prior: Samples):
-    """What reports say, without what else they take time for: estimates with intervals, warnings and Pareto k.
+    """What reports say, without what else they take time for: estimates with intervals, and which have a warning.
 
     Where there is an error and no interval, Student's t makes one.
     """
@@ -235,6 +264,7 @@ def report(samples: Samples, prior: Samples):
     kl = kls["exact"]
     beta = solve_beta(prior.rewards, kl=kl.value, groups=prior.groups)
     is_beyond = not frontier(prior.rewards, [beta], prior.groups).trusted[0]
+    gap = best_gap(prior, samples, TARGET)
     said = {
         "reward": with_interval(samples.rewards, samples.groups),
         **{name: (kls[name], kls[name].interval) for name in KLS},
@@ -246,65 +276,69 @@ def report(samples: Samples, prior: Samples):
         "forward_kl": (posterior.forward_kl, posterior.forward_kl.interval),
         **{metric.metric: (metric.within, metric.interval) for metric in excess},
         "efficiency": estimate_efficiency(samples, kl, beta, prior)[1:],
+        "best_gap": (gap.value, gap.interval),
     }
+    few = [text for text in of_kl(samples, {}) if "there are only" in text]
     is_far = bool(of_target(samples, TARGET, None, posterior, weights))
     warned = {name: bool(kls[name].warnings) for name in KLS} | dict.fromkeys(WEIGHTED, is_far)
     warned["forward_kl"] |= bool(posterior.forward_kl.warnings)
-    warned |= {"efficiency": is_beyond, "reward": False, "elbo": False}
-    return said, warned, weights.pareto_k
+    warned |= {"efficiency": is_beyond, "reward": False, "elbo": False, "best_gap": is_far}
+    return said, {name: warned[name] or bool(few) for name in QUANTITIES}
 
 
 def by_student(estimate, samples):
-    return student_interval(*estimate, len(samples.prompts))
+    """Student's t, by the prompts that those of unequal size are worth; of a single prompt, by its completions."""
+    sizes = np.diff(samples.groups)
+    n = effective_clusters(sizes) if len(sizes) > 1 else sizes[0]
+    reach = stats.t.ppf(0.975, n - 1) * estimate.stderr
+    return estimate.value - reach, estimate.value + reach
 
 
-def repeat(case, name, repetitions) -> Found:
+def repeat(case, repetitions) -> Found:
     found = []
     for seed in range(repetitions):
-        said, warned, pareto_k = report(*draw_both(seed, *CASES[case], name))
-        rows = [(said[q][0].value, said[q][0].stderr, *said[q][1][:2]) for q in QUANTITIES]
-        found.append((rows, [warned[q] for q in QUANTITIES], pareto_k))
+        said, warned = report(*draw_both(seed, case))
+        rows = [(said[q][0][0], said[q][0][1], *said[q][1][:2]) for q in QUANTITIES]
+        found.append((rows, [warned[q] for q in QUANTITIES]))
     return Found(*map(np.array, zip(*found, strict=True)))
 
 
-def truth(name):
-    return np.array([policy(name).exact[quantity] for quantity in QUANTITIES])
+def truth(case):
+    name, prompts, *_ = CASES[case]
+    values = exact(name, TABLES if prompts > 1 else 1)
+    return np.array([values[quantity] for quantity in QUANTITIES])
 
 
-def covered(found: Found, name) -> np.ndarray:
+def printed(found: Found) -> np.ndarray:
+    """Whether there is an interval [repetitions, quantities]."""
+    return np.isfinite(found.intervals[:, :, 2:]).all(axis=2)
+
+
+def covered(found: Found, case) -> np.ndarray:
     """Whether each interval holds the exact value [repetitions, quantities]."""
-    return (found.intervals[:, :, 2] <= truth(name)) & (truth(name) <= found.intervals[:, :, 3])
+    return (found.intervals[:, :, 2] <= truth(case)) & (truth(case) <= found.intervals[:, :, 3])
 
 
-def z_scores(found: Found, name) -> np.ndarray:
-    """How many standard errors each value is off [repetitions, quantities]."""
-    return (found.intervals[:, :, 0] - truth(name)) / found.intervals[:, :, 1]
-
-
-def told(found: Found, name) -> np.ndarray:
-    """In what share of the repetitions whose interval misses there was a warning [quantities]; 1 if none misses."""
-    missed = ~covered(found, name)
-    return (missed & found.warned).sum(axis=0) / np.maximum(missed.sum(axis=0), 1) + (missed.sum(axis=0) == 0)
-
-
-def bounds(repetitions):
-    """Within what share of repetitions stays with the promise kept: two binomial errors beyond it."""
-    return tuple(p + sign * 2 * np.sqrt(p * (1 - p) / repetitions) for p, sign in ((LEAST, -1), (MOST, 1)))
+def is_kept(covered, times):
+    """Whether a share of so many intervals is within the promise, or two errors of counting beyond it."""
+    low, high = (p + sign * 2 * np.sqrt(p * (1 - p) / np.maximum(times, 1)) for p, sign in ((LEAST, -1), (MOST, 1)))
+    return (low <= covered) & (covered <= high)
 
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_many_completions_give_the_exact_values(name):
     rng, chosen, tables = np.random.default_rng(0), policy(name), np.arange(TABLES)
-    samples = draw(rng, tables, 2000, chosen.every, chosen.probability)
-    prior = draw(rng, tables, 2000, replace(chosen.every, policy_logprobs=None), world().prior)
-    said, _, _ = report(samples, prior)
-    for quantity in QUANTITIES if name != "far" else OF_POLICY:
-        assert said[quantity][0].value == pytest.approx(chosen.exact[quantity], abs=0.02), quantity
+    sizes = np.full(TABLES, 2000)
+    samples = draw(rng, tables, sizes, chosen.every, chosen.probability)
+    prior = draw(rng, tables, sizes, replace(chosen.every, policy_logprobs=None), chosen.world.prior)
+    said, _ = report(samples, prior)
+    for quantity in QUANTITIES if name != "far" else (*OF_POLICY, "best_gap"):
+        assert said[quantity][0][0] == pytest.approx(exact(name)[quantity], abs=0.02), quantity
 
 
 def test_repetitions_say_what_reports_do():
-    samples, prior = draw_both(0, 12, 32, "moderate")
-    said, warned, pareto_k = report(samples, prior)
+    samples, prior = draw_both(0, "skewed, 50 x 32")
+    said, warned = report(samples, prior)
     whole = evaluate(samples, TARGET)
     comparison = compare(prior, {"it": samples}, beta=TARGET.beta)
     (point,) = comparison.policies
@@ -312,40 +346,45 @@ def test_repetitions_say_what_reports_do():
     for name in KLS:
         assert said[name][0].value == whole.kl[name].value
         assert said[name][1] == whole.kl[name].interval
-    assert said["elbo"][0] == whole.target.elbo
-    assert said["log_z"][0] == whole.target.log_z
-    assert said["eubo"][0] == whole.target.eubo
-    assert said["target_reward"][0] == whole.target.reward
-    assert said["inference_gap"] == (whole.target.inference_gap, whole.target.inference_gap_interval)
-    assert said["forward_kl"][1] == whole.target.forward_kl.interval
+    found = whole.target
+    for name, estimate in {"elbo": found.elbo, "log_z": found.log_z, "eubo": found.eubo}.items():
+        assert_same(said[name][0], estimate)
+    assert_same(said["target_reward"][0], found.reward)
+    assert_same(said["inference_gap"][0], found.inference_gap)
+    assert_same(said["inference_gap"][1][:2], found.inference_gap_interval[:2])
+    assert_same(said["forward_kl"][1][:2], found.forward_kl.interval[:2])
     for metric in whole.excess_collapse:
-        assert said[metric.metric] == (metric.within, metric.interval)
-    assert said["efficiency"] == (point.efficiency, point.efficiency_interval)
-    assert warned["log_z"] == any("Pareto k is" in warning for warning in whole.warnings)
+        assert_same(said[metric.metric][0], metric.within)
+        assert_same(said[metric.metric][1][:2], metric.interval[:2])
+    assert_same(said["efficiency"][0], point.efficiency)
+    assert_same(said["best_gap"][0], point.inference_gap)
+    assert_same(said["best_gap"][1][:2], point.inference_gap_interval[:2])
     assert warned["efficiency"] == any("can be trusted for" in warning for warning in comparison.warnings)
-    assert np.nanmax(pareto_k) == whole.target.pareto_k
+
+
+def assert_same(one, other):
+    np.testing.assert_array_equal(np.array(one), np.array(other))
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_intervals_cover(case):
-    """Where the report can judge its weights, all; elsewhere those of weights may miss if it says so."""
-    found = repeat(case, "moderate", repetitions=200)
-    least, most = bounds(200)
-    shares, warned = covered(found, "moderate").mean(axis=0), told(found, "moderate")
-    for quantity, share, said in zip(QUANTITIES, shares, warned, strict=True):
-        is_held = least <= share <= most
-        is_excused = case not in JUDGED and quantity not in OF_POLICY and said >= 0.95
-        assert is_held or is_excused, (quantity, share, said)
+def test_intervals_cover_or_the_report_says_that_they_may_not(case):
+    """What has an interval and no warning; what does not rest on weights always has one."""
+    repetitions = 30 if CASES[case][1] > 100 else 80
+    found = repeat(case, repetitions)
+    is_plain = printed(found) & ~found.warned
+    times = is_plain.sum(axis=0)
+    shares = (covered(found, case) & is_plain).sum(axis=0) / np.maximum(times, 1)
+    for quantity, share, plain, shown in zip(QUANTITIES, shares, times, printed(found).mean(axis=0), strict=True):
+        assert is_kept(share, plain) or plain < 0.1 * repetitions, (quantity, share, plain)
+        assert quantity not in OF_POLICY or shown == 1.0, quantity
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_of_a_policy_far_from_the_target_reports_say_so(case):
-    """What rests on weights misses, and hardly ever without a warning; what does not is as good as ever."""
-    found = repeat(case, "far", repetitions=60)
-    least, most = bounds(60)
-    shares, warned = covered(found, "far").mean(axis=0), told(found, "far")
-    for quantity, share, said in zip(QUANTITIES, shares, warned, strict=True):
-        is_held = least <= share <= most
-        is_excused = quantity not in OF_POLICY and said >= 0.95
-        assert is_held or is_excused, (quantity, share, said)
-    assert (shares[QUANTITIES.index("forward_kl")] < 0.8).all()
+def test_far_from_the_target_little_is_shown():
+    """Of few completions each, and many prompts, all that rests on weights is bias: no interval pretends otherwise."""
+    found = repeat("far, 200 x 8", 20)
+    shown = dict(zip(QUANTITIES, printed(found).mean(axis=0), strict=True))
+    for name in ("log_z", "eubo", "target_reward", "inference_gap", "forward_kl"):
+        assert shown[name] == 0.0, name
+    values = dict(zip(QUANTITIES, found.intervals[:, :, 0].mean(axis=0), strict=True))
+    assert values["inference_gap"] < exact("far")["inference_gap"] - 1.0
+    assert abs(values["best_gap"] - exact("far")["best_gap"]) < 0.2

@@ -21,9 +21,9 @@ STUDENT = {
     1.25: 8.02795138,
     1.5: 6.0166631,
     1.75: 4.94884785,
-    2.0: 4.30265273,
+    2.0: 4.3026527,
     2.5: 3.57465484,
-    3.0: 3.18244631,
+    3.0: 3.1824463,
 }
 NORMAL = 1.9599640
 # With fewer clusters a resample is too often a single one over and over. With more than MANY the normal quantile does
