@@ -229,6 +229,22 @@ def test_a_pareto_k_is_held_against_its_own_prompts_size():
     assert not any("Pareto k" in warning for warning in warnings)
 
 
+def test_one_pareto_k_that_none_can_trust_is_told_whatever_chance_may_do():
+    """Of four prompts one is at 0.74, and the errors of k are as large as what that is too much."""
+    on_policy = random_samples(prompts=4, per_prompt=256)
+    u = (np.random.default_rng(0).permutation(256) + 0.5) / 256
+    heavy = replace(
+        on_policy,
+        prior_logprobs=on_policy.policy_logprobs,
+        rewards=np.concatenate([-k * np.log(u) for k in (0.40, 0.40, 0.42, 0.82)]),
+    )
+    report = evaluate(heavy, Tilt(1.0))
+    assert 0.7 < report.target.pareto_k < 0.8
+    told = f"In 1 of 4 prompts Pareto k is too large (up to {report.target.pareto_k:.2f}, where 0.58 can be trusted)"
+    assert any(warning.startswith(told) for warning in report.warnings)
+    assert any("In 1 of 4 prompts Pareto k" in warning for warning in report.target.forward_kl.warnings)
+
+
 def test_a_policy_that_the_target_excludes_is_infinitely_far_and_the_report_says_why():
     samples = random_samples(per_prompt=40)
     report = evaluate(samples, Condition(float(np.median(samples.rewards))))
