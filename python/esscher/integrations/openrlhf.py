@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 from esscher.integrations.texts import RewardBatcher, shared_batcher
+from esscher.service.addresses import check_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -96,6 +97,8 @@ class RewardServer(ThreadingHTTPServer):
 
     Raises
     ------
+    ValueError
+        If the host is not a name or an IP address.
     OSError
         If the port is in use, or the address is not this machine's.
     """
@@ -106,7 +109,7 @@ class RewardServer(ThreadingHTTPServer):
     def __init__(
         self, batcher: RewardBatcher, host: str = "127.0.0.1", port: int = 0, max_body_bytes: int = MAX_BODY_BYTES
     ) -> None:
-        super().__init__((host, port), _Handler)
+        super().__init__((check_name(host), port), _Handler)
         self.batcher, self.max_body_bytes = batcher, max_body_bytes
 
     @property

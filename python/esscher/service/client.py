@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 
+from esscher.service.addresses import check_address
 from esscher.service.calls import (
     RESPONSES,
     SERVICE,
@@ -63,7 +64,7 @@ class _Settings:
     """What the clients share: whom they call, for how long and how often, and what they know of the server."""
 
     def __init__(self, address: str, timeout: float, window: int) -> None:
-        self.address, self.timeout = _check_address(address), _check_timeout(timeout)
+        self.address, self.timeout = check_address(address), _check_timeout(timeout)
         self.window = _check_window(window)
         self._known: ServerInfo | None = None
 
@@ -419,13 +420,6 @@ def _methods(channel: Any) -> dict[str, Any]:
         name: channel.unary_unary(f"/{SERVICE}/{name}", None, response.FromString)
         for name, response in RESPONSES.items()
     }
-
-
-def _check_address(address: str) -> str:
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
-        raise ValueError(f"address is {address!r}: it must be 'host:port', such as '127.0.0.1:50051'")
-    return address
 
 
 def _check_timeout(timeout: float) -> float:

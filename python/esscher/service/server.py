@@ -15,6 +15,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 
+from esscher.service.addresses import check_name
 from esscher.service.batcher import Batcher
 from esscher.service.calls import SERVICE
 from esscher.service.guard import Guard
@@ -174,7 +175,8 @@ def running_in_thread(
 
 
 def check_host(host: str, *, insecure: bool) -> None:
-    """Raise `ValueError` if other machines could reach `host` and nobody said that they may."""
+    """Raise `ValueError` if other machines could reach `host` and nobody said that they may; or it is no host."""
+    check_name(host)
     try:
         loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

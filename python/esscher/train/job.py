@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from esscher.lm.packaged import resolve
 from esscher.lm.rewards import find_reward_function, load_reward
 from esscher.lm.transformers import TransformersLM
+from esscher.service.addresses import check_address
 from esscher.service.client import Client
 from esscher.train.policies import TransformersPolicy
 from esscher.train.run import Run
@@ -99,6 +100,8 @@ def run_job(
         As `train`, and if prompts or reward cannot be used.
     """
     # What was named by hand, before what takes long.
+    if job.server is not None:
+        check_address(job.server)
     texts = read_prompts(job.prompts)
     function = find_reward_function(job.reward, job.reward_label)
     if restart:
