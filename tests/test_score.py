@@ -49,11 +49,11 @@ def names(folder):
 def test_blocks_give_what_the_whole_table_would(tmp_path, suffix_in, suffix_out):
     file = write(tmp_path / f"in{suffix_in}")
     output = score(file, tmp_path / f"out{suffix_out}", Recorder(BOTH))
-    dump = files.read(file)
+    dump = files.read(file, optional=())
     filled = Recorder(BOTH).fill(dump.samples)
     columns = files.to_columns(filled, dump.order, {name: name for name in BOTH})
     whole = tmp_path / f"whole{suffix_out}"
-    files.write(files.with_columns(dump.table, columns), whole)
+    files.write(files.with_columns(files.load(file), columns), whole)
     if suffix_out == ".jsonl":
         assert output.read_bytes() == whole.read_bytes()
     else:
@@ -448,7 +448,7 @@ def test_a_bad_row_is_named_as_in_the_file_before_any_is_scored(tmp_path, monkey
     scorer = Recorder()
     with pytest.raises(ValueError, match="rows count from 0") as caught:
         score(file, tmp_path / f"out{suffix}", scorer)
-    assert str(caught.value).startswith(f"{file}: ")
+    assert str(caught.value).startswith(f"{file}: " if suffix == ".parquet" else f"{file}, line 18: ")
     assert message in str(caught.value)
     assert not scorer.asked
     assert names(tmp_path) == [file.name]
@@ -597,9 +597,10 @@ def test_two_models_fill_four_columns_and_a_stopped_command_goes_on(tmp_path, es
     assert len(calls) == 5
 
 
-def test_objects_without_keys_are_refused_before_a_model_is_loaded(tmp_path, esscher):
-    path = tmp_path / "rows.jsonl"
-    path.write_text('{"prompt_token_ids": [1], "completion_token_ids": [2], "meta": {}}\n')
-    code, _, err = esscher("score", path, "-o", tmp_path / "out.parquet", "--prior", "nowhere/at/all")
-    assert code == 2
-    assert "column 'meta' holds objects without keys, for which Parquet has no type: write JSON lines" in err
+def test_objects_without_keys_are_kept(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt_token_ids": [1], "completion_token_ids": [2], "meta": {}}\n')
+    score(file, tmp_path / "out.parquet")
+    assert pq.read_table(tmp_path / "out.parquet").column("meta").to_pylist() == ["{}"]
+    score(tmp_path / "out.parquet", tmp_path / "out.jsonl", overwrite=True)
+    assert json.loads((tmp_path / "out.jsonl").read_text())["meta"] == {}

@@ -40,6 +40,7 @@ from esscher.report.prototype import (
     write_picture,
 )
 from esscher.report.prototype_page import write_prototype_page
+from esscher.service.addresses import check_address
 from esscher.target import Condition, Tilt
 
 if TYPE_CHECKING:
@@ -64,6 +65,9 @@ BAD_INPUT, NO_SERVER = 2, 3
 DEFAULT_WAITING = 2**20
 # Seconds that each part of what a server is asked may take: a large one on a CPU, or while it restarts.
 SERVER_TIMEOUT = 600.0
+# What commands look at beside tokens; what else a file has is not read.
+PROTOTYPE_COLUMNS = ("reward", "prior_logprobs")
+COMPARE_COLUMNS = (*PROTOTYPE_COLUMNS, "policy_logprobs", "token_kl")
 
 app.command()(train)
 
@@ -88,6 +92,10 @@ class Source(StrEnum):
 
 
 Renames = Annotated[list[str] | None, typer.Option("--columns", metavar="OURS=THEIRS", help=COLUMNS_HELP)]
+IgnoredMasks = Annotated[
+    list[str] | None,
+    typer.Option("--ignore-mask", metavar="NAME", help="A mask that does not matter; may be given several times."),
+]
 
 
 @app.command()
@@ -213,6 +221,7 @@ def score(
     restart: Annotated[bool, typer.Option("--restart", help="Discard what a stopped run has finished.")] = False,
     block: Annotated[int, typer.Option(help="Rows that are scored, kept and resumed together.", min=1)] = 512,
     columns: Renames = None,
+    ignore_mask: IgnoredMasks = None,
     device: Device = None,
     dtype: Precision = Dtype.float32,
 ) -> None:
@@ -226,7 +235,15 @@ def score(
     chosen = _chosen(column, prior, policy, server)
     with show_progress() as progress, _saying_how_to_go_on(output):
         task = progress.add_task("reading", total=None)
-        plan = offline.make_plan(file, output, chosen, renames=_renames(columns), block=block, overwrite=overwrite)
+        plan = offline.make_plan(
+            file,
+            output,
+            chosen,
+            renames=_renames(columns),
+            block=block,
+            overwrite=overwrite,
+            ignore_masks=ignore_mask or (),
+        )
 
         def tell(text: str) -> None:
             progress.update(task, description=text)
@@ -248,6 +265,7 @@ def evaluate(
     html: Annotated[Path | None, typer.Option(help="Also write the report as a page.")] = None,
     tokenizer: Annotated[str | None, typer.Option(help=f"Show n-grams as text. {MODEL_HELP}")] = None,
     columns: Renames = None,
+    ignore_mask: IgnoredMasks = None,
 ) -> None:
     """Report what files of samples say of a policy: reward, KL, diversity, and its distance from a target."""
     target = _target(beta, threshold)
@@ -258,6 +276,7 @@ def evaluate(
         dump = files.read(
             paths,
             columns=_renames(columns),
+            ignore_masks=ignore_mask or (),
             progress=lambda path: progress.update(task, advance=1, description=f"reading {path}"),
         )
         progress.update(task, description=f"evaluating {dump.samples}", total=None)
@@ -275,6 +294,7 @@ def prototype(
     html: Annotated[Path | None, typer.Option(help="Also write them as a page.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Also draw the frontier, .svg or .png.")] = None,
     columns: Renames = None,
+    ignore_mask: IgnoredMasks = None,
 ) -> None:
     """See what fine-tuning could reach, before any training: the best reward at each KL, from the prior's samples.
 
@@ -286,7 +306,9 @@ def prototype(
         Tilt(one)  # raises what is wrong with it
     with show_progress(counted=False) as progress:
         task = progress.add_task("reading", total=None)
-        samples = files.read(paths, columns=_renames(columns)).samples
+        samples = files.read(
+            paths, columns=_renames(columns), optional=PROTOTYPE_COLUMNS, ignore_masks=ignore_mask or ()
+        ).samples
         progress.update(task, description=f"weighing {samples}")
         found = files.naming(paths, prototype_targets, samples, beta)
     if html is not None:
@@ -313,6 +335,7 @@ def compare(
         Path | None, typer.Option(help="Also draw the frontier with the policies, .svg or .png.")
     ] = None,
     columns: Renames = None,
+    ignore_mask: IgnoredMasks = None,
 ) -> None:
     """Put trained policies beside the frontier: what they got of what their KL could buy, and what they left undone.
 
@@ -328,12 +351,16 @@ def compare(
     with show_progress(counted=False) as progress:
         task = progress.add_task("reading", total=None)
         renames = _renames(columns)
-        read = {path: files.read(path, columns=renames).samples for path in paths}
+        ignored = ignore_mask or ()
+        read = {
+            path: files.read(path, columns=renames, optional=COMPARE_COLUMNS, ignore_masks=ignored).samples
+            for path in paths
+        }
         if renames:
             # Of the prior's file less is needed, and it may have been written by another program.
-            there = files.column_names(prior)
+            there = files.scan(prior).schema.names
             renames = {ours: theirs for ours, theirs in renames.items() if theirs in there}
-        read[prior] = files.read(prior, columns=renames).samples
+        read[prior] = files.read(prior, columns=renames, optional=COMPARE_COLUMNS, ignore_masks=ignored).samples
         progress.update(task, description="comparing")
         found = compare_policies(read[prior], {path.stem: read[path] for path in paths}, beta)
     whole = replace(found.prototype, warnings=found.warnings)
@@ -422,6 +449,7 @@ def _chosen(columns: list[Column] | None, prior: str | None, policy: str | None,
     if server is not None:
         if prior is not None or policy is not None:
             raise ValueError("--server has models of its own: give it alone, or --prior and --policy")
+        check_address(server)
         return given or ("prior_logprobs",)
     if prior is None and policy is None:
         raise ValueError("no model is given: say --prior MODEL, --policy MODEL or both, or --server HOST:PORT")

@@ -16,58 +16,46 @@ reward                double             finite or -inf
 terminated            bool               whether the completion ended by itself
 ====================  =================  ===========================================
 
-Columns of any other name are kept as they are. An optional column of nothing but nulls counts as not there.
+What trainers write instead is read too: other kinds of numbers, if they hold the same, booleans and text as rewards; 0
+and 1, "stop" and "length" for `terminated`; each value in a list of its own. An optional column of nothing but nulls
+counts as not there. A column that is masked by its name (`masks`), and leaves something out, is asked about.
+
+Columns of any other name are not looked at, whatever they hold, and kept as they are by what writes the rows again.
+Where no one type holds all values of a column of JSON lines, they are kept as JSON, in Parquet too.
 
 JSON lines are valid JSON, so infinities are written as the numbers ``1e999`` and ``-1e999``, which overflow to them
-in any reader of doubles; `read` takes these back, and the literals ``Infinity`` and ``-Infinity`` that Python writes.
-NaN has no such number: a table that holds one is written as Parquet.
+in any reader of doubles; they are taken back, and the literals that Python writes. NaN has no such number: a table that
+holds one is written as Parquet, and only where a file of JSON lines held ``NaN`` itself, it gets that back.
 
 `read` holds all rows of a file; `scan` and `read_blocks` read one of any size a block at a time, and `write_blocks`
 writes it so.
 """
 
-from esscher.files.blocks import (
-    Block,
-    Rows,
-    completions,
-    grouped,
-    read_blocks,
-    scan,
-    to_columns,
-    token_columns,
-    with_columns,
-)
-from esscher.files.columns import check_values
+from esscher.files.asking import ask_about_masks, masks_in
+from esscher.files.blocks import Block, Rows, load, read_blocks, scan
+from esscher.files.columns import RowError, check_values
 from esscher.files.dump import Dump, check_needed, field_of, names_of, read, to_table
-from esscher.files.formats import (
-    check_output,
-    check_types,
-    check_writable,
-    column_names,
-    is_json_lines,
-    load,
-    naming,
-    write,
-    write_blocks,
-)
+from esscher.files.formats import check_output, check_writable, is_json_lines, naming, write, write_blocks
 from esscher.files.logprobs import LogprobColumns, read_logprobs
+from esscher.files.scores import completions, grouped, to_columns, token_columns, with_columns
 
 __all__ = [
     "Block",
     "Dump",
     "LogprobColumns",
+    "RowError",
     "Rows",
+    "ask_about_masks",
     "check_needed",
     "check_output",
-    "check_types",
     "check_values",
     "check_writable",
-    "column_names",
     "completions",
     "field_of",
     "grouped",
     "is_json_lines",
     "load",
+    "masks_in",
     "names_of",
     "naming",
     "read",

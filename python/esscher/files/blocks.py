@@ -1,29 +1,24 @@
-"""A file's rows a block at a time: for files that do not fit into memory."""
+"""A file's rows as tables: all of them, or a block at a time for files that do not fit into memory."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
 import pyarrow.parquet as pq  # type: ignore[import-untyped]  # it ships no annotations
 
-from esscher.files import columns as arrow
 from esscher.files import jsonl
-from esscher.files.dump import NEEDED, as_float32, by_prompt, field_of
-from esscher.files.formats import PARQUET, check_readable, check_rows, not_whole
-from esscher.ragged import Ragged
-from esscher.samples import Samples
+from esscher.files.formats import PARQUET, check_readable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
-
-    from numpy.typing import NDArray
 
 # How much of a column is read ahead: otherwise a row group is read whole, and it may be the whole file.
 READ_AHEAD = 2**20
+ROWS_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,12 +65,23 @@ def scan(path: Path) -> Rows:
     ValueError
         If the file is not whole or not of its kind, or has no rows; the message names the line where there is one.
     """
-    if check_readable(path) == PARQUET:
-        schema, count = _scan_parquet(path)
-    else:
-        schema, count = jsonl.scan(path)
-    check_rows(path, schema.names, count)
+    schema, count = _scan_parquet(path) if check_readable(path) == PARQUET else jsonl.scan(path)
+    if count == 0:
+        raise ValueError(f"{path} has no rows")
     return Rows(path, schema, count)
+
+
+def load(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a file's rows; all columns, or those named. Raises as `scan` and `read_blocks`."""
+    return read_table(scan(path), columns)
+
+
+def read_table(rows: Rows, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read all rows of a file; all columns, or those named. Raises as `read_blocks`."""
+    if rows.path.suffix == PARQUET:
+        _check_apart(rows, columns or ())
+        return _parquet_table(rows.path, columns)
+    return pa.concat_tables([block.table for block in read_blocks(rows, ROWS_AT_ONCE, columns)])
 
 
 def read_blocks(rows: Rows, size: int, columns: Sequence[str] | None = None) -> Iterator[Block]:
@@ -86,83 +92,26 @@ def read_blocks(rows: Rows, size: int, columns: Sequence[str] | None = None) -> 
     Raises
     ------
     ValueError
-        If the file turns out not to be whole.
+        If the file turns out not to be whole, or has several of the columns named under one name.
     """
-    schema = rows.schema if columns is None else pa.schema([rows.schema.field(name) for name in columns])
+    _check_apart(rows, columns or ())
     if rows.path.suffix == PARQUET:
-        tables = _parquet_blocks(rows.path, schema.names, size)
+        tables = _parquet_blocks(rows.path, columns, size)
     else:
-        tables = jsonl.blocks(rows.path, schema, size)
+        names = rows.schema.names if columns is None else columns
+        tables = jsonl.blocks(rows.path, pa.schema([rows.schema.field(name) for name in names]), size)
     first = 0
     for table in tables:
         yield Block(first, table)
         first += len(table)
 
 
-def token_columns(names: Mapping[str, str]) -> list[str]:
-    """Return what the columns that `completions` reads are called; `names` as `names_of` gives them."""
-    return [names[ours] for ours in NEEDED]
-
-
-def completions(block: Block, names: Mapping[str, str]) -> Samples:
-    """Return a block's completions as samples with a prompt for each row, in the rows' order.
-
-    Raises
-    ------
-    ValueError
-        If a row lacks token ids, or has what is none; the message names the column and the file's row.
-    """
-    prompts, rows = (arrow.token_ids(name, block.table.column(name), block.first) for name in token_columns(names))
-    empty = np.flatnonzero(rows.lengths == 0)
-    if len(empty):
-        raise ValueError(
-            f"column {names['completion_token_ids']!r}, row {block.first + empty[0]} has no tokens: a completion holds "
-            "at least the end-of-sequence token (rows count from 0)"
-        )
-    return Samples(prompts, rows, np.arange(len(rows) + 1))
-
-
-def grouped(rows: Samples) -> tuple[Samples, NDArray[np.int64]]:
-    """Put rows of equal prompts together, that their prompt is read once; with the rows' numbers in that order [N].
-
-    Examples
-    --------
-    >>> rows = Samples(Ragged.from_rows([[1], [2], [1]]), Ragged.from_rows([[7], [8], [9]]), [0, 1, 2, 3])
-    >>> grouped(rows)
-    (Samples(2 prompts, 3 completions, 3 tokens), array([0, 2, 1]))
-    """
-    return by_prompt(rows, arrow.row_codes(rows.prompts))
-
-
-def to_columns(samples: Samples, order: NDArray[np.int64], names: Mapping[str, str]) -> pa.Table:
-    """Return columns of grouped samples in the order of the rows that `grouped` took them from.
-
-    Parameters
-    ----------
-    samples
-        What `grouped` gave, with columns filled.
-    order
-        What else it gave.
-    names
-        Which of our columns to return, as files name them (`reward`, not `rewards`), and what to call each.
-    """
-    return pa.table({theirs: _column(getattr(samples, field_of(ours)), order) for ours, theirs in names.items()})
-
-
-def with_columns(table: pa.Table, new: pa.Table) -> pa.Table:
-    """Return a table with columns put in the place of those of their names, or behind all others."""
-    for name, column in zip(new.column_names, new.columns, strict=True):
-        if name in table.column_names:
-            table = table.set_column(table.column_names.index(name), name, column)
-        else:
-            table = table.append_column(name, column)
-    return table
-
-
-def _column(values: Ragged | NDArray[np.float64], order: NDArray[np.int64]) -> pa.Array:
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-    return arrow.to_lists(as_float32(values).take(place)) if isinstance(values, Ragged) else pa.array(values[place])
+def _check_apart(rows: Rows, columns: Sequence[str]) -> None:
+    """Raise `ValueError` if columns that are read cannot be told apart; others may have one name."""
+    times = Counter(rows.schema.names)
+    twice = [name for name in columns if times[name] > 1]
+    if twice:
+        raise ValueError(f"{rows.path} has several columns of one name, {twice[0]}: rename all but one")
 
 
 def _scan_parquet(path: Path) -> tuple[pa.Schema, int]:
@@ -170,15 +119,23 @@ def _scan_parquet(path: Path) -> tuple[pa.Schema, int]:
         with pq.ParquetFile(path) as file:
             return file.schema_arrow, file.metadata.num_rows
     except (pa.ArrowException, OSError) as error:
-        raise not_whole(path, error) from error
+        raise _not_whole(path, error) from error
 
 
-def _parquet_blocks(path: Path, columns: list[str], size: int) -> Iterator[pa.Table]:
+def _parquet_table(path: Path, columns: Sequence[str] | None) -> pa.Table:
+    try:
+        with pq.ParquetFile(path) as file:
+            return file.read(columns)
+    except (pa.ArrowException, OSError) as error:
+        raise _not_whole(path, error) from error
+
+
+def _parquet_blocks(path: Path, columns: Sequence[str] | None, size: int) -> Iterator[pa.Table]:
     try:
         with pq.ParquetFile(path, buffer_size=READ_AHEAD, pre_buffer=False) as file:
             yield from _of_size(file.iter_batches(size, columns=columns), size)
     except (pa.ArrowException, OSError) as error:
-        raise not_whole(path, error) from error
+        raise _not_whole(path, error) from error
 
 
 def _of_size(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
@@ -192,3 +149,7 @@ def _of_size(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]
             waiting = table.slice(size).to_batches()
     if waiting:
         yield pa.Table.from_batches(waiting)
+
+
+def _not_whole(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} is not a whole Parquet file; was it cut off? {error}")

@@ -1,17 +1,20 @@
-"""A file's rows as samples, and what becomes of samples back in the file's rows."""
+"""A file's rows as samples, and samples as rows."""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
 
 from esscher.files import columns as arrow
-from esscher.files.formats import check_known_or_not, join, load, naming
+from esscher.files.asking import ask_about_masks, masks_in
+from esscher.files.blocks import read_table, scan
+from esscher.files.formats import naming
 from esscher.ragged import Ragged
 from esscher.samples import Samples, concatenate
 
@@ -33,6 +36,7 @@ FIELDS: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
     "terminated": ("terminated", arrow.booleans),
 }
 NEEDED = ("prompt_token_ids", "completion_token_ids")
+OPTIONAL = tuple(name for name in FIELDS if name not in NEEDED)
 NAMES = (PROMPT_ID, *FIELDS)
 
 StrPath = str | PathLike[str]
@@ -40,19 +44,16 @@ StrPath = str | PathLike[str]
 
 @dataclass(frozen=True, eq=False)
 class Dump:
-    """Rows of one or several files, and the samples that they hold.
+    """The samples that one or several files hold.
 
     Parameters
     ----------
-    table
-        All rows and columns, in the files' order.
     samples
-        The same completions, grouped by prompt.
+        The completions, grouped by prompt.
     order
-        The table's row of each completion of `samples` [N].
+        The row of each completion of `samples` [N], counted from 0 through all files.
     """
 
-    table: pa.Table
     samples: Samples
     order: NDArray[np.int64]
 
@@ -61,9 +62,11 @@ def read(
     paths: StrPath | Sequence[StrPath],
     *,
     columns: Mapping[str, str] | None = None,
+    optional: Collection[str] = OPTIONAL,
+    ignore_masks: Collection[str] = (),
     progress: Callable[[str], None] | None = None,
 ) -> Dump:
-    """Read samples from Parquet (.parquet) or JSON lines (.jsonl), grouped by prompt.
+    """Read samples from Parquet (.parquet) or JSON lines (.jsonl), grouped by prompt; no other columns are read.
 
     Rows with equal prompt tokens share a prompt, across files too; where there is a `prompt_id`, it must be equal as
     well. So ids keep apart prompts of equal tokens, and may start anew in every file. Prompts come in order of first
@@ -72,9 +75,13 @@ def read(
     Parameters
     ----------
     paths
-        One file, or several with the same columns.
+        One file, or several.
     columns
-        What our columns are called in the files, ``{"reward": "score"}``; the table keeps the files' names.
+        What our columns are called in the files, ``{"reward": "score"}``.
+    optional
+        Which of the optional columns are needed, as files call them: others are not read.
+    ignore_masks
+        Masks that are said to matter not: all tokens and rows count. Others that leave something out are asked about.
     progress
         Called with the path of each file before it is read.
 
@@ -84,8 +91,8 @@ def read(
         If a file is not there.
     ValueError
         If a file is not whole or not of its kind, lacks a needed column, holds a null, a value outside its column's
-        range, or differs from the others in its columns. The message names the file, and the column and row where
-        there is one.
+        range, or a mask by which not everything counts, or fills other columns than the others. The message names the
+        file, and the column, row and line where there is one.
 
     Examples
     --------
@@ -102,24 +109,18 @@ def read(
     if not files:
         raise ValueError("paths is empty: give at least one file")
     names = names_of(columns or {})
-    tables, parts = [], []
+    parts = []
     for path in files:
         if progress is not None:
             progress(str(path))
-        tables.append(load(path))
-        _check_columns(path, tables, names, columns or {})
-        parts.append(naming(path, _rows, tables[-1], names))
-        if parts[-1].columns != parts[0].columns:
+        parts.append(_part(path, names, columns or {}, optional, ignore_masks))
+        if parts[-1].rows.columns != parts[0].rows.columns:
             raise ValueError(
-                f"{path} fills {', '.join(parts[-1].columns) or 'no optional column'}, {files[0]} fills "
-                f"{', '.join(parts[0].columns) or 'none'}: files read together must agree"
+                f"{path} fills {', '.join(parts[-1].rows.columns) or 'no optional column'}, {files[0]} fills "
+                f"{', '.join(parts[0].rows.columns) or 'none'}: files read together must agree"
             )
-    if names[PROMPT_ID] in tables[0].column_names:
-        check_known_or_not(files, tables, names[PROMPT_ID])
-    table = join(files, tables)
-    rows = parts[0] if len(parts) == 1 else concatenate(parts)
-    samples, order = naming(files, _grouped, rows, table, names[PROMPT_ID])
-    return Dump(table, samples, order)
+    rows = parts[0].rows if len(parts) == 1 else concatenate([part.rows for part in parts])
+    return Dump(*_grouped(rows, _prompt_ids(files, parts, names[PROMPT_ID])))
 
 
 def to_table(samples: Samples) -> pa.Table:
@@ -177,30 +178,85 @@ def check_needed(path: Path, there: Sequence[str], names: Mapping[str, str], ren
             )
 
 
-def _check_columns(path: Path, tables: list[pa.Table], names: dict[str, str], renamed: Mapping[str, str]) -> None:
-    there = tables[-1].column_names
+class _Part(NamedTuple):
+    """What a file holds: a prompt for each row, so that an error's index is the file's row; and ids if it has them."""
+
+    rows: Samples
+    ids: pa.ChunkedArray | None
+
+
+def _part(
+    path: Path,
+    names: Mapping[str, str],
+    renamed: Collection[str],
+    optional: Collection[str],
+    ignored: Collection[str],
+) -> _Part:
+    found = scan(path)
+    there = found.schema.names
     check_needed(path, there, names, renamed)
-    first = set(tables[0].column_names)
-    if set(there) != first:
-        differ = ", ".join(sorted(set(there) ^ first))
-        raise ValueError(f"{path} has other columns than the files before it, they differ in: {differ}")
+    masks = masks_in(there, ignored)
+    read = {ours: names[ours] for ours in (PROMPT_ID, *NEEDED, *optional) if names[ours] in there}
+    table = read_table(found, list(dict.fromkeys([*read.values(), *masks])))
+    rows = naming(path, _rows, table, read)
+    naming(path, ask_about_masks, table, rows, masks)
+    return _Part(rows, table.column(read[PROMPT_ID]) if PROMPT_ID in read else None)
 
 
-def _rows(table: pa.Table, names: dict[str, str]) -> Samples:
+def _rows(table: pa.Table, names: Mapping[str, str]) -> Samples:
     """Return one prompt per row: the table's own order, so that an error's index is the file's row."""
-    filled = {}
-    for ours, (field, convert) in FIELDS.items():
-        theirs = names[ours]
-        if theirs in table.column_names and (ours in NEEDED or arrow.is_known(table.column(theirs))):
+    filled: dict[str, Any] = {}
+    for ours, theirs in names.items():
+        if ours != PROMPT_ID and (ours in NEEDED or arrow.is_known(table.column(theirs))):
+            field, convert = FIELDS[ours]
             filled[field] = convert(theirs, table.column(theirs))
-    return Samples(groups=np.arange(len(table) + 1), **filled)
+    try:
+        return _samples(filled, len(table))
+    except ValueError as error:
+        raise _first_error(filled, len(table)) from error
 
 
-def _grouped(rows: Samples, table: pa.Table, prompt_id: str) -> tuple[Samples, NDArray[np.int64]]:
+def _samples(columns: Mapping[str, Any], n: int) -> Samples:
+    """Return the first `n` rows as samples."""
+    return Samples(groups=np.arange(n + 1), **{name: _beginning(column, n) for name, column in columns.items()})
+
+
+def _beginning(column: Any, n: int) -> Any:
+    if isinstance(column, Ragged):
+        return Ragged(column.values[: column.offsets[n]], column.offsets[: n + 1])
+    return column[:n]
+
+
+def _first_error(columns: Mapping[str, Any], n: int) -> arrow.RowError:
+    """Return what is wrong with the first of `n` rows that are refused: each is judged by itself."""
+    row = bisect_left(range(n - 1), True, key=lambda row: _error(columns, row + 1) is not None)
+    return arrow.RowError(row, str(_error(columns, row + 1)))
+
+
+def _error(columns: Mapping[str, Any], n: int) -> ValueError | None:
+    try:
+        _samples(columns, n)
+    except ValueError as error:
+        return error
+    return None
+
+
+def _prompt_ids(files: Sequence[Path], parts: Sequence[_Part], name: str) -> pa.Array | None:
+    """Return the ids of all rows as text, or `None` if there are none."""
+    known = [path for path, part in zip(files, parts, strict=True) if part.ids is not None]
+    if not any(part.ids is not None and arrow.is_known(part.ids) for part in parts):
+        return None
+    for path in files:
+        if path not in known:
+            raise ValueError(f"{path} has no column {name!r}, {known[0]} has: files read together must agree")
+    return pa.concat_arrays([naming(path, arrow.keys, name, part.ids) for path, part in zip(files, parts, strict=True)])
+
+
+def _grouped(rows: Samples, ids: pa.Array | None) -> tuple[Samples, NDArray[np.int64]]:
     groups = arrow.row_codes(rows.prompts)
-    if prompt_id in table.column_names and arrow.is_known(table.column(prompt_id)):
-        ids = arrow.codes(prompt_id, table.column(prompt_id))
-        groups = arrow.row_codes(Ragged.from_padded(np.stack([ids, groups], axis=1), lengths=np.full(len(ids), 2)))
+    if ids is not None:
+        pairs = np.stack([arrow.codes(ids), groups], axis=1)
+        groups = arrow.row_codes(Ragged.from_padded(pairs, lengths=np.full(len(pairs), 2)))
     return by_prompt(rows, groups)
 
 

@@ -18,41 +18,35 @@ if TYPE_CHECKING:
 
 PARQUET, JSON_LINES = ".parquet", ".jsonl"
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin")
-
-
-def load(path: Path) -> pa.Table:
-    """Read a file's rows; raises `FileNotFoundError` and `ValueError` that name it."""
-    table = _load_parquet(path) if check_readable(path) == PARQUET else jsonl.load(path)
-    check_rows(path, table.column_names, len(table))
-    return table
+COMPRESSED = {".gz": "gunzip", ".zst": "unzstd"}
+# How files of a kind begin, whatever they are called.
+BEGINNINGS = {b"PAR1": PARQUET, b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst"}
 
 
 def check_readable(path: Path) -> str:
-    """Return the suffix of a file that rows can be read from, or raise what `load` promises."""
+    """Return the suffix of a file that rows can be read from.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is not there.
+    ValueError
+        If it is a folder, empty, or of another kind than its name says; the message names it.
+    """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: {_in_folder(path)}")
     suffix = _suffix(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there")
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder: name the files in it")
-    if path.stat().st_size == 0:
+    with path.open("rb") as file:
+        beginning = file.read(4)
+    if not beginning:
         raise ValueError(f"{path} is empty")
+    kind = next((kind for begins, kind in BEGINNINGS.items() if beginning.startswith(begins)), suffix)
+    _check_unpacked(path, kind)
+    if kind != suffix:
+        raise ValueError(f"{path} is a {kind} file: name it so")
     return suffix
-
-
-def check_rows(path: Path, names: Sequence[str], rows: int) -> None:
-    """Raise `ValueError` if a file's columns cannot be told apart, or it has no rows."""
-    if len(set(names)) < len(names):
-        raise ValueError(f"{path} has several columns of one name: {', '.join(names)}")
-    if rows == 0:
-        raise ValueError(f"{path} has no rows")
-
-
-def column_names(path: Path) -> list[str]:
-    """Return what a file's columns are called; raises as `load`."""
-    if path.suffix == PARQUET and path.is_file() and path.stat().st_size:
-        with pq.ParquetFile(path) as file:
-            return list(file.schema_arrow.names)
-    return list(load(path).column_names)
 
 
 def naming(where: Path | Sequence[Path], function: Callable[..., Any], *arguments: Any) -> Any:
@@ -61,6 +55,8 @@ def naming(where: Path | Sequence[Path], function: Callable[..., Any], *argument
         return function(*arguments)
     except ValueError as error:
         shown = str(where) if isinstance(where, Path) else ", ".join(map(str, where[:3])) + ", ..." * (len(where) > 3)
+        if isinstance(where, Path) and isinstance(error, arrow.RowError) and is_json_lines(where):
+            shown += f", line {jsonl.line_of(where, error.row)}"
         raise ValueError(f"{shown}: {error}") from error
 
 
@@ -70,17 +66,6 @@ def check_known_or_not(files: Sequence[Path], tables: Sequence[pa.Table], name: 
     if any(map(arrow.is_known, columns)):
         for path, column in zip(files, columns, strict=True):
             naming(path, arrow.check_no_nulls, name, column)
-
-
-def join(files: Sequence[Path], tables: Sequence[pa.Table]) -> pa.Table:
-    """Put tables one after the other; raises `ValueError` that names the first file whose columns do not fit."""
-    joined = tables[0]
-    for path, table in zip(files[1:], tables[1:], strict=True):
-        try:
-            joined = pa.concat_tables([joined, table], promote_options="permissive")
-        except pa.ArrowException as error:
-            raise ValueError(f"{path} has columns of other types than the files before it: {error}") from error
-    return joined
 
 
 def write(table: pa.Table, path: str | os.PathLike[str]) -> None:
@@ -122,7 +107,8 @@ def is_json_lines(path: Path) -> bool:
 
 def check_output(path: str | os.PathLike[str]) -> None:
     """Raise what `write` would raise of the path alone."""
-    _suffix(Path(path))
+    if not Path(path).is_dir():  # which is said below
+        _suffix(Path(path))
     check_place(path)
 
 
@@ -132,25 +118,16 @@ def check_writable(table: pa.Table, path: str | os.PathLike[str], first: int = 0
     The table's first row is number `first` in messages.
     """
     check_output(path)
-    check_types(table.schema, path)
     if Path(path).suffix == JSON_LINES:
         jsonl.check(table, first)
 
 
-def check_types(schema: pa.Schema, path: str | os.PathLike[str]) -> None:
-    """Raise `ValueError` if Parquet, where the path is of that kind, has no column for a type."""
-    for field in schema:
-        if Path(path).suffix == PARQUET and _holds_nothing(field.type):
-            raise ValueError(
-                f"column {field.name!r} holds objects without keys, for which Parquet has no type: write JSON lines, "
-                "or leave the column out"
-            )
-
-
-def _holds_nothing(kind: Any) -> bool:
-    """Whether a type is a struct without fields, or made of one."""
-    children = [kind.field(i).type for i in range(kind.num_fields)]
-    return any(map(_holds_nothing, children)) or (pa.types.is_struct(kind) and not children)
+def _in_folder(path: Path) -> str:
+    """Say what to give instead of a folder."""
+    there = next((kind for kind in (PARQUET, JSON_LINES) if any(path.glob(f"*{kind}"))), None)
+    if there is not None:
+        return f"give the files in it, {path}/*{there} (score takes them one by one)"
+    return f"give files, Parquet ({PARQUET}) or JSON lines ({JSON_LINES})"
 
 
 def _suffix(path: Path) -> str:
@@ -159,9 +136,15 @@ def _suffix(path: Path) -> str:
             f"{path} looks like a pickle, which runs code of its author's choice when it is opened: it is refused. "
             "Export the rows as Parquet or JSON lines"
         )
+    _check_unpacked(path, path.suffix)
     if path.suffix not in (PARQUET, JSON_LINES):
         raise ValueError(f"{path} has the suffix {path.suffix!r}: files are Parquet (.parquet) or JSON lines (.jsonl)")
     return path.suffix
+
+
+def _check_unpacked(path: Path, kind: str) -> None:
+    if kind in COMPRESSED:
+        raise ValueError(f"{path} is compressed: unpack it first, with {COMPRESSED[kind]}")
 
 
 def _write_parquet(tables: Iterable[pa.Table], file: IO[bytes]) -> None:
@@ -171,16 +154,3 @@ def _write_parquet(tables: Iterable[pa.Table], file: IO[bytes]) -> None:
         writer.write_table(table)
         for table in tables:
             writer.write_table(table)
-
-
-def _load_parquet(path: Path) -> pa.Table:
-    try:
-        with pq.ParquetFile(path) as file:
-            return file.read()
-    except (pa.ArrowException, OSError) as error:
-        raise not_whole(path, error) from error
-
-
-def not_whole(path: Path, error: Exception) -> ValueError:
-    """Say of a Parquet file that it cannot be read."""
-    return ValueError(f"{path} is not a whole Parquet file; was it cut off? {error}")

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import json
 import re
-from itertools import islice
+from itertools import chain, islice
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
 import pyarrow.compute as pc  # type: ignore[import-untyped]  # it ships no annotations
-import pyarrow.json as pj  # type: ignore[import-untyped]  # it ships no annotations
+
+from esscher.files.columns import RowError, is_json, is_list
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-# A line must fit into a block.
-BLOCK_BYTES = 64 * 2**20
 ROWS_AT_ONCE = 1000
+# What is held as Python's objects at a time.
+LINES_AT_ONCE, BYTES_AT_ONCE = 256, 4 * 2**20
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 INFINITY = "1e999"
-# Strings match first, so that the number is only found outside of them.
-_MANY_DIGITS = re.compile(rb"\d{19}")
-_STRING_OR_INTEGER = re.compile(rb'"(?:[^"\\]|\\.)*"|(?<![\d.eE+-])(-?\d{19,})(?![\d.eE])')
-_STRING_OR_INFINITY = re.compile(rb'"(?:[^"\\]|\\.)*"|(?<![\d.])(-?)1e999\b')
+# Beyond it doubles do not hold every integer.
+LONG_INTEGER = 2**53
+# Strings match first, so that the name is only found outside of them.
+_STRING_OR_INFINITY = re.compile(r'"(?:[^"\\]|\\.)*"|(Infinity)')
 
 
 class Line(NamedTuple):
@@ -32,185 +34,173 @@ class Line(NamedTuple):
     text: bytes
 
 
-def load(path: Path) -> pa.Table:
-    """Read a file of JSON lines; raises `ValueError` with the line that is wrong."""
-    data = _readable(path.read_bytes())
-    try:
-        table = _parse(data)
-        if any(_times(kind) for kind in table.schema.types) or not _is_whole(table):
-            # The parser takes strings that look like a date for times; a file's strings stay strings. And it loses the
-            # nulls at the beginning of a column's first list, unless it is told what the list holds.
-            table = _parse_as(data, _untimed_schema(table.schema))
-    except (pa.ArrowException, ValueError) as error:
-        raise _unreadable(path, _numbered(data.split(b"\n")), error) from error
-    return table
-
-
 def scan(path: Path) -> tuple[pa.Schema, int]:
-    """Return the schema of the table that `load` would read, and its rows, holding a few of them at a time.
+    """Return the columns of a file and how many rows it has, holding a few of them at a time.
+
+    A column whose values are of no one type is JSON: its values are kept as they were written.
 
     Raises
     ------
     ValueError
-        As `load`, and if a line holds more than one object, or part of one.
+        If a line is no JSON object, with its number.
     """
-    schema, rows = pa.schema([]), 0
-    for lines in _blocks_of_lines(path, ROWS_AT_ONCE):
-        found = _parse_lines(path, lines, None).schema
-        try:
-            schema = pa.unify_schemas([schema, _untimed_schema(found)], promote_options="permissive")
-        except pa.ArrowException as error:
-            raise _unreadable(path, lines, error) from error
-        rows += len(lines)
-    return schema, rows
+    kinds: dict[str, Any] = {}
+    long: set[str] = set()
+    rows = 0
+    for objects in _objects(path, _numbered(path)):
+        for name in dict.fromkeys(chain.from_iterable(objects)):
+            kind, is_long = _kind_of([one.get(name) for one in objects])
+            kinds[name] = _unified(kinds.get(name, pa.null()), kind)
+            long |= {name} if is_long else set()
+        rows += len(objects)
+    return pa.schema([(name, _held(kind, is_long=name in long)) for name, kind in kinds.items()]), rows
 
 
 def blocks(path: Path, schema: pa.Schema, size: int) -> Iterator[pa.Table]:
     """Read `size` rows at a time, of them the columns of `schema`, which `scan` has found."""
-    for lines in _blocks_of_lines(path, size):
-        yield _parse_lines(path, lines, schema)
+    lines = _numbered(path)
+    while block := list(islice(lines, size)):
+        yield pa.concat_tables([_table(objects, schema) for objects in _objects(path, block)])
+
+
+def line_of(path: Path, row: int) -> int:
+    """Return the number in the file, from 1, of the line that holds a row."""
+    return next(islice(_numbered(path), row, None)).number
 
 
 def dump(table: pa.Table, file: IO[bytes]) -> None:
-    """Write a table that `check` let pass, one JSON object a line."""
+    """Write a table that `check` let pass, one JSON object a line; NaN as Python writes it, where a file held that."""
     for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE):
         file.write("".join(_lines(batch)).encode())
 
 
 def check(table: pa.Table, first: int = 0) -> None:
-    """Raise `ValueError` if a column cannot be said in JSON: NaN, bytes, times; the first row is number `first`."""
+    """Raise `RowError` if a column cannot be said in JSON: NaN, bytes, times; the first row is number `first`."""
     for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE):
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             _check_column(name, column, first)
         first += len(batch)
 
 
-def _parse(data: bytes, schema: pa.Schema | None = None) -> pa.Table:
-    """Read all columns there are, or those of a schema, in any order."""
-    others = "infer" if schema is None else "ignore"
-    return pj.read_json(
-        pa.BufferReader(data),
-        read_options=pj.ReadOptions(block_size=BLOCK_BYTES),
-        parse_options=pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior=others),
-    )
-
-
-def _parse_as(data: bytes, schema: pa.Schema) -> pa.Table:
-    """Read the columns of a schema.
-
-    The parser loses nulls in a list that holds nothing else: it is told that they are booleans.
-    """
-    told = pa.schema([(field.name, _retyped(field.type, pa.types.is_null, pa.bool_())) for field in schema])
-    table = _parse(data, told)
-    return pa.table([_as_nulls(table.column(field.name), field.type) for field in schema], schema=schema)
-
-
-def _as_nulls(column: pa.ChunkedArray, kind: Any) -> pa.ChunkedArray:
-    if column.type == kind:
-        return column
-    return pa.chunked_array([_nulls_in(chunk, kind) for chunk in column.chunks], kind)
-
-
-def _nulls_in(array: pa.Array, kind: Any) -> pa.Array:
-    """Return an array with nulls of no type where `kind` says so; everything else is as it was."""
-    if array.type == kind:
-        return array
-    if pa.types.is_null(kind):
-        return pa.nulls(len(array))
-    if pa.types.is_list(kind):
-        values = _nulls_in(array.values, kind.value_type)
-        return pa.ListArray.from_arrays(array.offsets, values, mask=array.is_null())
-    parts = [_nulls_in(array.field(i), field.type) for i, field in enumerate(kind)]
-    return pa.StructArray.from_arrays(parts, fields=list(kind), mask=array.is_null())
-
-
-def _blocks_of_lines(path: Path, size: int) -> Iterator[list[Line]]:
+def _numbered(path: Path) -> Iterator[Line]:
     with path.open("rb") as file:
-        lines = _numbered(file)
-        while block := list(islice(lines, size)):
-            yield block
+        # Within what ends with a line feed, a carriage return ends a line too: no JSON holds one.
+        texts = chain.from_iterable(line.splitlines() for line in file)
+        for number, text in enumerate(texts, start=1):
+            if text.strip():
+                yield Line(number, text.removeprefix(BYTE_ORDER_MARK) if number == 1 else text)
 
 
-def _numbered(lines: Iterable[bytes]) -> Iterator[Line]:
-    return (Line(number, text) for number, text in enumerate(lines, start=1) if text.strip())
+def _objects(path: Path, lines: Iterable[Line]) -> Iterator[list[dict[str, Any]]]:
+    """Read lines as an object each, so many at a time as may be held."""
+    found: list[dict[str, Any]] = []
+    held = 0
+    for line in lines:
+        found.append(_object(path, line))
+        held += len(line.text)
+        if len(found) == LINES_AT_ONCE or held > BYTES_AT_ONCE:
+            yield found
+            found, held = [], 0
+    if found:
+        yield found
 
 
-def _parse_lines(path: Path, lines: Sequence[Line], schema: pa.Schema | None) -> pa.Table:
-    """Read lines as one row each; raises `ValueError` with the line that is wrong."""
+def _object(path: Path, line: Line) -> dict[str, Any]:
+    rule = "JSON lines hold one whole {...} a line"
     try:
-        data = _readable(b"".join(line.text for line in lines))
-        table = _parse(data) if schema is None else _parse_as(data, schema)
-    except (pa.ArrowException, ValueError) as error:
-        raise _unreadable(path, lines, error) from error
-    if len(table) != len(lines):
-        raise _unreadable(path, lines, ValueError("a line holds more than an object, or less"))
-    return table
+        # What is no UTF-8 may stand in a column that nobody reads.
+        found = json.loads(line.text.decode("utf-8", "surrogateescape"))
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path}, line {line.number} is not valid JSON: {error.msg} at character {error.pos}. {rule}"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}, line {line.number} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}, line {line.number} is no JSON object: {rule}")
+    return found
 
 
-def _is_whole(table: pa.Table) -> bool:
+def _kind_of(values: Sequence[Any]) -> tuple[Any, bool]:
+    """Return the type of a column of these values, and whether it has integers that doubles do not hold."""
+    if _mixes_booleans(values):
+        return pa.json_(), False
     try:
-        table.validate()
-    except pa.ArrowInvalid:
+        array = pa.array(values)
+    except (pa.ArrowException, ValueError, OverflowError):
+        return pa.json_(), False
+    return array.type, _has_long_integers(array)
+
+
+def _mixes_booleans(values: Sequence[Any]) -> bool:
+    """Whether fractions stand beside booleans, which Arrow takes for 0 and 1 then."""
+    kinds = set(map(type, values))
+    if dict in kinds:
+        objects = [value for value in values if isinstance(value, dict)]
+        names = set(chain.from_iterable(objects))
+        return any(_mixes_booleans([one.get(name) for one in objects]) for name in names)
+    if list in kinds:
+        return _mixes_booleans(list(chain.from_iterable(value for value in values if isinstance(value, list))))
+    return bool in kinds and float in kinds
+
+
+def _has_long_integers(array: pa.Array) -> bool:
+    if is_list(array.type):
+        return _has_long_integers(array.flatten())
+    if pa.types.is_struct(array.type):
+        return any(map(_has_long_integers, array.flatten()))
+    if not pa.types.is_integer(array.type):
         return False
-    return True
+    ends = pc.min_max(array).as_py()
+    return any(end is not None and abs(end) > LONG_INTEGER for end in ends.values())
 
 
-def _readable(data: bytes) -> bytes:
-    """Write infinities in the way that the parser knows; raise `ValueError` for integers that it would round."""
-    if _MANY_DIGITS.search(data):
-        _check_integers(data)
-    spelled = INFINITY.encode()
-    if spelled not in data:
-        return data
-    return b"\n".join(
-        _STRING_OR_INFINITY.sub(_infinity, line) if spelled in line else line for line in data.split(b"\n")
-    )
+def _unified(one: Any, other: Any) -> Any:
+    """Return the type of values of two types; JSON if none holds both as they are."""
+    if one == other:
+        return one
+    schemas = [pa.schema([("x", kind)]) for kind in (one, other)]
+    try:
+        return pa.unify_schemas(schemas, promote_options="permissive").field("x").type
+    except pa.ArrowException:
+        return pa.json_()
 
 
-def _check_integers(data: bytes) -> None:
-    for match in _STRING_OR_INTEGER.finditer(data):
-        if match[1] is not None and not -(2**63) <= int(match[1]) < 2**63:
-            raise ValueError(f"the integer {match[1].decode()} is larger than 64 bits hold: write it as a string")
+def _held(kind: Any, *, is_long: bool) -> Any:
+    """Return the type that a column is held in: JSON where doubles would round, or Parquet has no type."""
+    return pa.json_() if _holds(kind, _is_bare) or (is_long and _holds(kind, pa.types.is_floating)) else kind
 
 
-def _infinity(match: re.Match[bytes]) -> bytes:
-    sign: bytes | None = match[1]
-    return match[0] if sign is None else sign + b"Infinity"
+def _holds(kind: Any, is_one: Any) -> bool:
+    """Whether a type is one of a kind, or made of one."""
+    return bool(is_one(kind)) or any(_holds(kind.field(i).type, is_one) for i in range(kind.num_fields))
 
 
-def _unreadable(path: Path, lines: Iterable[Line], error: Exception) -> ValueError:
-    return ValueError(f"{path}{_bad_line(lines) or f' cannot be read as one table: {error}'}")
+def _is_bare(kind: Any) -> bool:
+    """Whether a type is that of objects without keys."""
+    return bool(pa.types.is_struct(kind)) and kind.num_fields == 0
 
 
-def _bad_line(lines: Iterable[Line]) -> str | None:
-    """Find the first line that is no JSON object."""
-    for number, text in lines:
-        try:
-            if not isinstance(json.loads(text), dict):
-                return f", line {number} is no JSON object: JSON lines hold one {{...}} a line"
-        except ValueError as error:
-            return f", line {number} is not valid JSON: {error}"
-    return None
+def _table(objects: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    columns = [_column([one.get(field.name) for one in objects], field.type) for field in schema]
+    return pa.table(columns, schema=schema)
 
 
-def _untimed_schema(schema: pa.Schema) -> pa.Schema:
-    return pa.schema([(field.name, _retyped(field.type, pa.types.is_timestamp, pa.string())) for field in schema])
+def _column(values: Sequence[Any], kind: Any) -> pa.Array:
+    if not is_json(kind):
+        return pa.array(values, kind)
+    texts = pa.array([None if value is None else _text(value) for value in values], pa.string())
+    return pa.ExtensionArray.from_storage(kind, texts)
 
 
-def _times(kind: Any) -> bool:
-    nested = [kind.field(i).type for i in range(kind.num_fields)]
-    return bool(pa.types.is_timestamp(kind)) or any(map(_times, nested))
+def _text(value: Any, *, ensure_ascii: bool = True) -> str:
+    """Return a value's JSON; in ASCII it holds half a surrogate pair too, which has no UTF-8."""
+    text = json.dumps(value, ensure_ascii=ensure_ascii)
+    return _STRING_OR_INFINITY.sub(_infinity, text) if "Infinity" in text else text
 
 
-def _retyped(kind: Any, is_old: Callable[[Any], bool], new: Any) -> Any:
-    """Return a type with another wherever it holds one of a kind."""
-    if is_old(kind):
-        return new
-    if pa.types.is_list(kind):
-        return pa.list_(_retyped(kind.value_type, is_old, new))
-    if pa.types.is_struct(kind):
-        return pa.struct([(field.name, _retyped(field.type, is_old, new)) for field in kind])
-    return kind
+def _infinity(match: re.Match[str]) -> str:
+    return match[0] if match[1] is None else INFINITY
 
 
 def _lines(batch: pa.RecordBatch) -> list[str]:
@@ -228,16 +218,18 @@ def _large(text: Any) -> Any:
 def _json(column: pa.Array) -> pa.Array:
     """Return the JSON of each value, null included."""
     kind = column.type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+    if is_list(kind):
         text = _json_lists(column)
     elif pa.types.is_floating(kind):
-        # The shortest digits that give the same number back; only infinities need another spelling.
+        # The shortest digits that give the same number back; only what is not finite needs another spelling.
         text = pc.replace_substring(pc.cast(_widened(column), pa.large_string()), "inf", INFINITY)
+        text = pc.replace_substring(text, "nan", "NaN")
     elif pa.types.is_integer(kind) or pa.types.is_boolean(kind):
         text = pc.cast(column, pa.large_string())
+    elif is_json(kind):
+        text = pc.cast(column.storage, pa.large_string())
     else:
-        texts = [json.dumps(value, ensure_ascii=False, allow_nan=False) for value in column.to_pylist()]
-        return pa.array(texts, pa.large_string())
+        return pa.array([_text(value, ensure_ascii=False) for value in column.to_pylist()], pa.large_string())
     return pc.fill_null(text, "null")
 
 
@@ -259,9 +251,10 @@ def _check_column(name: str, column: pa.Array, first: int) -> None:
     except (TypeError, ValueError) as error:
         # The batch holds it: say which row.
         row = first + next(i for i in range(len(column)) if not _is_sayable(column.slice(i, 1)))
-        raise ValueError(
-            f"column {name!r}, row {row} cannot be written as JSON lines: {error}. Write Parquet, or leave the column "
-            "out (rows count from 0)"
+        raise RowError(
+            row,
+            f"column {name!r}, row {row} cannot be written as JSON lines: {error}. Write Parquet, or leave the "
+            "column out",
         ) from error
 
 
@@ -275,8 +268,11 @@ def _is_sayable(column: pa.Array) -> bool:
 
 def _check_sayable(column: pa.Array) -> None:
     kind = column.type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+    if is_list(kind):
         _check_sayable(column.flatten())
+    elif pa.types.is_struct(kind):
+        for field in column.flatten():
+            _check_sayable(field)
     elif pa.types.is_floating(kind):
         if pc.any(pc.is_nan(_widened(column))).as_py():
             raise ValueError("JSON has no NaN")

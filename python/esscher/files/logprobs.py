@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
 
 from esscher.files import columns as arrow
-from esscher.files.formats import check_known_or_not, join, load, naming
+from esscher.files.blocks import load
+from esscher.files.formats import check_known_or_not, naming
 from esscher.ragged import Ragged, counts_within
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
     from numpy.typing import NDArray
 
     from esscher.ragged import Offsets
@@ -195,8 +196,7 @@ def _prompt_codes(paths: Sequence[Path], tables: list[pa.Table], names: Trainer)
     told = [name for name in PROMPTS if name in tables[0].column_names]
     for name in told:
         check_known_or_not(paths, tables, name)
-    table = join(paths, [table.select(told) for table in tables])
-    codes = [naming(paths, _codes, name, table.column(name)) for name in told if arrow.is_known(table.column(name))]
+    codes = [_codes(paths, tables, name) for name in told if arrow.is_known(tables[0].column(name))]
     if not codes and names.mask and TOKEN_IDS in tables[0].column_names:
         before = [naming(path, _before_mask, table, names.mask) for path, table in zip(paths, tables, strict=True)]
         codes.append(arrow.row_codes(Ragged.concatenate(before)))
@@ -206,8 +206,10 @@ def _prompt_codes(paths: Sequence[Path], tables: list[pa.Table], names: Trainer)
     return arrow.row_codes(both)
 
 
-def _codes(name: str, column: pa.ChunkedArray) -> NDArray[np.int64]:
-    return arrow.codes(name, column) if name == "prompt_id" else arrow.row_codes(arrow.token_ids(name, column))
+def _codes(paths: Sequence[Path], tables: list[pa.Table], name: str) -> NDArray[np.int64]:
+    convert = arrow.keys if name == "prompt_id" else arrow.token_ids
+    parts = [naming(path, convert, name, table.column(name)) for path, table in zip(paths, tables, strict=True)]
+    return arrow.codes(pa.concat_arrays(parts)) if name == "prompt_id" else arrow.row_codes(Ragged.concatenate(parts))
 
 
 def _before_mask(table: pa.Table, name: str) -> Ragged:

@@ -13,7 +13,7 @@ from esscher.offline.fingerprints import file_fingerprint
 from esscher.offline.parts import is_done
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     from esscher.offline.scorers import Limits
@@ -43,6 +43,8 @@ class Plan:
         How many rows are scored at a time.
     overwrite
         Whether columns that the file has already are replaced.
+    masks
+        Columns that are to be asked about if they leave out a token or a row.
     """
 
     rows: files.Rows
@@ -52,6 +54,7 @@ class Plan:
     columns: tuple[str, ...]
     block: int
     overwrite: bool
+    masks: tuple[str, ...]
 
     @property
     def written(self) -> dict[str, str]:
@@ -67,6 +70,7 @@ def make_plan(
     renames: Mapping[str, str],
     block: int,
     overwrite: bool,
+    ignore_masks: Collection[str] = (),
 ) -> Plan:
     """Look at a file and at where it goes; JSON lines are read through once.
 
@@ -82,6 +86,8 @@ def make_plan(
         How many rows to score at a time.
     overwrite
         Whether columns that the file has already are replaced.
+    ignore_masks
+        Masks that are said to matter not; others that leave something out are asked about.
 
     Raises
     ------
@@ -102,9 +108,9 @@ def make_plan(
     # Before anything is read of it; what is not there or no file is said below.
     fingerprint = file_fingerprint(file) if file.is_file() else {}
     rows = files.scan(file)
-    files.check_types(rows.schema, output)
     files.check_needed(file, rows.schema.names, names, [ours for ours in renames if ours not in columns])
-    plan = Plan(rows, fingerprint, output, names, tuple(columns), block, overwrite)
+    masks = tuple(files.masks_in(rows.schema.names, ignore_masks))
+    plan = Plan(rows, fingerprint, output, names, tuple(columns), block, overwrite, masks)
     if not is_done(output):
         check_written(plan)
     return plan
@@ -135,8 +141,9 @@ def check_rows(plan: Plan, limits: Sequence[Limits], notify: Callable[[int], obj
     Raises
     ------
     ValueError
-        If a row lacks token ids, has one that a model does not know, is too long for it, or cannot be written to the
-        output; the message names the file, the column and the row.
+        If a row lacks token ids, has one that a model does not know, is too long for it, cannot be written to the
+        output, or is left out by a mask, wholly or in part; the message names the file, the column, the row and, of
+        JSON lines, the line.
     """
     for block in files.read_blocks(plan.rows, ROWS_AT_ONCE, _looked_at(plan)):
         files.naming(plan.rows.path, _check_block, plan, limits, block)
@@ -144,19 +151,27 @@ def check_rows(plan: Plan, limits: Sequence[Limits], notify: Callable[[int], obj
 
 
 def _check_block(plan: Plan, limits: Sequence[Limits], block: files.Block) -> None:
-    files.check_writable(block.table, plan.output, block.first)
+    if _may_be_unsayable(plan):
+        files.check_writable(block.table, plan.output, block.first)
     samples = files.completions(block, plan.names)
+    files.ask_about_masks(block.table, samples, plan.masks, block.first)
     for limit in limits:
         _check_ids(plan, limit, block.first, samples)
         _check_lengths(limit, block.first, samples)
 
 
 def _looked_at(plan: Plan) -> list[str]:
-    """Return the columns that are needed, and if the output is JSON lines, all that go there as they are."""
-    if not files.is_json_lines(plan.output):
-        return files.token_columns(plan.names)
-    replaced = plan.written.values()
-    return [name for name in plan.rows.schema.names if name not in replaced]
+    """Return the columns that are needed, and those that may keep the rows from being written as they are."""
+    needed = dict.fromkeys([*files.token_columns(plan.names), *plan.masks])
+    if _may_be_unsayable(plan):
+        replaced = plan.written.values()
+        needed |= dict.fromkeys(name for name in plan.rows.schema.names if name not in replaced)
+    return list(needed)
+
+
+def _may_be_unsayable(plan: Plan) -> bool:
+    """Tell whether JSON lines are to hold what Parquet does: what JSON lines held, they can hold again."""
+    return files.is_json_lines(plan.output) and not files.is_json_lines(plan.rows.path)
 
 
 def _check_ids(plan: Plan, limits: Limits, first: int, samples: Samples) -> None:
@@ -172,15 +187,18 @@ def _check_lengths(limits: Limits, first: int, samples: Samples) -> None:
     prompts, completions = samples.prompts.lengths, samples.completions.lengths
     empty = np.flatnonzero(prompts == 0)
     if len(empty) and limits.start_token_id is None:
-        raise ValueError(
-            f"row {first + empty[0]} has a prompt without tokens, and {limits.name} has no start token: begin it with "
-            "at least one token (rows count from 0)"
+        row = first + int(empty[0])
+        raise files.RowError(
+            row,
+            f"row {row} has a prompt without tokens, and {limits.name} has no start token: begin it with at least one "
+            "token",
         )
     # An empty prompt is read as its start token.
     too_long = np.flatnonzero(np.maximum(prompts, 1) + completions > limits.max_tokens)
     if len(too_long):
         i = int(too_long[0])
-        raise ValueError(
+        raise files.RowError(
+            first + i,
             f"row {first + i} has {completions[i]} tokens after the {prompts[i]} of its prompt: {limits.name} takes at "
-            f"most {limits.max_tokens} together, cut them (rows count from 0)"
+            f"most {limits.max_tokens} together, cut them",
         )
