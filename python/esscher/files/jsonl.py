@@ -87,8 +87,9 @@ def _numbered(path: Path) -> Iterator[Line]:
         # Within what ends with a line feed, a carriage return ends a line too: no JSON holds one.
         texts = chain.from_iterable(line.splitlines() for line in file)
         for number, text in enumerate(texts, start=1):
-            if text.strip():
-                yield Line(number, text.removeprefix(BYTE_ORDER_MARK) if number == 1 else text)
+            line = Line(number, text.removeprefix(BYTE_ORDER_MARK) if number == 1 else text)
+            if line.text.strip():
+                yield line
 
 
 def _objects(path: Path, lines: Iterable[Line]) -> Iterator[list[dict[str, Any]]]:
