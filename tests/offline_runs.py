@@ -53,8 +53,10 @@ class Recorder(LocalModels):
         return super().fill(samples)
 
 
-def plan(file, output, columns=("prior_logprobs",), *, renames=None, block=BLOCK, overwrite=False):
-    return make_plan(file, output, columns, renames=renames or {}, block=block, overwrite=overwrite)
+def plan(file, output, columns=("prior_logprobs",), *, renames=None, block=BLOCK, overwrite=False, ignore_masks=()):
+    return make_plan(
+        file, output, columns, renames=renames or {}, block=block, overwrite=overwrite, ignore_masks=ignore_masks
+    )
 
 
 def score(file, output, scorer=None, *, restart=False, **options):

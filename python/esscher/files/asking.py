@@ -45,22 +45,32 @@ def ask_about_masks(table: pa.Table, rows: Samples, names: Collection[str], firs
     for name in names:
         column = table.column(name)
         if arrow.is_known(column):
-            row, place, what = _left_out(name, column, rows, first) or (None, "", "")
-            if row is not None:
-                raise arrow.RowError(row, _question(name, row, place, what))
+            _ask(name, column, rows, first)
 
 
-def _left_out(name: str, column: pa.ChunkedArray, rows: Samples, first: int) -> tuple[int, str, str] | None:
-    """Return the first row or token that a mask leaves out: the row's number, the place in it, and what it is."""
-    if name in ROW_MASKS:
-        out = np.flatnonzero(arrow.numbers(name, column, first) != 1)
-        return (first + int(out[0]), "", "row") if len(out) else None
-    mask = arrow.raw_numbers(name, column, first)
+def _ask(name: str, column: pa.ChunkedArray, rows: Samples, first: int) -> None:
+    what = "row" if name in ROW_MASKS else "token"
+    find = _row_left_out if what == "row" else _token_left_out
+    try:
+        found = find(name, column, rows)
+    except ValueError as error:
+        raise ValueError(f"column {name!r} has type {column.type}: {_question(name, what)}") from error
+    if found is not None:
+        row, place = first + found[0], f", token {found[1]}" if what == "token" else ""
+        raise arrow.RowError(row, f"column {name!r}, row {row}{place} is not 1: {_question(name, what)}")
+
+
+def _row_left_out(name: str, column: pa.ChunkedArray, _: Samples) -> tuple[int, int] | None:
+    mask = np.zeros(len(column))
+    mask[np.asarray(column.is_valid())] = arrow.numbers(name, column.drop_null())
+    out = np.flatnonzero(mask != 1)
+    return (int(out[0]), 0) if len(out) else None
+
+
+def _token_left_out(name: str, column: pa.ChunkedArray, rows: Samples) -> tuple[int, int] | None:
+    mask = arrow.raw_numbers(name, column)
     out = np.flatnonzero((mask.values != 1) & ~_is_of_prompt(mask.lengths, rows))
-    if not len(out):
-        return None
-    row, token = mask.locate(out[0])
-    return first + row, f", token {token}", "token"
+    return mask.locate(out[0]) if len(out) else None
 
 
 def _is_of_prompt(lengths: NDArray[np.int64], rows: Samples) -> NDArray[np.bool_]:
@@ -71,10 +81,9 @@ def _is_of_prompt(lengths: NDArray[np.int64], rows: Samples) -> NDArray[np.bool_
     return of_prompt
 
 
-def _question(name: str, row: int, place: str, what: str) -> str:
+def _question(name: str, what: str) -> str:
     why = "was left out of the loss" if what == "row" else "was not chosen by the policy"
     return (
-        f"column {name!r}, row {row}{place} is not 1: it looks like a mask, by which this {what} {why}, but it would "
-        f"be counted like any other. Take such {what}s out of the file, or say --ignore-mask {name} (ignore_masks) if "
-        "all of them count"
+        f"it looks like a mask, by which this {what} {why}, but it would be counted like any other. Take such {what}s "
+        f"out of the file, or say --ignore-mask {name} (ignore_masks) if all of them count"
     )

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from esscher.integrations.texts import shared_batcher, text_of
+from esscher.service.addresses import check_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -75,7 +76,7 @@ async def compute_score_async(
 
 def make_compute_score(address: str, timeout: float = TIMEOUT) -> Callable[..., float]:
     """Return `compute_score` of one server; arguments are those of `compute_score`."""
-    return partial(compute_score, address=address, timeout=timeout)
+    return partial(compute_score, address=check_address(address), timeout=timeout)
 
 
 def _submit(

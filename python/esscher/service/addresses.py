@@ -17,7 +17,7 @@ def check_address(address: str) -> str:
     bare = _bare(address)
     host, _, port = bare.rpartition(":")
     if not (host and port.isdecimal() and int(port) < 2**16):
-        raise ValueError(f"address is {address!r}: it must be 'host:port', such as {EXAMPLE!r}")
+        raise ValueError(f"address is {address!r}: it must be 'host:port' and nothing else, such as {EXAMPLE!r}")
     if bare != address:
         raise ValueError(f"address is {address!r}: without scheme and path it is {bare!r}")
     return address
@@ -46,4 +46,4 @@ def check_name(host: str) -> str:
 
 def _bare(address: str) -> str:
     """Leave out what a browser's address has around host and port; gRPC would look for a host of that name."""
-    return (address.partition("://")[2] or address).partition("/")[0]
+    return (address.partition("://")[2] or address).lstrip("/").partition("/")[0]

@@ -129,8 +129,10 @@ def read_prompts(path: Path) -> list[str]:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If there are no prompts, or a line is not as it should be; the message names it.
+        If it is a folder, there are no prompts, or a line is not as it should be; the message names it.
     """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: name a file")
     try:
         # At line feeds alone: texts hold other characters that Python takes for the end of a line.
         lines = [line.removesuffix("\r") for line in path.read_text(encoding="utf-8-sig").split("\n")]
