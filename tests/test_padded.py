@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esscher import Padded, Ragged, aggregate_logprobs, kl_estimators, sequence_logprobs
+from esscher import Padded, Ragged, aggregate_logprobs, kl_estimators, sequence_logprobs, token_scores
 from esscher.ragged import BFLOAT16
 from strategies import finite_logprob, two_columns
 
@@ -99,13 +99,43 @@ def test_arrays_that_lie_otherwise_are_copied():
     assert np.array_equal(sequence_logprobs(Padded(values, mask=np.asfortranarray(mask))), expected)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, BFLOAT16])
+def test_a_mask_of_floating_point_is_that_of_booleans(dtype):
+    values = -np.arange(6.0).reshape(2, 3)
+    keep = np.array([[True, False, True], [False, True, True]])
+    mask = keep.astype(np.float32)
+    mask = (mask.view(np.uint32) >> 16).astype(np.uint16).view(BFLOAT16) if dtype == BFLOAT16 else mask.astype(dtype)
+    assert (
+        sequence_logprobs(Padded(values, mask=mask)).tolist() == sequence_logprobs(Padded(values, mask=keep)).tolist()
+    )
+
+
+def test_half_floats_are_read_as_the_equal_float32():
+    rng = np.random.default_rng(0)
+    policy, prior = (-rng.uniform(0, 9, (4, 5)).astype(np.float16) for _ in range(2))
+    logits = rng.normal(size=(4, 7)).astype(np.float16)
+    lengths = np.array([5, 1, 2, 3])
+
+    def figures(widen):
+        columns = [Padded(widen(column), lengths=lengths) for column in (policy, prior)]
+        rows = [Ragged.from_padded(widen(column), lengths=lengths) for column in (policy, prior)]
+        mixed = kl_estimators(columns[0], Padded(prior.astype(np.float64), lengths=lengths))
+        scores = token_scores(widen(logits), [0, 1, 2, 3], widen(logits[::-1]))
+        return [*kl_estimators(*columns), *kl_estimators(*rows), *mixed, *scores, sequence_logprobs(columns[0])]
+
+    for one, other in zip(figures(lambda x: x), figures(lambda x: x.astype(np.float32)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
         ({"values": np.zeros(3), "lengths": [3]}, ValueError, "values has 1 dimensions: a padded array has two"),
         ({"values": np.zeros((2, 3))}, ValueError, "give either lengths or mask"),
         ({"values": np.zeros((2, 3)), "mask": np.ones((2, 2), bool)}, ValueError, r"mask has shape \(2, 2\)"),
-        ({"values": np.zeros((2, 3)), "mask": np.ones((2, 3))}, TypeError, "mask has dtype float64"),
+        ({"values": np.zeros((2, 3)), "mask": np.ones((2, 3), complex)}, TypeError, "mask has dtype complex128"),
+        ({"values": np.zeros((2, 3)), "mask": np.eye(2, 3) / 2}, ValueError, r"mask\[0, 0\] is 0.5: a mask is 0 or 1"),
+        ({"values": np.zeros((2, 3)), "mask": np.full((2, 3), np.nan)}, ValueError, r"mask\[0, 0\] is nan: a mask"),
         ({"values": np.zeros((2, 3)), "mask": np.full((2, 3), 2)}, ValueError, "mask row 0 has an entry"),
         ({"values": np.zeros((2, 3)), "mask": np.full((2, 3), 2, np.uint8)}, ValueError, "mask row 0 has an entry"),
         ({"values": np.zeros((2, 3)), "lengths": [3, 4]}, ValueError, r"lengths\[1\] is 4: it must be between 0 and"),

@@ -83,7 +83,7 @@ def test_threads_and_batch_change_no_bit():
     ("arguments", "error", "message"),
     [
         ((np.zeros(3, np.float32), [0]), ValueError, "logits has 1 dimensions"),
-        ((np.zeros((1, 3)), [0]), TypeError, "logits has dtype float64: it must be float32 or bfloat16"),
+        ((np.zeros((1, 3)), [0]), TypeError, "logits has dtype float64: it must be float32, bfloat16 or float16"),
         ((np.zeros((1, 3), np.uint16), [0]), TypeError, "logits has dtype uint16"),
         ((np.zeros((2, 3), np.float32), [0]), ValueError, "logits has 6 entries, token_ids times vocabulary has 3"),
         ((np.zeros((1, 3), np.float32), [3]), ValueError, r"token_ids\[0\] is 3: the vocabulary has 3 tokens"),

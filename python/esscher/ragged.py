@@ -199,7 +199,7 @@ class Padded:
     values
         The padded array, shape [n, L]: NumPy, or a torch CPU tensor.
     mask
-        What to keep, shape [n, L], bool or int64 of zeros and ones. Exactly one of `mask` and `lengths` is needed:
+        What to keep, shape [n, L], booleans or zeros and ones. Exactly one of `mask` and `lengths` is needed:
         nothing is ever told from the padding's value.
     lengths
         How many of each row's first entries to keep, shape [n].
@@ -209,7 +209,7 @@ class Padded:
     ValueError
         If shapes disagree, or not exactly one of `mask` and `lengths` is given.
     TypeError
-        If `mask` is neither bool nor integers, or `lengths` are no integers.
+        If `mask` is neither bool nor numbers, or `lengths` are no integers.
 
     Examples
     --------
@@ -272,7 +272,9 @@ def _bits_of(values: Any) -> NDArray[Any]:
 
 
 def widened(values: NDArray[Any]) -> NDArray[Any]:
-    """Return `values` as they are, or, from bfloat16, as the equal float32."""
+    """Return `values` as they are, or, from bfloat16 and float16, as the equal float32."""
+    if values.dtype == np.float16:
+        return values.astype(np.float32)
     if values.dtype != BFLOAT16:
         return values
     return (values.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
@@ -282,20 +284,30 @@ def as_floats(name: str, values: NDArray[Any]) -> NDArray[Any]:
     """Return `values` as kernels take them, bfloat16 as uint16; raises `TypeError` for what is no floating point."""
     if values.dtype == BFLOAT16:
         return values.view(np.uint16)
-    if values.dtype not in (np.float32, np.float64):
-        raise TypeError(f"{name} has dtype {values.dtype}: it must be float32, float64 or bfloat16")
-    return values
+    if values.dtype not in (np.float16, np.float32, np.float64):
+        raise TypeError(f"{name} has dtype {values.dtype}: it must be float32, float64, bfloat16 or float16")
+    return widened(values)
 
 
 def _as_mask(mask: Any, shape: tuple[int, ...]) -> NDArray[Any]:
-    array = as_native(mask)
+    array = widened(as_native(mask))
     if array.shape != shape:
         raise ValueError(f"mask has shape {array.shape}, values {shape}: they must be equal")
-    if array.dtype.kind not in "biu":
-        raise TypeError(f"mask has dtype {array.dtype}: it must be bool or integers")
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"mask has dtype {array.dtype}: it must be bool or numbers")
+    if array.dtype.kind == "f":
+        return _as_flags(array)
     if array.dtype.itemsize == 1:
         return array.view(np.uint8)
     return array.astype(np.int64, copy=False)
+
+
+def _as_flags(mask: NDArray[Any]) -> NDArray[np.uint8]:
+    strange = np.flatnonzero((mask != 0) & (mask != 1))
+    if len(strange):
+        row, place = np.unravel_index(strange[0], mask.shape)
+        raise ValueError(f"mask[{row}, {place}] is {mask[row, place]}: a mask is 0 or 1")
+    return mask.astype(np.uint8)
 
 
 def as_integers(name: str, values: ArrayLike) -> NDArray[np.int64]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from esscher import _core
-from esscher.ragged import BFLOAT16, as_integers, as_native
+from esscher.ragged import BFLOAT16, as_integers, as_native, widened
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -44,7 +44,7 @@ def token_scores(
     Parameters
     ----------
     logits
-        Logits of the policy [T, V], float32 or bfloat16: NumPy or a torch CPU tensor. -inf means impossible.
+        Logits of the policy [T, V], float32, bfloat16 or float16: NumPy or a torch CPU tensor. -inf means impossible.
     token_ids
         The tokens [T].
     prior_logits
@@ -79,6 +79,6 @@ def _as_logits(name: str, logits: Any) -> NDArray[Any]:
         raise ValueError(f"{name} has {array.ndim} dimensions: it has two, [tokens, vocabulary]")
     if array.dtype == BFLOAT16:
         return array.view(np.uint16)
-    if array.dtype != np.float32:
-        raise TypeError(f"{name} has dtype {array.dtype}: it must be float32 or bfloat16")
-    return array
+    if array.dtype not in (np.float16, np.float32):
+        raise TypeError(f"{name} has dtype {array.dtype}: it must be float32, bfloat16 or float16")
+    return widened(array)
