@@ -180,6 +180,8 @@ OTHERS = {
     "half surrogate pairs": ["\ud83d cut", "whole", "\ude00"],
     "half surrogate pairs in keys": [{"\ud83d": 1}, {}, None],
     "objects without keys": [{}, {}, {}],
+    "objects without keys within": [{"a": [{}]}, {"a": []}, None],
+    "objects of nulls": [{"a": None}, None, {"a": None}],
     "objects in some rows": [{"a": 1}, 2, "x"],
     "lists in some rows": [[1], 1, [[1]]],
     "deep": DEEP,
@@ -229,6 +231,13 @@ def test_a_column_of_another_type_in_every_piece_stays_as_it_is(tmp_path, monkey
         output = score(path, tmp_path / f"{name}-out.jsonl")
         kept = [json.loads(line)["other"] for line in output.read_text().splitlines()]
         assert [said(one) for one in kept] == [said(value) for value in values]
+
+
+def test_objects_of_ever_other_keys_stay_as_they_are(tmp_path):
+    values = [{f"{i}-{j}": j for j in range(200)} for i in range(3)]
+    path = lines(tmp_path / "rows.jsonl", [row | {"other": one} for row, one in zip(ROWS, values, strict=True)])
+    output = score(path, tmp_path / "out.jsonl")
+    assert [json.loads(line)["other"] for line in output.read_text().splitlines()] == values
 
 
 PARQUET_OTHERS = {
@@ -427,6 +436,12 @@ def test_what_is_no_file_of_rows_is_refused_alike(tmp_path, name, data, message)
     path = tmp_path / name
     path.write_bytes(data)
     assert f"{path} {message}" in refused_alike(path, tmp_path)
+
+
+def test_a_name_of_what_is_compressed_is_none_to_write_to(tmp_path):
+    path = lines(tmp_path / "rows.jsonl", ROWS)
+    with pytest.raises(ValueError, match=r"has the suffix '\.gz': files are Parquet"):
+        score(path, tmp_path / "out.jsonl.gz")
 
 
 def test_a_parquet_file_without_rows_is_refused_alike(tmp_path):

@@ -11,6 +11,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -280,7 +281,7 @@ def evaluate(
             progress=lambda path: progress.update(task, advance=1, description=f"reading {path}"),
         )
         progress.update(task, description=f"evaluating {dump.samples}", total=None)
-        report = evaluate_samples(dump.samples, target, proposal=proposal.value)
+        report = files.naming(paths, partial(evaluate_samples, dump.samples, target, proposal=proposal.value))
     _show(report, json=json, html=html, decode=decode, title=_title(paths))
 
 

@@ -35,6 +35,7 @@ def check_readable(path: Path) -> str:
     """
     if path.is_dir():
         raise ValueError(f"{path} is a folder: {_in_folder(path)}")
+    _check_unpacked(path, path.suffix)
     suffix = _suffix(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there")
@@ -136,7 +137,6 @@ def _suffix(path: Path) -> str:
             f"{path} looks like a pickle, which runs code of its author's choice when it is opened: it is refused. "
             "Export the rows as Parquet or JSON lines"
         )
-    _check_unpacked(path, path.suffix)
     if path.suffix not in (PARQUET, JSON_LINES):
         raise ValueError(f"{path} has the suffix {path.suffix!r}: files are Parquet (.parquet) or JSON lines (.jsonl)")
     return path.suffix

@@ -21,6 +21,8 @@ ROWS_AT_ONCE = 1000
 LINES_AT_ONCE, BYTES_AT_ONCE = 256, 4 * 2**20
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 INFINITY = "1e999"
+# An object with more keys than this is no record but a map, each of its keys in few rows.
+MOST_KEYS = 256
 # Beyond it doubles do not hold every integer.
 LONG_INTEGER = 2**53
 # Strings match first, so that the name is only found outside of them.
@@ -168,8 +170,8 @@ def _unified(one: Any, other: Any) -> Any:
 
 
 def _held(kind: Any, *, is_long: bool) -> Any:
-    """Return the type that a column is held in: JSON where doubles would round, or Parquet has no type."""
-    return pa.json_() if _holds(kind, _is_bare) or (is_long and _holds(kind, pa.types.is_floating)) else kind
+    """Return the type that a column is held in: JSON where doubles would round, or no type fits objects."""
+    return pa.json_() if _holds(kind, _is_no_record) or (is_long and _holds(kind, pa.types.is_floating)) else kind
 
 
 def _holds(kind: Any, is_one: Any) -> bool:
@@ -177,9 +179,9 @@ def _holds(kind: Any, is_one: Any) -> bool:
     return bool(is_one(kind)) or any(_holds(kind.field(i).type, is_one) for i in range(kind.num_fields))
 
 
-def _is_bare(kind: Any) -> bool:
-    """Whether a type is that of objects without keys."""
-    return bool(pa.types.is_struct(kind)) and kind.num_fields == 0
+def _is_no_record(kind: Any) -> bool:
+    """Whether a type is that of objects without keys, for which Parquet has no type, or with too many."""
+    return bool(pa.types.is_struct(kind)) and not 0 < kind.num_fields <= MOST_KEYS
 
 
 def _table(objects: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:
