@@ -457,5 +457,8 @@ def test_a_folder_is_called_one_and_its_files_are_named(tmp_path, kind):
         folder.mkdir()
         (folder / f"0.{kind}").touch()
         assert f"{folder} is a folder: give the files in it, {folder}/*.{kind}" in refused_alike(folder, tmp_path)
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "data-00000-of-00001.arrow").touch()
+    assert "write its rows as Parquet with to_parquet" in refused_alike(tmp_path / "dataset", tmp_path)
     (tmp_path / "empty").mkdir()
     assert "empty is a folder: give files, Parquet (.parquet) or JSON" in refused_alike(tmp_path / "empty", tmp_path)

@@ -128,6 +128,8 @@ def _in_folder(path: Path) -> str:
     there = next((kind for kind in (PARQUET, JSON_LINES) if any(path.glob(f"*{kind}"))), None)
     if there is not None:
         return f"give the files in it, {path}/*{there} (score takes them one by one)"
+    if any(path.glob("*.arrow")):
+        return "a dataset's of the Hugging Face, it seems; write its rows as Parquet with to_parquet"
     return f"give files, Parquet ({PARQUET}) or JSON lines ({JSON_LINES})"
 
 

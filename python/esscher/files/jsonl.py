@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
 from itertools import chain, islice
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
@@ -126,7 +127,7 @@ def _object(path: Path, line: Line) -> dict[str, Any]:
 
 def _kind_of(values: Sequence[Any]) -> tuple[Any, bool]:
     """Return the type of a column of these values, and whether it has integers that doubles do not hold."""
-    if _mixes_booleans(values):
+    if _has_no_type(values):
         return pa.json_(), False
     try:
         array = pa.array(values)
@@ -135,15 +136,16 @@ def _kind_of(values: Sequence[Any]) -> tuple[Any, bool]:
     return array.type, _has_long_integers(array)
 
 
-def _mixes_booleans(values: Sequence[Any]) -> bool:
-    """Whether fractions stand beside booleans, which Arrow takes for 0 and 1 then."""
+def _has_no_type(values: Sequence[Any]) -> bool:
+    """Whether fractions stand beside booleans, which Arrow takes for 0 and 1 then, or objects have too many keys."""
     kinds = set(map(type, values))
     if dict in kinds:
-        objects = [value for value in values if isinstance(value, dict)]
-        names = set(chain.from_iterable(objects))
-        return any(_mixes_booleans([one.get(name) for one in objects]) for name in names)
+        fields = defaultdict(list)
+        for name, value in chain.from_iterable(one.items() for one in values if isinstance(one, dict)):
+            fields[name].append(value)
+        return len(fields) > MOST_KEYS or any(map(_has_no_type, fields.values()))
     if list in kinds:
-        return _mixes_booleans(list(chain.from_iterable(value for value in values if isinstance(value, list))))
+        return _has_no_type(list(chain.from_iterable(value for value in values if isinstance(value, list))))
     return bool in kinds and float in kinds
 
 
