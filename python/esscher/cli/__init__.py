@@ -72,6 +72,7 @@ COMPARE_COLUMNS = (*PROTOTYPE_COLUMNS, "policy_logprobs", "token_kl")
 
 app.command()(train)
 
+MASK_HELP = "A mask such as *loss_mask* that is ignored: all tokens and rows count. May be given several times."
 COLUMNS_HELP = "What a column is called in the file, as *ours=theirs*; may be given several times."
 
 
@@ -95,7 +96,7 @@ class Source(StrEnum):
 Renames = Annotated[list[str] | None, typer.Option("--columns", metavar="OURS=THEIRS", help=COLUMNS_HELP)]
 IgnoredMasks = Annotated[
     list[str] | None,
-    typer.Option("--ignore-mask", metavar="NAME", help="A mask that does not matter; may be given several times."),
+    typer.Option("--ignore-mask", metavar="NAME", help=MASK_HELP),
 ]
 
 
