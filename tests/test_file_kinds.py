@@ -415,6 +415,50 @@ def test_a_value_that_cannot_be_meant_is_refused_with_its_row(tmp_path, name, va
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"loss_mask": [1, 2, 1]}, "column 'loss_mask', row 1, token 1 is 2: a mask is 0 or 1"),
+        ({"loss_mask": [1, 1]}, "column 'trainer_logprobs', row 1 has 3 values, its mask 2"),
+        ({"trainer_logprobs": [[-1.0], [-2.0]]}, "column 'trainer_logprobs', row 1 has 2 lists: it must have one"),
+        ({"inference_logprobs": "x"}, "column 'inference_logprobs' has type string: it must be lists of numbers"),
+        ({"terminated": "who knows"}, "column 'terminated', row 1 is 'who knows'"),
+    ],
+)
+def test_a_row_of_log_probs_of_two_engines_is_named_with_its_line(tmp_path, change, message):
+    logprobs = [-1.0, -0.5, -2.0]
+    good = {"trainer_logprobs": logprobs, "inference_logprobs": logprobs, "loss_mask": [1, 1, 1], "terminated": True}
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(["", json.dumps(good), "", json.dumps(good | change)]))
+    with pytest.raises(ValueError, match=r"rows.jsonl, line 4: ") as caught:
+        files.read_logprobs([path])
+    assert message in str(caught.value)
+
+
+def test_log_probs_of_two_engines_are_read_in_every_type(tmp_path):
+    logprobs = [[-1.0, -0.5], [-2.0]]
+    plain = files.read_logprobs([lines(tmp_path / "plain.jsonl", engines(logprobs, logprobs))])
+    kinds = {
+        "decimals": pa.array([[Decimal(x) for x in row] for row in logprobs], pa.list_(pa.decimal128(9, 3))),
+        "half-floats": pa.array([np.array(row, np.float16) for row in logprobs], pa.list_(pa.float16())),
+        "views": pa.array(logprobs, pa.list_view(pa.float32())),
+        "one list": pa.array([[row] for row in logprobs]),
+    }
+    for name, column in kinds.items():
+        path = tmp_path / f"{name}.parquet"
+        pq.write_table(pa.table({"policy_logprobs": column, "rollout_logprobs": column}), path)
+        np.testing.assert_array_equal(files.read_logprobs([path]).train.values, plain.train.values)
+    mixed = lines(tmp_path / "mixed.jsonl", engines([logprobs[0], [logprobs[1]]], [logprobs[0], [None]]))
+    read = files.read_logprobs([mixed])
+    np.testing.assert_array_equal(read.train.values, plain.train.values)
+    np.testing.assert_array_equal(read.rollout.values, [-1.0, -0.5, np.nan])
+
+
+def engines(train, rollout):
+    pairs = zip(train, rollout, strict=True)
+    return [{"policy_logprobs": one, "rollout_logprobs": other, "extra": one[0]} for one, other in pairs]
+
+
 # What is no file of rows.
 
 

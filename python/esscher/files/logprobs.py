@@ -148,9 +148,8 @@ def _mask(table: pa.Table, name: str) -> Ragged:
     strange = np.flatnonzero((mask.values != 0) & (mask.values != 1))
     if len(strange):
         row, token = mask.locate(strange[0])
-        raise ValueError(
-            f"column {name!r}, row {row}, token {token} is {mask.values[strange[0]]:g}: a mask is 0 or 1 (rows count "
-            "from 0)"
+        raise arrow.RowError(
+            row, f"column {name!r}, row {row}, token {token} is {mask.values[strange[0]]:g}: a mask is 0 or 1"
         )
     return mask
 
@@ -159,9 +158,8 @@ def _masked(name: str, column: Ragged, mask: Ragged) -> Ragged:
     differ = np.flatnonzero(column.lengths != mask.lengths)
     if len(differ):
         i = int(differ[0])
-        raise ValueError(
-            f"column {name!r}, row {i} has {column.lengths[i]} values, its mask {mask.lengths[i]}: they must agree "
-            "(rows count from 0)"
+        raise arrow.RowError(
+            i, f"column {name!r}, row {i} has {column.lengths[i]} values, its mask {mask.lengths[i]}: they must agree"
         )
     keep = mask.values == 1
     lengths = np.diff(np.concatenate([np.zeros(1, np.int64), np.cumsum(keep)])[mask.offsets])
