@@ -699,7 +699,7 @@ def test_a_mask_is_never_left_out_in_silence(rows, tmp_path, esscher):
     theirs[3]["token_loss_mask"][2] = 2
     write_lines(path, theirs)
     wrong = tokens("--rollout", "other", "--mask", "token_loss_mask")
-    assert "theirs.jsonl: column 'token_loss_mask', row 3, token 2 is 2: a mask is 0 or 1" in wrong
+    assert "theirs.jsonl, line 4: column 'token_loss_mask', row 3, token 2 is 2: a mask is 0 or 1" in wrong
 
 
 def test_prompt_ids_of_nothing_but_nulls_are_not_there(rows, tmp_path, esscher):
