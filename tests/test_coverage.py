@@ -279,11 +279,16 @@ def report(samples: Samples, prior: Samples):
         "best_gap": (gap.value, gap.interval),
     }
     few = [text for text in of_kl(samples, {}) if "there are only" in text]
-    is_far = bool(of_target(samples, TARGET, None, posterior, weights))
+    is_far = any(map(is_grave, of_target(samples, TARGET, None, posterior, weights)))
     warned = {name: bool(kls[name].warnings) for name in KLS} | dict.fromkeys(WEIGHTED, is_far)
-    warned["forward_kl"] |= bool(posterior.forward_kl.warnings)
+    warned["forward_kl"] |= any(map(is_grave, posterior.forward_kl.warnings))
     warned |= {"efficiency": is_beyond, "reward": False, "elbo": False, "best_gap": is_far}
     return said, {name: warned[name] or bool(few) for name in QUANTITIES}
+
+
+def is_grave(warning):
+    """Whether a warning says that an error may not hold: not that a large Pareto k may be chance."""
+    return "may be chance" not in warning and "the target's diversity is nearer" not in warning
 
 
 def by_student(estimate, samples):

@@ -240,7 +240,7 @@ def test_one_pareto_k_that_none_can_trust_is_told_whatever_chance_may_do():
     )
     report = evaluate(heavy, Tilt(1.0))
     assert 0.7 < report.target.pareto_k < 0.8
-    told = f"In 1 of 4 prompts Pareto k is too large (up to {report.target.pareto_k:.2f}, where 0.58 can be trusted)"
+    told = f"In 1 of 4 prompts Pareto k is above 0.7 (up to {report.target.pareto_k:.2f}), which no estimate"
     assert any(warning.startswith(told) for warning in report.warnings)
     assert any("In 1 of 4 prompts Pareto k" in warning for warning in report.target.forward_kl.warnings)
 

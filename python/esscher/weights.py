@@ -27,7 +27,7 @@ CUTS = 4
 # all of them. So many doublings of the completions make of it what a bias is held against.
 DOUBLINGS = 8
 # What is left of a bias may be so much of the standard error.
-MOST = 0.5
+MOST = 0.7
 # What rounding leaves of a bias, beside a value of 1 or more.
 ROUNDING = 1e-12
 
@@ -217,7 +217,7 @@ def _mean_of_two(halves: NDArray[np.float64]) -> NDArray[np.float64]:
 def is_small(left: LeftBias, value: NDArray[np.float64], stderr: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Say whether what is left of a bias is small beside a standard error.
 
-    It is taken to be ``(|shift| + stderr) / (3 worth)``, and may be half the standard error, or less by ``worth``:
+    It is taken to be ``(|shift| + 2 stderr) / (3 worth)``, and may be 0.7 of the standard error, or less by ``worth``:
     where a bias falls slowly, what is known of it is little.
 
     Examples
@@ -229,7 +229,7 @@ def is_small(left: LeftBias, value: NDArray[np.float64], stderr: NDArray[np.floa
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         beside = np.maximum(MOST * left.worth * stderr, ROUNDING * np.maximum(np.abs(value), 1.0))
-        small: NDArray[np.bool_] = (np.abs(left.shift) + left.stderr) / (3 * left.worth) <= beside
+        small: NDArray[np.bool_] = (np.abs(left.shift) + 2 * left.stderr) / (3 * left.worth) <= beside
     return small
 
 
@@ -243,9 +243,9 @@ def widened(
     >>> import numpy as np
     >>> left = LeftBias(np.array(-0.1), np.array(0.02), np.array(0.8))
     >>> tuple(float(round(end, 4)) for end in widened(np.array(1.0), np.array(2.0), left))
-    (1.0, 2.05)
+    (1.0, 2.0583)
     """
-    up, down = ((left.stderr + sign * left.shift) / (3 * left.worth) for sign in (-1, 1))
+    up, down = ((2 * left.stderr + sign * left.shift) / (3 * left.worth) for sign in (-1, 1))
     return low - np.maximum(down, 0.0), high + np.maximum(up, 0.0)
 
 
@@ -271,7 +271,7 @@ def shown_interval(estimate: Estimate, interval: Interval, left: LeftBias) -> In
     >>> shown_interval(Estimate(1.0, 0.1), Interval(0.8, 1.2, "normal"), left).assumes
     "no interval: halves of each prompt's completions give 0.1 less, so that a bias is left that is not small"
     >>> shown_interval(Estimate(1.0, 0.5), Interval(0.0, 2.0, "normal"), left)
-    Interval(low=0.0, high=2.05, assumes='normal')
+    Interval(low=0.0, high=2.058333333333333, assumes='normal')
     """
     if not np.isfinite(estimate.stderr):
         return interval

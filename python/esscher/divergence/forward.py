@@ -220,7 +220,13 @@ def _few(ess: NDArray[np.float64], sizes: NDArray[np.int64]) -> tuple[str, ...]:
 
 
 def _heavy(pareto_k: NDArray[np.float64], sizes: NDArray[np.int64]) -> tuple[str, ...]:
-    heavy = max(int(count_heavy(pareto_k, sizes)), int((pareto_k > TRUSTED_BY_NONE).sum()))
+    heavy, beyond = int(count_heavy(pareto_k, sizes)), int((pareto_k > TRUSTED_BY_NONE).sum())
+    if beyond and not heavy:
+        return (
+            f"In {beyond} of {len(sizes)} prompts Pareto k of target/proposal is above {TRUSTED_BY_NONE} (up to "
+            f"{_largest(pareto_k):.2f}). Of so many prompts that may be chance: draw more completions a prompt to "
+            "tell.",
+        )
     if not heavy:
         return ()
     return (

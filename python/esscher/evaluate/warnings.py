@@ -131,9 +131,20 @@ def _of_weights(samples: Samples, target: Target, posterior: TargetReport, weigh
             f"By their weights there are {posterior.ess / len(sizes):.1f} completions a prompt: the target's diversity "
             "is nearer to that of the samples than it would be with more. Draw more completions a prompt."
         )
+    if len(sizes) == 1 and posterior.ess < NEARLY_EQUAL * n:
+        warnings.append(
+            "Of one prompt, the errors of what rests on weights are made of these very weights, and rough: evaluate on "
+            "several prompts, or draw more completions of it."
+        )
     alive = np.add.reduceat(weights.log_weights > -np.inf, samples.groups[:-1], dtype=np.int64)
     pareto_k = tails_that_decide(weights.pareto_k, weights.ess, alive)
-    heavy = max(int(count_heavy(pareto_k, sizes)), int((pareto_k > TRUSTED_BY_NONE).sum()))
+    heavy, beyond = int(count_heavy(pareto_k, sizes)), int((pareto_k > TRUSTED_BY_NONE).sum())
+    if beyond and not heavy:
+        warnings.append(
+            f"In {beyond} of {len(sizes)} prompts Pareto k is above {TRUSTED_BY_NONE} (up to {np.nanmax(pareto_k):.2f}), "
+            "which no estimate can be trusted with. Of so many prompts that may be chance; if it is not, a few "
+            "completions decide what these prompts say. Draw more completions a prompt to tell."
+        )
     if heavy:
         worst = int(np.nan_to_num(pareto_k, nan=-np.inf).argmax())
         k, good = f"{weights.pareto_k[worst]:.2f}", f"{trusted_pareto_k(int(sizes[worst])):.2f}"
