@@ -141,8 +141,8 @@ def _of_weights(samples: Samples, target: Target, posterior: TargetReport, weigh
     heavy, beyond = int(count_heavy(pareto_k, sizes)), int((pareto_k > TRUSTED_BY_NONE).sum())
     if beyond and not heavy:
         warnings.append(
-            f"In {beyond} of {len(sizes)} prompts Pareto k is above {TRUSTED_BY_NONE} (up to {np.nanmax(pareto_k):.2f}), "
-            "which no estimate can be trusted with. Of so many prompts that may be chance; if it is not, a few "
+            f"In {beyond} of {len(sizes)} prompts Pareto k is above {TRUSTED_BY_NONE} (up to "
+            f"{np.nanmax(pareto_k):.2f}), which no estimate can be trusted with. Of so many prompts that may be chance; if it is not, a few "
             "completions decide what these prompts say. Draw more completions a prompt to tell."
         )
     if heavy:
