@@ -15,7 +15,7 @@ import numpy as np
 from esscher import Ragged
 from esscher.mismatch import mismatch
 from esscher.mismatch.record import CauseName
-from rollouts import COMPLETIONS, SEEDS, golden
+from rollouts import SEEDS, SMOLLM2, golden
 
 PAGE = Path(__file__).parent.parent / "docs" / "mismatch.md"
 NAMES = get_args(CauseName)
@@ -223,7 +223,7 @@ def report_of(faults, seed, fault_seed, with_groups=True, few=False):
     columns, groups = Columns(rollout.train, rollout.rollout, rollout.wrong_end), rollout.groups
     rows = np.arange(len(columns.train))
     if few:
-        rows, groups = np.array([*range(4), *range(COMPLETIONS, COMPLETIONS + 4)]), [0, 4, 8]
+        rows, groups = np.array([*range(4), *range(SMOLLM2.completions, SMOLLM2.completions + 4)]), [0, 4, 8]
         columns = Columns(columns.train.take(rows), columns.rollout.take(rows), columns.wrong_end[rows])
     for part in faults:
         if part.change is not None:

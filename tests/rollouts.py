@@ -1,7 +1,7 @@
 """Completions that were really sampled with a temperature, top-p or top-k, with the log-probs of both engines.
 
-`golden` reads those of SmolLM2-135M-Instruct that ``python tests/rollouts.py`` once wrote, which takes ten minutes;
-test_mismatch.py scores some of them again. `record` makes the same of any model.
+`golden` reads those of SmolLM2-135M-Instruct, and of a collapsed policy, that ``python tests/rollouts.py`` once wrote,
+which takes ten minutes; test_mismatch.py scores some of them again. `record` makes the same of any model.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import torch
 from esscher import Ragged
 from esscher.lm.transformers import TransformersLM
 from esscher.lm.transformers.decoding import read, write
-from models import smollm2, smollm2_folder
+from models import alice_folder, smollm2, smollm2_folder
 
-GOLDEN = Path(__file__).parent / "golden" / "rollouts.npz"
+GOLDEN = Path(__file__).parent / "golden"
 PROMPTS = [
     "The movie was",
     "I think that",
@@ -29,9 +29,32 @@ PROMPTS = [
     "The weather in spring",
     "She opened the door and",
 ]
-COMPLETIONS, TOKENS = 8, 24
+COLLAPSED_PROMPTS = [
+    "Alice was",
+    "The Queen said",
+    "“What is",
+    "The Rabbit",
+    "She looked",
+    "The King",
+    "Down the",
+    "Off with",
+]
+TOKENS = 24
+# Of the collapsed policy: alice, with logits so many times as large. Half of its tokens are above -0.02.
+SHARPNESS = 8
 # The thresholds of `mismatch` were set with completions of seeds 0 and 1 in view.
 SEEDS = (2, 3)
+
+
+class World(NamedTuple):
+    """Whose completions, how many of each of its eight prompts, and the token that they end and are padded with."""
+
+    file: str
+    completions: int
+    end: int
+
+
+SMOLLM2, COLLAPSED = World("rollouts.npz", 8, 2), World("collapsed.npz", 32, 3)
 
 
 class Sampler(NamedTuple):
@@ -86,7 +109,7 @@ class Engine:
         return tokens.gather(1, place)[:, 0], logprobs.gather(1, place)[:, 0]
 
 
-def record(trainer, prompts, sampler, rng, n=COMPLETIONS, tokens=TOKENS, sampled_by=None):
+def record(trainer, prompts, sampler, rng, n=SMOLLM2.completions, tokens=TOKENS, sampled_by=None):
     """Draw `n` completions of each prompt with one engine, and score them with the trainer's."""
     network = (sampled_by or trainer)._network
     with torch.inference_mode():
@@ -108,34 +131,40 @@ def record(trainer, prompts, sampler, rng, n=COMPLETIONS, tokens=TOKENS, sampled
 
 
 @lru_cache
-def golden(name, seed=SEEDS[0]):
-    """What SmolLM2 gave with one of `SAMPLERS`."""
-    with np.load(GOLDEN) as arrays:
+def golden(name, seed=SEEDS[0], world=SMOLLM2):
+    """What a world's policy gave with one of `SAMPLERS`."""
+    with np.load(GOLDEN / world.file) as arrays:
         column = {field: arrays[f"{name}/{seed}/{field}"] for field in ("ids", "train", "rollout", "lengths", "end")}
     rows = [Ragged.from_lengths(column[field], column["lengths"]) for field in ("ids", "train", "rollout")]
-    groups = np.arange(len(PROMPTS) + 1) * COMPLETIONS
-    # SmolLM2 ends with token 2, and pads with it.
-    terminated = rows[0].values[rows[0].offsets[1:] - 1] == 2
+    groups = np.arange(len(PROMPTS) + 1) * world.completions
+    terminated = rows[0].values[rows[0].offsets[1:] - 1] == world.end
     return Rollout(*rows, groups, terminated, column["end"])
 
 
-def write_golden():
-    trainer = smollm2()
-    bf16 = TransformersLM.load(smollm2_folder(), device="cpu", dtype="bfloat16")
-    prompts = trainer.encode(PROMPTS)
+def collapsed(dtype="float32"):
+    """Return alice with sharper logits, as a policy that lost its entropy has them."""
+    model = TransformersLM.load(alice_folder(), device="cpu", dtype=dtype)
+    with torch.no_grad():
+        model._network.model.model.norm.weight.mul_(SHARPNESS)
+    return model
+
+
+def write_golden(world, prompts, trainer, bf16):
     arrays = {}
     for seed in SEEDS:
         for i, (name, sampler) in enumerate(SAMPLERS.items()):
-            engine = bf16 if name.startswith("bf16") else trainer
-            made = record(trainer, prompts, sampler, np.random.default_rng([seed, i]), sampled_by=engine)
+            engine, rng = bf16 if name.startswith("bf16") else trainer, np.random.default_rng([seed, i])
+            made = record(trainer, trainer.encode(prompts), sampler, rng, world.completions, sampled_by=engine)
             ids = made.completions.values.astype(np.uint16)
             fields = {"ids": ids, "train": made.train.values, "rollout": made.rollout.values}
             fields |= {"lengths": made.train.lengths.astype(np.uint8), "end": made.wrong_end}
             arrays |= {f"{name}/{seed}/{field}": column for field, column in fields.items()}
             print(seed, name, flush=True)
-    GOLDEN.parent.mkdir(exist_ok=True)
-    np.savez_compressed(GOLDEN, **arrays)
+    GOLDEN.mkdir(exist_ok=True)
+    np.savez_compressed(GOLDEN / world.file, **arrays)
 
 
 if __name__ == "__main__":
-    write_golden()
+    half = TransformersLM.load(smollm2_folder(), device="cpu", dtype="bfloat16")
+    write_golden(SMOLLM2, PROMPTS, smollm2(), half)
+    write_golden(COLLAPSED, COLLAPSED_PROMPTS, collapsed(), collapsed("bfloat16"))
