@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from esscher.ragged import counts_within
+from esscher.ragged import Ragged, counts_within
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
-
-    from esscher.ragged import Ragged
 
     Floats = NDArray[np.float64]
     Integers = NDArray[np.int64]
@@ -28,7 +26,7 @@ SHIFTED_DIFFERENCE = 0.25
 # By how much moving a row must lessen its differences: chance seldom halves them in a row of a few tokens.
 SHIFTED_GAIN = 0.5
 # So little, summed over a row, is noise that one place in it happens to fit.
-SMALLEST_GAIN = 0.005
+SMALLEST_GAIN = 3e-4
 # Rows that were chosen for fitting well when moved fit a little even by chance: their ranks must really agree.
 SHIFTED_CORRELATION = 0.8
 # Fewer tokens than this agree by chance.
@@ -37,6 +35,9 @@ FEWEST_TOKENS = 3
 SHIFTED_SHARE = 0.02
 # If this many are, the others are taken to be, unless they clearly are not.
 MOST = 0.5
+# Where a policy is certain of most tokens, rows tell where they belong only if they differ by this in one place or the
+# other. All are shifted if of those that tell, so many at least, nearly all are.
+TOLD, FEWEST_ROWS, MOST_TOLD = 0.02, 4, 0.8
 
 
 class Pairs(NamedTuple):
@@ -103,6 +104,12 @@ class Alignment(NamedTuple):
     pairs: Pairs
     lengths: Lengths
     shifts: tuple[Shift, ...]
+    rows: int
+
+    @property
+    def nearly_all_shifted(self) -> bool:
+        """Whether a shift is what most rows have in common."""
+        return sum(shift.rows for shift in self.shifts) > MOST * self.rows
 
 
 class _Stretches(NamedTuple):
@@ -114,12 +121,15 @@ class _Stretches(NamedTuple):
     n: Integers
 
 
-def align(train: Ragged, rollout: Ragged) -> Alignment:
+def align(train: Ragged, recorded: Ragged, scale: float = 1.0) -> Alignment:
     """Lay two columns side by side; values that cannot be used are NaN, and stay.
+
+    The rollout's column may be about `scale` times the trainer's: where its rows lie is looked for without that.
 
     Rows of equal length are laid token by token, or shifted by one where that fits far better. Where lengths differ by
     one, the token is found whose absence fits best; where they differ by more, the common prefix or suffix.
     """
+    rollout = Ragged(recorded.values / scale, recorded.offsets)
     equal = train.lengths == rollout.lengths
     rows, shifts = np.flatnonzero(equal), []
     straight = _equal_stretches(train, rollout, rows, 0)
@@ -134,7 +144,7 @@ def align(train: Ragged, rollout: Ragged) -> Alignment:
         stay = ~np.isin(straight.row, np.concatenate(list(shifted.values())))
         parts[0] = _Stretches(*(column[stay] for column in straight))
     unequal, lengths = _unequal_stretches(train, rollout, np.flatnonzero(~equal))
-    return Alignment(_pairs(train, rollout, _joined([*parts, unequal])), lengths, tuple(shifts))
+    return Alignment(_pairs(train, recorded, _joined([*parts, unequal])), lengths, tuple(shifts), len(train))
 
 
 def _equal_stretches(train: Ragged, rollout: Ragged, rows: Integers, by: int) -> _Stretches:
@@ -150,14 +160,25 @@ def _shifted_rows(train: Ragged, rollout: Ragged, rows: Integers) -> dict[int, I
     for by in (1, -1):
         there = _row_differences(train, rollout, _equal_stretches(train, rollout, rows, by))
         moved = (here >= SHIFTED_DIFFERENCE) & (there <= SHIFTED_GAIN * here)
-        if moved.sum() > MOST * len(rows):
-            moved = ~(here <= SHIFTED_GAIN * there)
+        all_are = moved.sum() > MOST * len(rows) or _nearly_all_fit(here, there)
+        if all_are:
+            moved = ~((here <= SHIFTED_GAIN * there) & (there >= TOLD))
         chosen = rows[moved & ~np.isin(rows, found.get(1, []))]
         if len(chosen) and len(chosen) >= min(len(rows), max(2, SHIFTED_SHARE * len(rows))):
             pairs = _pairs(train, rollout, _equal_stretches(train, rollout, chosen, by))
-            if _rank_correlation(pairs) >= SHIFTED_CORRELATION:
+            if all_are or _rank_correlation(pairs) >= SHIFTED_CORRELATION:
                 found[by] = chosen
     return found
+
+
+def _nearly_all_fit(here: Floats, there: Floats) -> bool:
+    """Return whether rows fit far better when moved, all taken together: a row of certain tokens tells little."""
+    known = ~np.isnan(here) & ~np.isnan(there)
+    here, there = here[known], there[known]
+    told = np.maximum(here, there) >= TOLD
+    better, worse = (there < SHIFTED_GAIN * here)[told].sum(), (here < SHIFTED_GAIN * there)[told].sum()
+    gained = there.sum() <= SHIFTED_GAIN * here.sum()
+    return bool(gained and better >= FEWEST_ROWS and worse <= (1 - MOST_TOLD) * (better + worse))
 
 
 def _unequal_stretches(train: Ragged, rollout: Ragged, rows: Integers) -> tuple[_Stretches, Lengths]:

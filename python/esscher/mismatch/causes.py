@@ -9,6 +9,7 @@ import numpy as np
 
 from esscher.mismatch.record import Cause
 from esscher.mismatch.structure import LOUD
+from esscher.mismatch.units import BASES
 from esscher.mismatch.values import rounding_of
 
 if TYPE_CHECKING:
@@ -16,13 +17,31 @@ if TYPE_CHECKING:
 
     from esscher.mismatch.alignment import Lengths, Pairs, Shift
     from esscher.mismatch.record import Column
+    from esscher.mismatch.rows import Exchanged, OtherRows
     from esscher.mismatch.structure import KeptMass, LastTokens, Noise, Temperature
+    from esscher.mismatch.units import Scale, Shape
     from esscher.mismatch.values import Grid, Sentinel
 
     Floats = NDArray[np.float64]
+    Integers = NDArray[np.int64]
     Mask = NDArray[np.bool_]
 
-KINDS_SHOWN = 3
+KINDS_SHOWN, ROWS_SHOWN = 3, 8
+SHAPES: dict[Shape, tuple[str, str]] = {
+    "negated": (
+        "negated log-probs: what is above 0 fits the other column once its sign is changed",
+        "change the sign: a log-prob is at most 0, its negative is a loss",
+    ),
+    "probabilities": (
+        "probabilities instead of their logarithms: its values lie between 0 and 1, and their logarithms fit the other "
+        "column",
+        "take the logarithm, better in the engine, where small probabilities are not rounded to 0",
+    ),
+    "running-sums": (
+        "running sums: along each row its values only fall, and the steps between them fit the other column",
+        "record each token's own log-prob, not the sum up to it",
+    ),
+}
 # Rounding that moves a completion's log-prob by less than this moves its importance weight by less than 1 %.
 HARMLESS = 0.01
 # With so few tokens differing, it is those that are strange, not the engines.
@@ -55,6 +74,69 @@ def sentinels(column: Column, found: tuple[Sentinel, ...], tokens: int) -> Cause
 
 def _shown(value: float) -> str:
     return "NaN" if math.isnan(value) else f"{value:+g}"
+
+
+def shape(column: Column, found: Shape, tokens: int) -> Cause:
+    """Say that a column holds something else than log-probs."""
+    what, advice = SHAPES[found]
+    evidence = f"the {engine(column)}'s column holds {what}; read as such, it is compared"
+    return Cause(found, column, evidence, advice, tokens, 1.0, math.nan)
+
+
+def exchanged(found: Exchanged, numbers: Integers, tokens: int, of: int) -> Cause:
+    """Say that rows stand beside other completions than theirs."""
+    fits = ", ".join(
+        f"{numbers[a]} fits {numbers[b]}" for a, b in zip(found.rows[:KINDS_SHOWN], found.source, strict=False)
+    )
+    evidence = (
+        f"{len(found.rows)} of {times(len(numbers), 'completion')}, rows {listed(numbers[found.rows])}: the rollout's "
+        f"log-probs belong to another row: of the trainer's, {fits}{', …' * (len(found.rows) > KINDS_SHOWN)}; put "
+        f"there, the mean difference falls from {number(found.before)} to {number(found.after)} nats"
+    )
+    advice = "rows were put into another order in one engine: join the columns on an id of the completion, not by place"
+    rows = tuple(numbers[found.rows].tolist())
+    return Cause("exchanged-rows", "both", evidence, advice, tokens, tokens / of, found.before, rows=rows)
+
+
+def scale(found: Scale, pairs: Pairs) -> Cause:
+    """Say that all log-probs of a column were multiplied by one number."""
+    n, size = len(pairs.row), float(np.median(np.abs(pairs.difference)))
+    error = f" ± {number(found.stderr, 2)}" if found.stderr > SMALLEST_STDERR else ""
+    if found.base is None:
+        tau, stderr = 1.0 / found.ratio, found.stderr / found.ratio**2
+        error = f" ± {number(stderr, 2)}" if stderr > SMALLEST_STDERR else ""
+        evidence = (
+            f"the rollout's log-probs are the trainer's divided by {number(tau, 5)}{error}, of likely and unlikely "
+            "tokens alike: by a temperature, as it seems, and not renormalised after it"
+        )
+        advice = "divide logits by the sampling temperature before log_softmax, never the log-probs after it"
+        return Cause("divided-by-temperature", "rollout", evidence, advice, n, 1.0, size, tau)
+    column: Column = "train" if found.in_train else "rollout"
+    ratio = max(found.ratio, 1.0 / found.ratio)
+    error = f" ± {number(found.stderr / found.ratio * ratio, 2)}" if error else ""
+    evidence = (
+        f"the base of the logarithm: every ratio is {number(ratio, 5)}{error}, and ln {found.base} or its inverse is "
+        f"{number(max(BASES[found.base], 1 / BASES[found.base]), 5)}; the {engine(column)}'s logarithms are to base "
+        f"{found.base}, the other's in nats"
+    )
+    advice = f"multiply the {engine(column)}'s log-probs by ln {found.base} = {number(BASES[found.base], 5)}"
+    return Cause("log-base", column, evidence, advice, n, 1.0, size, float(found.base))
+
+
+def other_rows(found: OtherRows, pairs: Pairs, numbers: Integers) -> Cause:
+    """Say that some rows are of another policy."""
+    n = int(np.isin(pairs.row, found.rows).sum())
+    evidence = (
+        f"{len(found.rows)} of {times(len(np.unique(pairs.row)), 'completion')}, rows {listed(numbers[found.rows])}, "
+        f"differ by {number(found.size)} nats a token on average (mean {found.mean:+.3g}), the others by "
+        f"{number(found.ordinary)}: the log-probs of these rows are of another policy"
+    )
+    advice = (
+        "one worker had other weights, as of an earlier step, or another sampler: see which one made these rows, and "
+        "leave them out or have it fetch the weights"
+    )
+    rows = tuple(numbers[found.rows].tolist())
+    return Cause("other-policy", "both", evidence, advice, n, n / len(pairs.row), found.size, found.mean, rows)
 
 
 def lengths(found: Lengths, tokens: int, lacking: int, completions: int) -> Cause:
@@ -246,6 +328,11 @@ def noise(found: Noise, pairs: Pairs) -> Cause:
     # Seen in most pairs of one context, it is in all tokens.
     n = len(size) if found.within_contexts else found.tokens
     return Cause("noise", "both", evidence, advice, n, n / len(size), float(np.median(size)), found.sd)
+
+
+def listed(rows: Integers) -> str:
+    """Return the first of some rows' numbers."""
+    return f"{', '.join(map(str, rows[:ROWS_SHOWN].tolist()))}{', …' * (len(rows) > ROWS_SHOWN)} (counted from 0)"
 
 
 def engine(column: Column) -> str:

@@ -10,8 +10,18 @@ from esscher.mismatch import causes, structure
 from esscher.mismatch.alignment import Alignment, Pairs, align
 from esscher.mismatch.metrics import metrics_of
 from esscher.mismatch.record import Cause, Counts, MismatchReport, PerToken
-from esscher.mismatch.values import as_raw, find_grid, find_missing, find_padding, find_sentinels, rounding_of
-from esscher.ragged import Ragged, as_groups
+from esscher.mismatch.rows import find_exchanged, find_other_rows
+from esscher.mismatch.units import BASES, find_scale, find_shapes, marginal_ratio
+from esscher.mismatch.values import (
+    as_raw,
+    count_values,
+    find_grid,
+    find_missing,
+    find_padding,
+    find_sentinels,
+    rounding_of,
+)
+from esscher.ragged import Ragged, as_groups, as_integers
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -21,6 +31,7 @@ if TYPE_CHECKING:
     from esscher.ragged import Offsets
 
     Floats = NDArray[np.float64]
+    Integers = NDArray[np.int64]
     Mask = NDArray[np.bool_]
 
 
@@ -34,6 +45,7 @@ def mismatch(
     rollout_logprobs: Ragged,
     groups: ArrayLike | None = None,
     terminated: ArrayLike | None = None,
+    row_numbers: ArrayLike | None = None,
 ) -> MismatchReport:
     """Compare the log-probs of the engine that sampled with those of the engine that trains, and name what differs.
 
@@ -53,12 +65,14 @@ def mismatch(
         context tell a temperature exactly, and standard errors are clustered by prompt.
     terminated
         Whether each completion ended by itself [N].
+    row_numbers
+        What to call each completion where it is named [N], as by its row in a file; from 0 up by default.
 
     Raises
     ------
     ValueError
-        If there are no completions, the columns have different numbers of them, or `groups` or `terminated` do not
-        fit them.
+        If there are no completions, the columns have different numbers of them, or `groups`, `terminated` or
+        `row_numbers` do not fit them.
     TypeError
         If a column is not `Ragged` or holds no numbers, or `terminated` no booleans.
 
@@ -83,14 +97,25 @@ def mismatch(
     _check_rows(train, rollout)
     known_groups = as_groups(groups, len(train))
     ended = _terminated(terminated, len(train))
+    numbers = _numbers(row_numbers, len(train))
     found: list[Cause] = []
-    train, rollout = _without_sentinels(train, rollout, found)
-    alignment = align(train, rollout)
+    train, rollout = _as_logprobs(train, rollout, known_groups, found)
+    scale = marginal_ratio(train, rollout)
+    alignment = align(train, rollout, scale)
+    if not alignment.nearly_all_shifted:
+        rollout = _put_back(train, rollout, known_groups, scale, numbers, found)
+        alignment = align(train, rollout, scale)
     _tell_alignment(train, rollout, alignment, found)
     pairs = _without_missing(alignment.pairs, found)
     grids = _tell_grids(train, rollout, found)
+    pairs = _in_nats(pairs, found)
     if len(pairs.row):
-        found += _structure(pairs, grids, known_groups, groups is not None, ended)
+        whole = train.lengths == rollout.lengths
+        others = find_other_rows(pairs, whole)
+        if others is not None:
+            found.append(causes.other_rows(others, pairs, numbers))
+        kept = pairs if others is None else pairs.where(~np.isin(pairs.row, others.rows))
+        found += _structure(kept, grids, known_groups, groups is not None, ended)
     counts = Counts(
         completions=len(train),
         tokens=int(np.maximum(train.lengths, rollout.lengths).sum()),
@@ -124,19 +149,61 @@ def _terminated(terminated: Any, n: int) -> Mask | None:
     return array
 
 
-def _without_sentinels(train: Ragged, rollout: Ragged, found: list[Cause]) -> tuple[Ragged, Ragged]:
-    """Put NaN in place of values that are no log-probs, and tell of them."""
-    bad_train, in_train = find_sentinels(train, rollout)
-    bad_rollout, in_rollout = find_sentinels(rollout, train)
-    if in_rollout:
-        found.append(causes.sentinels("rollout", in_rollout, len(rollout.values)))
-    if in_train:
-        found.append(causes.sentinels("train", in_train, len(train.values)))
-    return _with_nan(train, bad_train), _with_nan(rollout, bad_rollout)
+def _numbers(row_numbers: ArrayLike | None, n: int) -> Integers:
+    if row_numbers is None:
+        return np.arange(n)
+    numbers = as_integers("row_numbers", row_numbers)
+    if numbers.shape != (n,):
+        raise ValueError(f"row_numbers has shape {numbers.shape}, but there are {n} completions: it has one for each")
+    return numbers
+
+
+def _as_logprobs(train: Ragged, rollout: Ragged, groups: Offsets, found: list[Cause]) -> tuple[Ragged, Ragged]:
+    """Read columns that hold something else as log-probs, put NaN for values that are none, and tell of both."""
+    recorded: dict[Column, Ragged] = {"rollout": rollout, "train": train}
+    read: dict[Column, Ragged] = {}
+    for column, values in recorded.items():
+        read[column], shapes = find_shapes(values, train if column == "rollout" else read["rollout"])
+        found += (causes.shape(column, shape, len(values.values)) for shape in shapes)
+    bad = {
+        "rollout": find_sentinels(read["rollout"], read["train"], groups),
+        "train": find_sentinels(read["train"], read["rollout"], groups),
+    }
+    for column, values in recorded.items():
+        if bad[column].any():
+            kinds = count_values(values.values[bad[column]])
+            found.append(causes.sentinels(column, kinds, len(values.values)))
+    return _with_nan(read["train"], bad["train"]), _with_nan(read["rollout"], bad["rollout"])
 
 
 def _with_nan(column: Ragged, where: Mask) -> Ragged:
     return Ragged(np.where(where, np.nan, column.values), column.offsets)
+
+
+def _put_back(
+    train: Ragged, rollout: Ragged, groups: Offsets, scale: float, numbers: Integers, found: list[Cause]
+) -> Ragged:
+    """Return the rollout's column with rows that fit another completion put there, and tell of them."""
+    exchanged = find_exchanged(train, rollout, groups, scale)
+    if exchanged is None:
+        return rollout
+    tokens = int(train.lengths[exchanged.rows].sum())
+    found.append(causes.exchanged(exchanged, numbers, tokens, len(train.values)))
+    order = np.arange(len(train))
+    order[exchanged.rows] = exchanged.source
+    return rollout.take(order)
+
+
+def _in_nats(pairs: Pairs, found: list[Cause]) -> Pairs:
+    """Undo what all log-probs of a column were multiplied by, and tell of it."""
+    scale = find_scale(pairs)
+    if scale is None:
+        return pairs
+    found.append(causes.scale(scale, pairs))
+    if scale.in_train and scale.base is not None:
+        return pairs._replace(train=pairs.train * BASES[scale.base])
+    factor = 1.0 / scale.ratio if scale.base is None else BASES[scale.base]
+    return pairs._replace(rollout=pairs.rollout * factor)
 
 
 def _tell_alignment(train: Ragged, rollout: Ragged, alignment: Alignment, found: list[Cause]) -> None:
@@ -187,7 +254,11 @@ def _recorded(column: Ragged) -> Floats:
 
 
 def _structure(
-    pairs: Pairs, grids: _Grids, groups: Offsets, contexts_known: bool, terminated: Mask | None
+    pairs: Pairs,
+    grids: _Grids,
+    groups: Offsets,
+    contexts_known: bool,
+    terminated: Mask | None,
 ) -> list[Cause]:
     """Name the pattern of the differences, ends of rows first: what they show is not in the others."""
     found: list[Cause] = []

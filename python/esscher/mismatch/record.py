@@ -12,11 +12,18 @@ if TYPE_CHECKING:
     from esscher.mismatch.metrics import Metrics
 
 CauseName = Literal[
+    "negated",
+    "probabilities",
+    "running-sums",
     "sentinel",
+    "exchanged-rows",
     "length",
     "shift",
     "missing",
+    "log-base",
+    "divided-by-temperature",
     "bf16-rounding",
+    "other-policy",
     "last-token",
     "sampling-temperature",
     "kept-mass",
@@ -48,8 +55,11 @@ class Cause:
         take, as beside a sentinel.
     estimate
         What the cause has one number for, else `None`: the mean kept mass, the sampling temperature, the most
-        frequent sentinel (NaN included), how many tokens a row is shifted by, the bits of a rounded value's
-        significand, the standard deviation of noise in nats.
+        frequent sentinel (NaN included), how many tokens a row is shifted by, the base of a logarithm, the number that
+        log-probs were divided by, the bits of a rounded value's significand, the standard deviation of noise and the
+        mean difference of rows of another policy in nats.
+    rows
+        Which completions it touches, where whole completions are concerned, from 0.
     """
 
     name: CauseName
@@ -60,6 +70,7 @@ class Cause:
     share: float
     size: float
     estimate: float | None = None
+    rows: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

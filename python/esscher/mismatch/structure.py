@@ -43,6 +43,8 @@ FEWEST_CONTEXT_PAIRS, SMALLEST_GAP = 6, 0.1
 SAME_TOKEN = 1e-3
 # A temperature nearer to 1 than this is not worth a name; a line must explain half of what it is fitted to.
 SMALLEST_SLOPE, EXPLAINED = 0.01, 0.5
+# Nobody samples outside of these: a slope that says so is something else.
+LOWEST_TAU, HIGHEST_TAU = 0.05, 20.0
 # Without contexts: a temperature moves the unlikely fifth of tokens one way and the others the other way. Truncation
 # moves all one way, noise half of each; real temperatures give 0.3 to 0.8 here, the others less than 0.1. A low one
 # leaves fewer unlikely tokens, so a twentieth is tried too; but of those that noise made the least likely, more moved
@@ -59,6 +61,8 @@ ONE_WAY_SHARE = 0.05
 # Truncation moves all tokens but those that were certain, with nothing to cut off beside them. So it has moved many, or
 # what it left was likely; isolated tokens that differ are something else.
 MANY_MOVED, LEFT_ALONE = 0.3, -0.1
+# No log-prob is above 0, so that noise moves those near it down; of others it moves half up.
+DOUBTED, MOSTLY_UP = -0.5, 0.65
 # A kept mass nearer to 1 than this is not worth a name.
 SMALLEST_LOST_MASS = 5e-4
 # The law of mean weights is that of a mean, which one outlier can spoil: without a temperature, which makes a tail by
@@ -189,6 +193,11 @@ def temperature(pairs: Pairs, groups: Offsets, contexts: Contexts, tolerance: Fl
     Between contexts the constant differs, and only a bound is left: ``l_rollout / l_train`` is at most 1 / tau for
     tau < 1, and at least that for tau > 1.
     """
+    found = _temperature(pairs, groups, contexts, tolerance)
+    return found if found is not None and LOWEST_TAU <= found.tau <= HIGHEST_TAU else None
+
+
+def _temperature(pairs: Pairs, groups: Offsets, contexts: Contexts, tolerance: Floats) -> Temperature | None:
     if len(contexts.train) >= FEWEST_CONTEXT_PAIRS:
         slope, stderr = _slope(contexts)
         if abs(slope) < max(SMALLEST_SLOPE, SIGMAS * stderr) or slope <= -1 or not _explains(contexts, slope):
@@ -270,6 +279,8 @@ def kept_mass(pairs: Pairs, groups: Offsets, tolerance: Floats, tempered: bool) 
         beyond_chance = lost > SIGMAS * mean.stderr and not _heavy(moved)
         if not (one_way >= ONE_WAY or beyond_chance) or lost <= SMALLEST_LOST_MASS:
             continue
+        if not tempered and not _uncertain_went_up(pairs, moved, tolerance):
+            continue
         if tempered or _left_the_certain(pairs, moved, tolerance):
             least = math.exp(-float(np.quantile(moved, ORDINARY)))
             return KeptMass(mean, least, column, one_way)
@@ -281,6 +292,12 @@ def _one_way(moved: Floats, tolerance: Floats) -> float:
     up, down = int((moved > tolerance).sum()), int((moved < -tolerance).sum())
     enough = up + down >= max(FEWEST_ONE_WAY, ONE_WAY_SHARE * len(moved))
     return up / (up + down) if enough else 0.0
+
+
+def _uncertain_went_up(pairs: Pairs, moved: Floats, tolerance: Floats) -> bool:
+    """Return whether tokens that neither column was certain of moved up too: noise moves only certain ones one way."""
+    uncertain = (pairs.train + pairs.rollout < 2 * DOUBTED) & (np.abs(moved) > tolerance)
+    return bool(uncertain.sum() < FEWEST_ONE_WAY or (moved[uncertain] > 0).mean() >= MOSTLY_UP)
 
 
 def _left_the_certain(pairs: Pairs, moved: Floats, tolerance: Floats) -> bool:

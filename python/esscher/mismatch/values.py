@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from esscher.mismatch.alignment import Pairs
+    from esscher.ragged import Offsets
 
     Floats = NDArray[np.float64]
     Mask = NDArray[np.bool_]
@@ -27,13 +28,20 @@ FILLERS = (-100.0, -1000.0, -9999.0, -10000.0, -65504.0, -1e5, -1e6, -1e9, -1e10
 # hold 5 others at least; a constant that outweighs them together did not come from rounding. It must also make up a
 # share of the column, since where values are sparse chance repeats a few; on a 16-bit grid, a few more.
 FEWEST_REPEATS, FEWEST_REPEATS_ON_GRID, REPEATED_SHARE, NEIGHBOURHOOD = 5, 15, 0.002, 0.03
-# Completions that share their first tokens repeat log-probs in both columns alike: beside a constant that was filled
-# in, the other column's values spread.
-SPREAD = 0.5
+# Beside a constant that was filled in, the other column's values spread, or are far from it: farther than nearly all
+# others are.
+SPREAD, FAR, ORDINARY, BEYOND = 0.5, 0.3, 0.95, 3.0
+# Values that were rounded to few digits have no neighbours within that: these many on either side count as such.
+NEAREST = 3
 # Of a token with less than 5 % probability: no truncation makes it certain, so 0 is not its log-prob.
 CLEARLY_NOT_CERTAIN = -3.0
 # A row of nothing but zeros can be that of a policy that is certain of itself, but not if it was in two minds once.
 UNLIKELY = -1.0
+# A 0 that truncation made has 0 beside it wherever the other column's value is at least as likely; of these, if fewer
+# than a quarter are 0, those few were filled in.
+TRUNCATED, FEWEST_ZEROS = 0.25, 3
+# A column that is nearly certain of many tokens that the other one doubts is exactly certain of some by rounding.
+NEARLY, UNCERTAIN, ACCOMPANIED = 0.02, -0.01, 0.2
 # Below this, 0 and the other column's value are the same certainty.
 CERTAIN = -1e-4
 # Fewer tokens than this are certain now and then in both engines; of a model that is certain of so many, more are.
@@ -70,17 +78,26 @@ def as_raw(name: str, column: Ragged) -> Ragged:
     return Ragged(values.astype(np.float64), column.offsets)
 
 
-def find_sentinels(column: Ragged, other: Ragged) -> tuple[Mask, tuple[Sentinel, ...]]:
-    """Return which values of a column are no log-probs [T], and each such value with its count, most frequent first."""
+def find_sentinels(column: Ragged, other: Ragged, groups: Offsets) -> Mask:
+    """Return which values of a column are no log-probs [T].
+
+    A value that completions of a prompt repeat behind the same tokens was computed once: it counts once.
+    """
     values = column.values
-    bad = ~(values <= POSITIVE) | np.isneginf(values)
-    finite, counts = np.unique(values[~bad], return_counts=True)
+    bad: Mask = ~(values <= POSITIVE) | np.isneginf(values)
+    finite = np.unique(values[~bad])
+    once = column.values[_once_per_prefix(column, groups)]
+    counts = np.bincount(np.searchsorted(finite, once[np.isin(once, finite)]), minlength=len(finite))
     filled = (finite < IMPOSSIBLE) & (counts > 1) | (finite < UNHEARD_OF) | np.isin(finite, FILLERS)
     chosen = [*finite[filled], *_constants(column, other, finite, counts)]
-    bad |= np.isin(values, chosen)
-    kinds, tokens = np.unique(values[bad], return_counts=True)
+    return bad | np.isin(values, chosen)
+
+
+def count_values(values: Floats) -> tuple[Sentinel, ...]:
+    """Return each distinct value with its count, most frequent first."""
+    kinds, tokens = np.unique(values, return_counts=True)
     order = np.argsort(-tokens, kind="stable")
-    return bad, tuple(Sentinel(float(kinds[i]), int(tokens[i])) for i in order)
+    return tuple(Sentinel(float(kinds[i]), int(tokens[i])) for i in order)
 
 
 def find_missing(pairs: Pairs, zero: Floats, other: Floats) -> Mask:
@@ -94,9 +111,20 @@ def find_missing(pairs: Pairs, zero: Floats, other: Floats) -> Mask:
     unlikely_rows = np.bincount(pairs.row, weights=other < UNLIKELY) > 0
     rows = _zero_rows(pairs, zero) & unlikely_rows[pairs.row] & uncertain
     rest = uncertain & ~rows
-    beside_unlikely = rest & (other < CLEARLY_NOT_CERTAIN) & ~pairs.last
-    filled: Mask = rows | rest if beside_unlikely.any() else rows
+    inner = rest & ~pairs.last
+    beside_unlikely = inner & (other < CLEARLY_NOT_CERTAIN)
+    certain_anyway = (np.abs(zero) < NEARLY * np.abs(other)) & (zero != 0) & (other < UNCERTAIN)
+    told = certain_anyway.sum() <= ACCOMPANIED * (inner & (other < UNCERTAIN)).sum()
+    filled: Mask = rows | rest if told and (beside_unlikely.any() or _few_of_alike(zero, other, inner)) else rows
     return filled
+
+
+def _few_of_alike(zero: Floats, other: Floats, where: Mask) -> bool:
+    """Return whether, of tokens that the other column has for as likely as these zeros, few are 0."""
+    if where.sum() < FEWEST_ZEROS:
+        return False
+    alike = (other >= np.median(other[where])) & (other < CERTAIN)
+    return bool((zero[alike] == 0).mean() < TRUNCATED)
 
 
 def find_padding(pairs: Pairs) -> Mask:
@@ -141,26 +169,58 @@ def _zero_rows(pairs: Pairs, column: Floats) -> Mask:
 
 def _constants(column: Ragged, other: Ragged, finite: Floats, counts: NDArray[np.int64]) -> list[float]:
     """Return the values that are repeated exactly beside values that are not."""
-    reach = NEIGHBOURHOOD * np.abs(finite)
-    low, high = np.searchsorted(finite, finite - reach), np.searchsorted(finite, finite + reach, side="right")
+    reach, index = NEIGHBOURHOOD * np.abs(finite), np.arange(len(finite))
+    low = np.minimum(np.searchsorted(finite, finite - reach), np.maximum(index - NEAREST, 0))
+    high = np.searchsorted(finite, finite + reach, side="right")
+    high = np.maximum(high, np.minimum(index + NEAREST + 1, len(finite)))
     cumulative = np.concatenate([[0], np.cumsum(counts)])
     neighbours = cumulative[high] - cumulative[low] - counts
     fewest = FEWEST_REPEATS if find_grid(finite) is None else FEWEST_REPEATS_ON_GRID
-    enough = max(fewest, REPEATED_SHARE * len(column.values))
+    enough = max(fewest, REPEATED_SHARE * counts.sum())
     suspects = finite[(counts >= enough) & (counts > neighbours) & (np.abs(finite) > -CERTAIN)]
-    return [value for value in suspects.tolist() if _other_spreads(column, other, value)]
+    return [value for value in suspects.tolist() if _stands_out(column, other, value)]
 
 
-def _other_spreads(column: Ragged, other: Ragged, value: float) -> bool:
-    """Return whether the other column's values beside this one spread, wherever its rows begin."""
+def _once_per_prefix(column: Ragged, groups: Offsets) -> NDArray[np.int64]:
+    """Return one token of each set that has a prompt and all values up to its own in common."""
+    prompt = np.searchsorted(groups, np.arange(len(column)), side="right")
+    kept, alive, context = [], np.flatnonzero(column.lengths > 0), prompt
+    for place in range(int(column.lengths.max(initial=0))):
+        alive = alive[column.lengths[alive] > place]
+        at = column.offsets[alive] + place
+        order = np.lexsort((column.values[at], context[alive]))
+        rows, values = alive[order], column.values[at[order]]
+        new = np.ones(len(rows), np.bool_)
+        new[1:] = (np.diff(context[rows]) != 0) | (values[1:] != values[:-1])
+        kept.append(at[order[new]])
+        context[rows] = np.cumsum(new)
+    return np.concatenate([np.zeros(0, np.int64), *kept])
+
+
+def _stands_out(column: Ragged, other: Ragged, value: float) -> bool:
+    """Return whether the other column's values beside this one spread or are far, wherever its rows begin."""
     where = np.flatnonzero(column.values == value)
     row = np.searchsorted(column.offsets, where, side="right") - 1
     place = where - column.offsets[row]
+    ordinary = _ordinary_difference(column, other)
     for shift in (0, 1, -1):
-        there = place + shift
-        known = (there >= 0) & (there < other.lengths[row])
-        beside = other.values[other.offsets[row[known]] + there[known]]
+        known = other.lengths[row] > 0
+        # What a row was rolled by comes in again at its other end.
+        there = (place + shift)[known] % other.lengths[row[known]]
+        beside = other.values[other.offsets[row[known]] + there]
         beside = beside[np.isfinite(beside)]
-        if len(beside) and np.subtract(*np.quantile(beside, [0.9, 0.1])) < SPREAD:
+        if not len(beside):
+            continue
+        spread = np.subtract(*np.quantile(beside, [0.9, 0.1]))
+        apart = float(np.median(np.abs(beside - value)))
+        if spread < SPREAD and apart < max(FAR, BEYOND * ordinary):
             return False
     return True
+
+
+def _ordinary_difference(column: Ragged, other: Ragged) -> float:
+    """Return what nearly all tokens differ by less than, in the rows that are equally long."""
+    equal = np.flatnonzero(column.lengths == other.lengths)
+    size = np.abs(column.take(equal).values - other.take(equal).values)
+    size = size[np.isfinite(size)]
+    return float(np.quantile(size, ORDINARY)) if len(size) else 0.0

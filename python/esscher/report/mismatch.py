@@ -73,7 +73,7 @@ def mismatch_to_dict(report: MismatchReport) -> dict[str, Any]:
     ===========  ======================================================================================
     ``version``  the version of Esscher
     ``clean``    whether the columns agree as far as float32 goes
-    ``causes``   list of ``{name, column, evidence, advice, tokens, share, size, estimate}``, in the
+    ``causes``   list of ``{name, column, evidence, advice, tokens, share, size, estimate, rows}``, in the
                  order in which to see to them
     ``metrics``  null, or by name a number; ``kl`` is ``{value, stderr}``
     ``counts``   ``{completions, tokens, compared_completions, compared_tokens, left_out_tokens}``
