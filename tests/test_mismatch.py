@@ -16,6 +16,7 @@ from rich.console import Console
 
 import mismatch_table
 from esscher import Ragged, files
+from esscher.files.masks import ROW_MASKS, TOKEN_MASKS
 from esscher.inference.importance import importance
 from esscher.lm.transformers import TransformersLM
 from esscher.mismatch import mismatch
@@ -665,41 +666,79 @@ def test_the_columns_of_trainers_are_found_with_their_masks(rows, tmp_path, essc
     assert [cause["estimate"] for cause in got["causes"]] == [cause["estimate"] for cause in ours["causes"]]
 
 
-def test_a_mask_is_never_left_out_in_silence(rows, tmp_path, esscher):
+def masked(row, name, mask):
+    """Two tokens of a tool in front, that only the mask tells of."""
+    columns = {"mine": [-9.0, -9.0, *row["policy_logprobs"]], "other": [-1.0, -3.0, *row["rollout_logprobs"]]}
+    return {**columns, "prompt_token_ids": row["prompt_token_ids"], name: mask}
+
+
+def as_mask(kind, row):
+    return [kind(0), kind(0), *[kind(1)] * len(row["policy_logprobs"])]
+
+
+@pytest.fixture
+def compared(tmp_path, esscher):
+    """What the command says of rows: the report, or the error."""
+
+    def call(rows, *arguments):
+        path = write_lines(tmp_path / "masked.jsonl", rows)
+        code, out, err = esscher("mismatch", path, "--json", "--train", "mine", "--rollout", "other", *arguments)
+        return json.loads(out) if code == 0 else err
+
+    return call
+
+
+@pytest.mark.parametrize("kind", [bool, int, float])
+@pytest.mark.parametrize("name", TOKEN_MASKS)
+def test_a_mask_under_any_name_is_used(rows, compared, name, kind):
     _, made = rows
-    theirs = [
-        {
-            "mine": [0.0, *row["policy_logprobs"]],
-            "generation_logprobs": [0.0, *row["rollout_logprobs"]],
-            "token_loss_mask": [0, *[1] * len(row["policy_logprobs"])],
-        }
-        for row in made
-    ]
-    path, count = write_lines(tmp_path / "theirs.jsonl", theirs), sum(len(row["policy_logprobs"]) for row in made)
+    count = sum(len(row["policy_logprobs"]) for row in made)
+    got = compared([masked(row, name, as_mask(kind, row)) for row in made])
+    assert got["counts"]["tokens"] == count
+    assert [cause["name"] for cause in got["causes"]] == ["sampling-temperature", "kept-mass"]
+    every = compared([masked(row, name, as_mask(kind, row)) for row in made], "--mask", "")
+    assert every["counts"]["tokens"] == count + 2 * len(made)
 
-    def tokens(*arguments):
-        code, out, err = esscher("mismatch", path, "--json", "--train", "mine", *arguments)
-        return json.loads(out)["counts"]["tokens"] if code == 0 else err
 
-    # Half of the names are NeMo-RL's.
-    assert tokens("--rollout", "generation_logprobs") == count
-    theirs = [{"other": row.pop("generation_logprobs"), **row} for row in theirs]
-    write_lines(path, theirs)
-    assert "has a mask, 'token_loss_mask': say --mask token_loss_mask" in tokens("--rollout", "other")
-    assert tokens("--rollout", "other", "--mask", "token_loss_mask") == count
-    assert tokens("--rollout", "other", "--mask", "") == count + len(made)
-    # The mask of a trainer beside another one's columns.
-    ours = [
-        {"policy_logprobs": r["mine"], "rollout_logprobs": r["other"], "loss_mask": r["token_loss_mask"]}
-        for r in theirs
-    ]
-    code, _, err = esscher("mismatch", write_lines(tmp_path / "both.jsonl", ours))
-    assert code == 2
-    assert "has a mask, 'loss_mask'" in err
-    theirs[3]["token_loss_mask"][2] = 2
-    write_lines(path, theirs)
-    wrong = tokens("--rollout", "other", "--mask", "token_loss_mask")
-    assert "theirs.jsonl, line 4: column 'token_loss_mask', row 3, token 2 is 2: a mask is 0 or 1" in wrong
+@pytest.mark.parametrize("kind", [bool, int, float, lambda keep: [int(keep)]])
+@pytest.mark.parametrize("name", ROW_MASKS)
+def test_a_mask_of_rows_leaves_rows_out_and_keeps_their_numbers(rows, compared, name, kind):
+    _, made = rows
+    kept = [i % 3 != 0 for i in range(len(made))]
+    lines = [masked(row, name, kind(keep)) for row, keep in zip(made, kept, strict=True)]
+    for i in (31, 32, 40):
+        lines[i]["other"] = [value - 3 for value in lines[i]["other"]]
+    got = compared(lines)
+    assert got["counts"]["completions"] == sum(kept)
+    (wrong,) = [cause for cause in got["causes"] if cause["name"] == "other-policy"]
+    assert wrong["rows"] == [31, 32, 40]
+    assert "rows 31, 32, 40 (counted from 0)" in wrong["evidence"]
+    assert compared(lines, "--mask", "")["counts"]["completions"] == len(made)
+
+
+def test_masks_that_disagree_are_asked_about(rows, compared):
+    _, made = rows
+    lines = [masked(row, "completion_mask", [1] * (2 + len(row["policy_logprobs"]))) for row in made]
+    lines = [line | {"tool_mask": as_mask(int, row)} for line, row in zip(lines, made, strict=True)]
+    assert "the masks 'tool_mask' and 'completion_mask' disagree in row 0" in compared(lines)
+    assert "--mask tool_mask or --mask completion_mask, or --mask '' if all tokens do" in compared(lines)
+    count = sum(len(row["policy_logprobs"]) for row in made)
+    assert compared(lines, "--mask", "tool_mask")["counts"]["tokens"] == count
+    alike = [line | {"completion_mask": line["tool_mask"]} for line in lines]
+    assert compared(alike)["counts"]["tokens"] == count
+
+
+def test_a_mask_over_prompt_and_completion_is_cut(rows, compared):
+    _, made = rows
+    lines = [masked(row, "loss_mask", [0, *as_mask(int, row)]) for row in made]
+    assert compared(lines)["counts"]["tokens"] == sum(len(row["policy_logprobs"]) for row in made)
+
+
+def test_a_mask_of_other_values_is_refused(rows, compared):
+    _, made = rows
+    lines = [masked(row, "response_mask", as_mask(int, row)) for row in made]
+    lines[3]["response_mask"][2] = 2
+    assert "masked.jsonl, line 4: column 'response_mask', row 3, token 2 is 2: a mask is 0 or 1" in compared(lines)
 
 
 def test_prompt_ids_of_nothing_but_nulls_are_not_there(rows, tmp_path, esscher):

@@ -382,21 +382,25 @@ def mismatch(
     paths: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Completions, .parquet or .jsonl.")],
     train: Annotated[str | None, typer.Option(help="Column of the trainer's log-probs.  [policy_logprobs]")] = None,
     rollout: Annotated[str | None, typer.Option(help="Column of the sampler's.  [rollout_logprobs]")] = None,
-    mask: Annotated[str | None, typer.Option(help="Column of 0 and 1: which tokens count; '' if all do.")] = None,
+    mask: Annotated[
+        str | None, typer.Option(help="Column of 0 and 1: which tokens count; '' if all do.  [any mask]")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON and nothing else.")] = False,
     html: Annotated[Path | None, typer.Option(help="Also write the comparison as a page.")] = None,
 ) -> None:
     """Compare the log-probs of the engine that trains with those of the engine that sampled, and say why they differ.
 
-    Without options the columns are also found under the names that NeMo-RL (prev_logprobs, generation_logprobs,
-    token_loss_mask) and prime-rl (trainer_logprobs, inference_logprobs, loss_mask) give them.
+    Without options the columns are also found under the names that NeMo-RL (prev_logprobs, generation_logprobs) and
+    prime-rl (trainer_logprobs, inference_logprobs) give them, and masks under those of any trainer.
     """
     _check_page(html, paths)
     with show_progress(counted=False) as progress:
         task = progress.add_task("reading", total=None)
         columns = files.read_logprobs(paths, train, rollout, mask)
         progress.update(task, description=f"comparing {len(columns.train):,} completions")
-        report = compare_engines(columns.train, columns.rollout, columns.groups, columns.terminated)
+        report = compare_engines(columns.train, columns.rollout, columns.groups, columns.terminated, columns.numbers)
+    if columns.masks:
+        errors.print(f"Only what {' and '.join(columns.masks)} keep counts: --mask '' counts all.", highlight=False)
     if html is not None:
         write_mismatch_page(report, html, title=_title(paths))
     if json:

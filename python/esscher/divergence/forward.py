@@ -224,7 +224,7 @@ def _heavy(pareto_k: NDArray[np.float64], sizes: NDArray[np.int64]) -> tuple[str
     if beyond and not heavy:
         return (
             f"In {beyond} of {len(sizes)} prompts Pareto k of target/proposal is above {TRUSTED_BY_NONE} (up to "
-            f"{_largest(pareto_k):.2f}). Of so many prompts that may be chance: draw more completions a prompt to "
+            f"{_largest(pareto_k):.2f}). Of so many prompts it may be chance: draw more completions a prompt to "
             "tell.",
         )
     if not heavy:

@@ -142,8 +142,8 @@ def _of_weights(samples: Samples, target: Target, posterior: TargetReport, weigh
     if beyond and not heavy:
         warnings.append(
             f"In {beyond} of {len(sizes)} prompts Pareto k is above {TRUSTED_BY_NONE} (up to "
-            f"{np.nanmax(pareto_k):.2f}), which no estimate can be trusted with. Of so many prompts that may be chance; if it is not, a few "
-            "completions decide what these prompts say. Draw more completions a prompt to tell."
+            f"{np.nanmax(pareto_k):.2f}), which no estimate can be trusted with. Of so many prompts it may be chance; "
+            "if it is not, a few completions decide what these prompts say. Draw more completions a prompt to tell."
         )
     if heavy:
         worst = int(np.nan_to_num(pareto_k, nan=-np.inf).argmax())

@@ -10,6 +10,7 @@ import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
 from esscher.files import columns as arrow
 from esscher.files.blocks import load
 from esscher.files.formats import check_known_or_not, naming
+from esscher.files.masks import ROW_MASKS, TOKEN_MASKS
 from esscher.ragged import Ragged, counts_within
 
 if TYPE_CHECKING:
@@ -25,31 +26,47 @@ TERMINATED, TOKEN_IDS = "terminated", "token_ids"
 
 
 class Trainer(NamedTuple):
-    """What a trainer calls the two columns, and the mask of the tokens that it trains on."""
+    """What a trainer calls the two columns."""
 
     train: str
     rollout: str
-    mask: str | None
+
+
+class _Names(NamedTuple):
+    """What the two columns are called in these files, and the masks that they are read with: the first one tells."""
+
+    train: str
+    rollout: str
+    token_masks: tuple[str, ...]
+    row_masks: tuple[str, ...]
+
+    @property
+    def mask(self) -> str:
+        """The mask of tokens, "" if there is none."""
+        return self.token_masks[0] if self.token_masks else ""
 
 
 # Ours, NeMo-RL's and prime-rl's.
 TRAINERS = (
-    Trainer("policy_logprobs", "rollout_logprobs", None),
-    Trainer("prev_logprobs", "generation_logprobs", "token_loss_mask"),
-    Trainer("trainer_logprobs", "inference_logprobs", "loss_mask"),
+    Trainer("policy_logprobs", "rollout_logprobs"),
+    Trainer("prev_logprobs", "generation_logprobs"),
+    Trainer("trainer_logprobs", "inference_logprobs"),
 )
 
 
 class LogprobColumns(NamedTuple):
     """Log-probs as two engines recorded them, in nats, null as NaN; rows are completions, grouped by prompt.
 
-    ``groups`` and ``terminated`` are `None` where the files do not tell.
+    ``groups`` and ``terminated`` are `None` where the files do not tell. ``numbers`` are the rows that these were,
+    counted from 0 through all files, and ``masks`` what the masks were called that left out the others.
     """
 
     train: Ragged
     rollout: Ragged
     groups: Offsets | None
     terminated: NDArray[np.bool_] | None
+    numbers: NDArray[np.int64]
+    masks: tuple[str, ...]
 
 
 def read_logprobs(
@@ -57,8 +74,8 @@ def read_logprobs(
 ) -> LogprobColumns:
     """Read two columns of log-probs as they are: no value is refused, a null is NaN, a null row is empty.
 
-    Where a file has a trainer's mask of the tokens that count, only these are read. Rows are grouped by `prompt_id` and
-    `prompt_token_ids`, or by the tokens before the mask's first.
+    Where a file has a mask of the tokens or of the rows that count, under any name in `esscher.files.masks`, only these
+    are read. Rows are grouped by `prompt_id` and `prompt_token_ids`, or by the tokens before the mask's first.
 
     Parameters
     ----------
@@ -67,8 +84,8 @@ def read_logprobs(
     train, rollout
         What the columns are called; by default as one of `TRAINERS` calls them.
     mask
-        What the mask of the tokens that count is called, of 0 and 1 or booleans; "" if all tokens count. By default
-        that of the trainer whose columns these are, if the files have it.
+        What the mask of the tokens that count is called, of 0 and 1 or booleans, or one of rows; "" if all tokens and
+        rows count. By default any whose name says so, if all such masks of tokens agree.
 
     Raises
     ------
@@ -76,8 +93,7 @@ def read_logprobs(
         If a file is not there.
     ValueError
         If a file is not whole, lacks a column, or a column holds something else than numbers, or a mask than 0 and 1;
-        or if there is a trainer's mask beside columns that are not that trainer's, and `mask` does not say what to do.
-        The message names the file.
+        or if there are masks that disagree, and `mask` does not say which. The message names the file.
 
     Examples
     --------
@@ -90,26 +106,27 @@ def read_logprobs(
     array([-0.5,  nan])
     """
     tables = [load(path) for path in paths]
-    names = _names(paths[0], tables[0].column_names, Trainer(train or "", rollout or "", mask))
-    wanted = [name for name in (*names, *PROMPTS, TERMINATED, TOKEN_IDS) if name in tables[0].column_names]
+    names = _names(paths[0], tables[0].column_names, Trainer(train or "", rollout or ""), mask)
+    masks = (*names.token_masks, *names.row_masks)
+    wanted = [name for name in (*names[:2], *masks, *PROMPTS, TERMINATED, TOKEN_IDS) if name in tables[0].column_names]
     for path, table in zip(paths, tables, strict=True):
         for name in wanted:
             if name not in table.column_names:
                 raise ValueError(f"{path} has no column {name!r}, {paths[0]} has: files read together must agree")
     parts = [naming(path, _columns, table, names) for path, table in zip(paths, tables, strict=True)]
-    return _grouped(_concatenate(parts), _prompt_codes(paths, tables, names))
+    columns = _grouped(_concatenate(parts), _prompt_codes(paths, tables, names))
+    kept = [naming(path, _kept_rows, table, names.row_masks) for path, table in zip(paths, tables, strict=True)]
+    used = (*names.token_masks[:1], *names.row_masks)
+    return _of_rows(columns._replace(masks=used), np.concatenate(kept))
 
 
-def _names(path: Path, there: list[str], asked: Trainer) -> Trainer:
+def _names(path: Path, there: list[str], asked: Trainer, mask: str | None) -> _Names:
     known = _trainer(there, {asked.train, asked.rollout})
-    mask = known.mask if known.mask in there else None
-    names = Trainer(
-        asked.train or known.train, asked.rollout or known.rollout, mask if asked.mask is None else asked.mask
-    )
+    names = _Names(asked.train or known.train, asked.rollout or known.rollout, *_masks(there, mask))
     for name, option, what in (
         (names.train, "--train", "these log-probs"),
         (names.rollout, "--rollout", "these log-probs"),
-        (names.mask, "--mask", "the mask"),
+        (mask, "--mask", "the mask"),
     ):
         if name and name not in there:
             raise ValueError(
@@ -117,13 +134,17 @@ def _names(path: Path, there: list[str], asked: Trainer) -> Trainer:
             )
     if names.train == names.rollout:
         raise ValueError(f"--train and --rollout are both {names.train!r}: name the columns of two engines")
-    masks = [trainer.mask for trainer in TRAINERS if trainer.mask in there]
-    if names.mask is None and masks:
-        raise ValueError(
-            f"{path} has a mask, {masks[0]!r}: say --mask {masks[0]} if it tells which of these tokens count, or "
-            "--mask '' if all of them do"
-        )
     return names
+
+
+def _masks(there: list[str], asked: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the masks of tokens and of rows to read: those whose names say so, unless one was asked for, or none."""
+    if asked == "":
+        return (), ()
+    rows = tuple(name for name in ROW_MASKS if name in there)
+    if asked is None:
+        return tuple(name for name in TOKEN_MASKS if name in there), rows
+    return ((), (asked,)) if asked in ROW_MASKS else ((asked,), rows)
 
 
 def _trainer(there: list[str], asked: set[str]) -> Trainer:
@@ -132,15 +153,73 @@ def _trainer(there: list[str], asked: set[str]) -> Trainer:
     return by_name or next((t for t in TRAINERS if {t.train, t.rollout} <= set(there)), TRAINERS[0])
 
 
-def _columns(table: pa.Table, names: Trainer) -> LogprobColumns:
+def _columns(table: pa.Table, names: _Names) -> LogprobColumns:
     train, rollout = (arrow.raw_numbers(name, table.column(name)) for name in (names.train, names.rollout))
     if names.mask:
-        mask = _mask(table, names.mask)
+        _check_agreement(table, names.token_masks)
+        mask = _of_completions(_mask(table, names.mask), train, table)
         train, rollout = _masked(names.train, train, mask), _masked(names.rollout, rollout, mask)
     terminated = None
     if TERMINATED in table.column_names and not table.column(TERMINATED).null_count:
         terminated = arrow.booleans(TERMINATED, table.column(TERMINATED))
-    return LogprobColumns(train, rollout, None, terminated)
+    return LogprobColumns(train, rollout, None, terminated, np.arange(len(train)), ())
+
+
+def _check_agreement(table: pa.Table, names: tuple[str, ...]) -> None:
+    masks = [_mask(table, name) for name in names]
+    for name, mask in zip(names[1:], masks[1:], strict=True):
+        differ = [i for i, (one, two) in enumerate(zip(masks[0], mask, strict=True)) if not np.array_equal(one, two)]
+        if differ:
+            raise ValueError(
+                f"the masks {names[0]!r} and {name!r} disagree in row {differ[0]} (rows count from 0): say which tells "
+                f"the tokens that count, --mask {names[0]} or --mask {name}, or --mask '' if all tokens do"
+            )
+
+
+def _of_completions(mask: Ragged, columns: Ragged, table: pa.Table) -> Ragged:
+    """Return a mask without its prompts' part, where it goes over prompt and completion and log-probs do not."""
+    if PROMPTS[1] not in table.column_names or np.array_equal(mask.lengths, columns.lengths):
+        return mask
+    prompts = arrow.raw_numbers(PROMPTS[1], table.column(PROMPTS[1])).lengths
+    if not np.array_equal(mask.lengths, prompts + columns.lengths):
+        return mask
+    keep = counts_within(mask.lengths) >= np.repeat(prompts, mask.lengths)
+    return Ragged.from_lengths(mask.values[keep], columns.lengths)
+
+
+def _kept_rows(table: pa.Table, masks: tuple[str, ...]) -> NDArray[np.bool_]:
+    """Return which rows count [N], by all masks of rows: a number or a boolean a row, or a list of one."""
+    kept = np.ones(len(table), np.bool_)
+    for name in masks:
+        column = table.column(name)
+        if not pa.types.is_nested(column.type):
+            column = pa.chunked_array(
+                [pa.ListArray.from_arrays(np.arange(len(c) + 1, dtype=np.int32), c) for c in column.chunks]
+            )
+        mask = _mask(table.select([]).append_column(name, column), name)
+        wrong = np.flatnonzero(mask.lengths != 1)
+        if len(wrong):
+            raise ValueError(
+                f"column {name!r}, row {wrong[0]} has {mask.lengths[wrong[0]]} values: a mask of rows has one for each "
+                "(rows count from 0)"
+            )
+        kept &= mask.values == 1
+    return kept
+
+
+def _of_rows(columns: LogprobColumns, kept: NDArray[np.bool_]) -> LogprobColumns:
+    """Return the completions whose row in the files is `kept`."""
+    stay = np.flatnonzero(kept[columns.numbers])
+    if len(stay) == len(kept):
+        return columns
+    groups = columns.groups
+    return columns._replace(
+        train=columns.train.take(stay),
+        rollout=columns.rollout.take(stay),
+        groups=None if groups is None else np.unique(np.searchsorted(stay, groups)),
+        terminated=None if columns.terminated is None else columns.terminated[stay],
+        numbers=columns.numbers[stay],
+    )
 
 
 def _mask(table: pa.Table, name: str) -> Ragged:
@@ -173,6 +252,8 @@ def _concatenate(parts: list[LogprobColumns]) -> LogprobColumns:
         Ragged.concatenate([part.rollout for part in parts]),
         None,
         np.concatenate(ended) if len(ended) == len(parts) else None,
+        np.arange(sum(len(part.train) for part in parts)),
+        (),
     )
 
 
@@ -186,10 +267,12 @@ def _grouped(columns: LogprobColumns, codes: NDArray[np.int64] | None) -> Logpro
         columns.rollout.take(order),
         np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]),
         None if columns.terminated is None else columns.terminated[order],
+        columns.numbers[order],
+        columns.masks,
     )
 
 
-def _prompt_codes(paths: Sequence[Path], tables: list[pa.Table], names: Trainer) -> NDArray[np.int64] | None:
+def _prompt_codes(paths: Sequence[Path], tables: list[pa.Table], names: _Names) -> NDArray[np.int64] | None:
     """Give rows of one prompt an equal number; `None` if the tables do not tell prompts."""
     told = [name for name in PROMPTS if name in tables[0].column_names]
     for name in told:
