@@ -195,7 +195,7 @@ def test_log_z_is_that_of_the_prior_and_is_corrected_for_its_bias():
     prior, rng, n, repeats = TabularLM(PRIOR_LOGITS), np.random.default_rng(9), 10, 8000
     drawn = prior.sample(Ragged.from_rows([[0]] * repeats), n, 2, rng)
     known = know(replace(drawn, rewards=np.array(REWARD(drawn))), BETA)
-    errors = known.log_z - LOG_Z[0], known.unbiased_log_z - LOG_Z[0]
+    errors = known.log_z - LOG_Z[0], known.corrected_log_z - LOG_Z[0]
     plain, corrected = (error.mean() for error in errors)
     assert plain < -5 * errors[0].std() / np.sqrt(repeats)
     assert abs(corrected) < 0.3 * abs(plain)

@@ -9,6 +9,7 @@ import numpy as np
 
 from esscher.divergence import warnings
 from esscher.divergence.columns import log_proposal_of, logprobs_of
+from esscher.divergence.control import control_coefficients
 from esscher.divergence.estimators import KlEstimators, kl_estimators, of_log_ratios
 from esscher.divergence.presets import estimate_preset
 from esscher.divergence.record import KlEstimate, signature
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from esscher.samples import Samples
 
 Column = Literal["k1", "k2", "k3", "abs", "k1_cv", "exact"]
-# With fewer completions a fitted coefficient would explain them away.
-FEWEST_FITTED = 10
 
 
 def estimate_kl(
@@ -45,15 +44,15 @@ def estimate_kl(
     With ``d = log policy - log prior`` of each token ("token") or of the completion ("sequence"), the value is the mean
     over completions of ``k1 = d``, ``k2 = d^2 / 2``, ``k3 = exp(-d) - 1 + d`` or ``abs = |d|``, summed over tokens;
     of ``k1_cv = k1 + c (k3 - k1)``, where ``k3 - k1 = exp(-d) - 1`` has mean 0 on policy and c is fitted to give the
-    least variance; or of ``exact``, the KL over the whole vocabulary at each token.
+    least variance, for each prompt to the completions of the others; or of ``exact``, the KL over the whole vocabulary
+    at each token.
 
     Parameters
     ----------
     samples
         Completions with the log-probs of policy and prior, or with `token_kl` for "exact".
     estimator
-        "k1" if not given. k1, k3 and exact are unbiased on the policy's own samples, k2 and abs are not; k1_cv is but
-        for the fit of c, which costs a bias that falls as 1 / N.
+        "k1" if not given. k1, k1_cv, k3 and exact are unbiased on the policy's own samples, k2 and abs are not.
     preset
         A trainer, whose number is reproduced: its estimator, aggregation and clamps (see `estimate_preset`).
     level
@@ -153,11 +152,11 @@ def _of_level(
     estimates = {
         name: make(name, values, unfit.get(name, ()), level=level) for name, values in columns._asdict().items()
     }
-    coefficient = _control_coefficient(columns, weights)
-    values = columns.k1 + coefficient * (columns.k3 - columns.k1) if coefficient else columns.k1
-    estimates["k1_cv"] = make(
-        "k1_cv", values, rests_on_ratio if coefficient else (), level=level, cv=f"{coefficient:.6g}"
-    )
+    coefficients = control_coefficients(columns, weights, samples.groups)
+    fitted = coefficients.any()
+    values = columns.k1 + coefficients * (columns.k3 - columns.k1) if fitted else columns.k1
+    unfit_cv = rests_on_ratio if fitted else ()
+    estimates["k1_cv"] = make("k1_cv", values, unfit_cv, level=level, cv=f"{coefficients.mean():.6g}")
     return estimates
 
 
@@ -168,23 +167,6 @@ def _key(column: str, level: str) -> str:
     if level not in ("token", "sequence"):
         raise ValueError(f"level is {level!r}: it must be one of token, sequence")
     return column if level == "token" or column in ("k1", "exact") else f"sequence_{column}"
-
-
-def _control_coefficient(columns: KlEstimators, weights: Weights) -> float:
-    """Fit the c for which k1 + c (exp(-d) - 1) varies least; 0 where too little is there to tell.
-
-    The control's mean is 0 for every prompt, so that prompts do not enter, and all completions are fitted at once.
-    """
-    k1 = columns.k1
-    if len(k1) < FEWEST_FITTED or not np.isfinite(columns.k3).all():
-        return 0.0
-    weighted = weights.relative * (columns.k3 - k1)
-    largest = float(np.abs(weighted).max())
-    if largest == 0.0:
-        return 0.0
-    weighted = weighted / largest  # squares must not overflow
-    mean = float(weights.relative @ k1) / float(weights.relative.sum())
-    return -float((weights.relative * (k1 - mean)) @ weighted) / float(weighted @ weighted) / largest
 
 
 # Unbiased on policy: that they are below 0 by more than chance says something.

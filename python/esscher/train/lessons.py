@@ -69,13 +69,13 @@ class KnownPrior(NamedTuple):
         Completions of every prompt, with rewards.
     log_z
         Log Z of each prompt [P] in nats.
-    unbiased_log_z
+    corrected_log_z
         The same less its bias of order 1/n, to measure against.
     """
 
     samples: Samples
     log_z: NDArray[np.float64]
-    unbiased_log_z: NDArray[np.float64]
+    corrected_log_z: NDArray[np.float64]
 
 
 def know(prior_samples: Samples, beta: float) -> KnownPrior:

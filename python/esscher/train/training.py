@@ -145,7 +145,7 @@ class Trainer:
         self._check_rewarded(scored)
         update, notes = self._learn(self._lesson(which, scored))
         clock.lap("gradient")
-        log_z = None if self._known is None else self._known.unbiased_log_z[self._kept(which, scored)]
+        log_z = None if self._known is None else self._known.corrected_log_z[self._kept(which, scored)]
         found = measure(
             self.step, drawn, scored.samples, settings.beta, log_z, update, clock.laps, (*_notes(drawn, scored), *notes)
         )

@@ -66,7 +66,7 @@ def judge(
     assert drawn.prior_logprobs is not None
     assert drawn.policy_entropy is not None
     log_policy, log_prior = sequence_logprobs(drawn.policy_logprobs), sequence_logprobs(drawn.prior_logprobs)
-    gaps = known.unbiased_log_z[drawn.group_of] - drawn.rewards / beta + log_policy - log_prior
+    gaps = known.corrected_log_z[drawn.group_of] - drawn.rewards / beta + log_policy - log_prior
     lengths = drawn.completions.lengths
     return Outcome(
         name=name,
