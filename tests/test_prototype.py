@@ -79,6 +79,21 @@ def test_the_kl_of_best_of_n_lies_between_the_exact_one_and_the_bound():
     assert best.reward.value[:4] == pytest.approx(better[:4], abs=0.02)
 
 
+def test_the_best_of_one_prompts_samples_has_an_error_only_where_it_can():
+    rewards = np.random.default_rng(2).normal(size=64)
+    rows = Ragged.from_rows([[i] for i in range(64)])
+    found = prototype(Samples(Ragged.from_rows([[0]]), rows, [0, 64], rewards=rewards))
+    reward = found.best_of_n.reward
+    assert found.best_of_n.n.tolist() == [1, 2, 4, 8, 16, 32]
+    assert (reward.low[:4] < reward.value[:4]).all()
+    assert (reward.value[:4] < reward.high[:4]).all()
+    assert np.isnan([reward.stderr[4:], reward.low[4:], reward.high[4:]]).all()
+    assert found.warnings[-1].startswith("The reward of the best of 16, 32 has no error: of the 64 samples of the one")
+    several = prototype(Samples(Ragged.from_rows([[0], [1]]), rows, [0, 32, 64], rewards=rewards))
+    assert np.isfinite(several.best_of_n.reward.stderr).all()
+    assert not any("best of" in warning for warning in several.warnings)
+
+
 def test_without_log_probs_the_kl_of_best_of_n_is_a_bound(samples):
     best = prototype(replace(samples, prior_logprobs=None)).best_of_n
     assert best.kl_is_bound

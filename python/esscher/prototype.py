@@ -11,7 +11,13 @@ from esscher import _core
 from esscher.divergence.columns import drawn_logprobs
 from esscher.diversity import estimate_size_free
 from esscher.frontier import Curve, Frontier, average_curve, frontier
-from esscher.inference.best_of_n import best_of_n_kl, best_of_n_kl_bound, best_of_n_rewards, best_of_n_weights
+from esscher.inference.best_of_n import (
+    best_of_n_interval,
+    best_of_n_kl,
+    best_of_n_kl_bound,
+    best_of_n_rewards,
+    best_of_n_weights,
+)
 from esscher.inference.importance import exponential_weights
 
 if TYPE_CHECKING:
@@ -33,7 +39,8 @@ class BestOfNCurve:
     n
         Of how many samples the best is taken [K]; at most half of the smallest prompt's.
     reward
-        Expected reward of the best; -inf for every n where a reward is -inf, as all n samples may have that.
+        Expected reward of the best; -inf for every n where a reward is -inf, as all n samples may have that. Of a
+        single prompt without an error where few of its samples decide (see `best_of_n_rewards`).
     kl
         KL(best-of-n‖prior) in nats, by Beirami's estimate: at least the KL, and nearer to it than the bound.
     kl_is_bound
@@ -123,14 +130,15 @@ def prototype(samples: Samples, betas: ArrayLike | None = None, *, threads: int 
     if samples.rewards is None:
         raise ValueError("samples have no rewards: the frontier is that of a reward")
     curve = frontier(samples.rewards, betas, samples.groups, threads=threads)
+    best = _best_of_n(samples, samples.rewards)
     return Prototype(
         version=_core.__version__,
         prompts=len(samples.prompts),
         completions=len(samples),
         frontier=curve,
-        best_of_n=_best_of_n(samples, samples.rewards),
+        best_of_n=best,
         diversity=_diversity(samples, samples.rewards, curve),
-        warnings=curve.warnings,
+        warnings=(*curve.warnings, *_of_best(best, len(samples))),
     )
 
 
@@ -143,12 +151,27 @@ def _best_of_n(samples: Samples, rewards: NDArray[np.float64]) -> BestOfNCurve:
     if np.isneginf(rewards).any():
         best.reward[:] = -np.inf
     reward, _ = average_curve(best.reward, best.stderr, sizes)
+    if len(sizes) == 1 and np.isfinite(reward.value).all():
+        low, high = np.array([best_of_n_interval(rewards, one)[:2] for one in n.tolist()]).T
+        reward = reward._replace(low=low, high=high)
     if samples.prior_logprobs is None:
         bound, none = best_of_n_kl_bound(n), np.zeros(len(n))
         return BestOfNCurve(n, reward, Curve(bound, none, bound, bound), kl_is_bound=True)
     log_prior = drawn_logprobs("prior_logprobs", samples.prior_logprobs)
     kl = np.stack([_kl(log_prior, rewards, int(one), samples) for one in n], axis=1)
     return BestOfNCurve(n, reward, average_curve(kl, np.full(kl.shape, np.nan), sizes)[0], kl_is_bound=False)
+
+
+def _of_best(best: BestOfNCurve, n: int) -> tuple[str, ...]:
+    """Say of which n the reward has no error."""
+    unknown = best.n[(best.n > 1) & np.isfinite(best.reward.value) & np.isnan(best.reward.stderr)].tolist()
+    if not unknown:
+        return ()
+    numbers = ", ".join(map(str, unknown))
+    return (
+        f"The reward of the best of {numbers} has no error: of the {n:,} samples of the one prompt a few decide it. "
+        "Draw more samples, or samples of more prompts.",
+    )
 
 
 def _kl(log_prior: NDArray[np.float64], rewards: NDArray[np.float64], n: int, samples: Samples) -> NDArray[np.float64]:

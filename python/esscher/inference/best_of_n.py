@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from esscher.estimate import ROUNDING, Interval, confidence_interval
 from esscher.inference.columns import as_column
 from esscher.inference.resampling import resample
 from esscher.ragged import as_groups, as_integers
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 # Below it the log of n times a winner's probability changes no digit of the KL's term.
 RARE = -40.0
+# If the expected best moves by more than this share of its error where samples may be drawn twice, it is no mean of
+# many, as which it has its error.
+MOST_MOVED = 0.2
 
 
 class BestOfN(NamedTuple):
@@ -44,8 +48,8 @@ class BestOfNRewards(NamedTuple):
     reward
         Expected reward of the best [P, K]; NaN where n is larger than the group.
     stderr
-        Its standard error over the draws of the group's samples [P, K], by the jackknife; NaN where n is not smaller
-        than the group.
+        Its standard error over the draws of the group's samples [P, K], by the jackknife; NaN where the group has too
+        few samples to tell (see `best_of_n_rewards`).
     """
 
     n: NDArray[np.int64]
@@ -146,8 +150,11 @@ def best_of_n_rewards(
     The estimate is the mean over all subsets of n of a group's N samples,
     ``sum_i r_(i) C(i - 1, n - 1) / C(N, n)`` with the rewards in rising order: unbiased, and of the least variance that
     an unbiased one has. Its standard error is the jackknife's, exact in O(N) since the mean without one sample is made
-    of running sums; its square does not understate on average (Efron and Stein 1981), but with n close to N it says
-    little.
+    of running sums; its square does not understate on average (Efron and Stein 1981).
+
+    There is none where a few samples decide, so that an interval by it would not hold: where the expected best of n
+    that may be the same sample twice is another by more than a fifth of the standard error. That is so from about
+    n = N / 6 on, and earlier where many samples share the highest reward.
 
     Parameters
     ----------
@@ -179,7 +186,7 @@ def best_of_n_rewards(
     array([[2.    , 2.6667],
            [4.5   , 5.    ]])
     >>> got.stderr.round(4)
-    array([[0.5774, 0.6667],
+    array([[0.5774,    nan],
            [0.5   ,    nan]])
     """
     column = as_column("rewards", rewards)
@@ -198,6 +205,35 @@ def best_of_n_rewards(
             if one <= pool_size:
                 reward[rows, k], stderr[rows, k] = _expected_best(pools, int(one))
     return BestOfNRewards(wanted, reward, stderr)
+
+
+def best_of_n_interval(rewards: NDArray[np.float64], n: int) -> Interval:
+    """Return the 95 % interval of the expected reward of best-of-n, from one prompt's samples [N] in any order.
+
+    By `confidence_interval` of the jackknife's pseudo-values, ``N e - (N - 1) e_i`` for the expected best e and that
+    without sample i: they have its mean and its standard error, and show how skewed it is. None where
+    `best_of_n_rewards` has no standard error.
+
+    References
+    ----------
+    Tukey, "Bias and confidence in not-quite large samples", Annals of Mathematical Statistics 1958.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> samples = np.random.default_rng(0).normal(size=200)
+    >>> low, high, _ = best_of_n_interval(samples, 4)  # of the normal law it is 1.029
+    >>> round(low, 2), round(high, 2)
+    (0.86, 1.16)
+    >>> best_of_n_interval(samples, 100).assumes
+    'no interval: of 200 samples a few decide which is the best of 100'
+    """
+    size, pool = len(rewards), np.sort(rewards)[None, :]
+    (value,), (stderr,) = _expected_best(pool, n)
+    if not np.isfinite(stderr):
+        return Interval(np.nan, np.nan, f"no interval: of {size} samples a few decide which is the best of {n}")
+    pseudo_values = value - (size - 1) * _shifts_without_one(_depths(pool), n)[0]
+    return confidence_interval(pseudo_values, np.array([0, size]))
 
 
 def best_of_n_kl(log_prior_of_winners: ArrayLike, n: int) -> NDArray[np.float64]:
@@ -327,14 +363,28 @@ def _rank_weights(pool_size: int, n: int) -> NDArray[np.float64]:
 
 def _expected_best(pools: NDArray[np.float64], n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the expected best of n of each pool and its standard error [R], from rewards in rising order [R, N]."""
-    top = pools[:, -1]
     # A -inf can win only if there are n of them.
     unbounded = pools[:, n - 1] == -np.inf
-    # From the top down, so that equal rewards have no error, and rewards that cannot win no part in the sums.
-    depths = np.where(pools == -np.inf, 0.0, pools - np.where(top == -np.inf, 0.0, top)[:, None])
+    depths = _depths(pools)
     best = (depths * _rank_weights(pools.shape[1], n)).sum(axis=1)
+    reward = np.where(pools[:, -1] == -np.inf, 0.0, pools[:, -1]) + best
     stderr = _jackknife(depths, n)
-    return np.where(unbounded, -np.inf, top + best), np.where(unbounded, np.nan, stderr)
+    with np.errstate(invalid="ignore"):  # without an error nothing is known
+        known = ~unbounded & (_moved(depths, best, n) <= MOST_MOVED * stderr - ROUNDING * depths[:, 0])
+    return np.where(unbounded, -np.inf, reward), np.where(known, stderr, np.nan)
+
+
+def _depths(pools: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rewards less the highest of their pool [R, N], so that equal ones have no error; 0 for what is -inf."""
+    top = pools[:, -1:]
+    return np.where(pools == -np.inf, 0.0, pools - np.where(top == -np.inf, 0.0, top))
+
+
+def _moved(depths: NDArray[np.float64], best: NDArray[np.float64], n: int) -> NDArray[np.float64]:
+    """By how much the expected best is another where the n samples may be the same [R]."""
+    shares = np.diff((np.arange(depths.shape[1] + 1) / depths.shape[1]) ** n)
+    moved: NDArray[np.float64] = np.abs((depths * shares).sum(axis=1) - best)
+    return moved
 
 
 def _jackknife(rewards: NDArray[np.float64], n: int) -> NDArray[np.float64]:
@@ -342,14 +392,20 @@ def _jackknife(rewards: NDArray[np.float64], n: int) -> NDArray[np.float64]:
     pools, pool_size = rewards.shape
     if n >= pool_size:
         return np.full(pools, np.nan)
-    weights = _rank_weights(pool_size - 1, n)
-    nothing = np.zeros((pools, 1))
+    errors: NDArray[np.float64] = _shifts_without_one(rewards, n).std(axis=1) * np.sqrt(pool_size - 1)
+    return errors
+
+
+def _shifts_without_one(rewards: NDArray[np.float64], n: int) -> NDArray[np.float64]:
+    """By how much the expected best of n is another without each sample [R, N], in rising order [R, N]; n < N."""
+    weights = _rank_weights(rewards.shape[1] - 1, n)
+    nothing = np.zeros((len(rewards), 1))
     # Without the k-th, those below keep their rank and those above fall by one.
     below = np.hstack([nothing, np.cumsum(rewards[:, :-1] * weights, axis=1)])
     above = np.hstack([np.cumsum((rewards[:, 1:] * weights)[:, ::-1], axis=1)[:, ::-1], nothing])
     without = below + above
-    errors: NDArray[np.float64] = without.std(axis=1) * np.sqrt(pool_size - 1)
-    return errors
+    shifts: NDArray[np.float64] = without - without.mean(axis=1, keepdims=True)
+    return shifts
 
 
 def _kl_terms(log_e: NDArray[np.float64], n: int) -> NDArray[np.float64]:
