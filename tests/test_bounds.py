@@ -87,7 +87,7 @@ def test_values_and_standard_errors_are_those_of_the_blocks():
     one = multi_sample_bound(log_weights, 3, groups)
     np.testing.assert_array_equal(one.value, got.value[1])
     elbo = evidence_lower_bound(log_weights, groups)
-    np.testing.assert_allclose(elbo, (got.value[0], got.stderr[0]), atol=1e-12)
+    np.testing.assert_allclose(elbo, [part[0] for part in got], atol=1e-12)
 
 
 def test_standard_errors_are_calibrated():
@@ -112,6 +112,29 @@ def test_standard_errors_are_calibrated():
     for name, values in scores.items():
         assert np.std(values, axis=0) == pytest.approx(np.ones(2), abs=5 / np.sqrt(800)), name
         assert np.abs(np.mean(values, axis=0)).max() < 5 / np.sqrt(400), name
+
+
+@pytest.mark.parametrize("n", [5, 10, 20, 50])
+def test_intervals_of_few_draws_hold_the_bound(n):
+    """Of normal log-weights, in 2000 repetitions; ± 1.96 standard errors held in 69 % for two blocks."""
+    repeats, rng = 2000, np.random.default_rng(n)
+    groups = np.arange(repeats + 1) * n
+    log_weights = rng.normal(size=(repeats, n))
+    found = {"elbo": (evidence_lower_bound(log_weights.ravel(), groups), 0.0)}
+    found["eubo"] = evidence_upper_bound(log_weights.ravel(), groups), 0.0
+    for k in (2, 5):
+        if n // k > 1:
+            exact = float(np.log(np.exp(rng.normal(size=(200_000, k))).mean(axis=1)).mean())
+            found[f"iwae {k}"] = multi_sample_bound(log_weights.ravel(), k, groups), exact
+    for name, (bound, exact) in found.items():
+        held = (bound.low <= exact) & (exact <= bound.high)
+        assert 0.92 <= held.mean() <= 0.98, name
+
+
+def test_a_single_draw_has_no_interval():
+    got = evidence_lower_bound([0.5, -np.inf, 0.1], [0, 1, 3])
+    np.testing.assert_array_equal(got.low, [-np.inf, -np.inf])
+    np.testing.assert_array_equal(got.high, [np.inf, np.inf])
 
 
 def test_the_interval_holds_log_z():

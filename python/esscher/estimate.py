@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from esscher.ragged import Offsets
 
@@ -243,6 +243,18 @@ def student_interval(
     reach = _student(n - 1) * stderr if n > 1 else np.full(len(stderr), np.nan)
     draws = _draws(n, np.array([0, n])).removesuffix(",")
     return value - reach, value + reach, f"{draws}, and their means are normal (Student t)"
+
+
+def student_quantiles(freedom: ArrayLike) -> NDArray[np.float64]:
+    """Return the quantiles of Student's t that bound 95 %, for degrees of freedom of 1 or more, in any shape.
+
+    Examples
+    --------
+    >>> student_quantiles([1, 2.5, 30]).round(3)
+    array([12.706,  3.575,  2.042])
+    """
+    quantiles: NDArray[np.float64] = np.vectorize(_student, otypes=[np.float64])(freedom)
+    return quantiles
 
 
 def bias_of_log_mean(relative: NDArray[np.float64], groups: Offsets) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from esscher.estimate import ROUNDING
+from esscher.estimate import ROUNDING, student_quantiles
 from esscher.inference.columns import below_infinity, filled_offsets, finite_column, group_of, group_sums, refuse
 
 if TYPE_CHECKING:
@@ -26,12 +26,16 @@ class Bound(NamedTuple):
     value
         Estimate [P], or [K, P] for K sizes, in nats; without bias for the bound, which is not log Z.
     stderr
-        Its standard error, of the same shape, in nats; inf where a single draw says nothing of the spread, or where
-        the value is -inf.
+        Its standard error over other samples of these very groups, of the same shape, in nats; inf where a single draw
+        says nothing of the spread, or where the value is -inf.
+    low, high
+        The 95 % interval of the bound, of the same shape, by Student's t for so many blocks or draws.
     """
 
     value: NDArray[np.float64]
     stderr: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
 
 
 class EvidenceInterval(NamedTuple):
@@ -228,7 +232,7 @@ def evidence_interval(
     """Enclose log Z between `multi_sample_bound` and `multi_sample_upper_bound`, from samples of policy and target.
 
     With k = 1 these are the ELBO and the EUBO; the interval narrows as k grows. Its ends are estimates: each lies on
-    its side of log Z in expectation, and may err by some of its standard errors.
+    its side of log Z in expectation, and has an interval of its own.
 
     Parameters
     ----------
@@ -298,15 +302,17 @@ def agreement(values: ArrayLike, stderrs: ArrayLike, threshold: float = 3.0) -> 
 
 
 def _mean(values: NDArray[np.float64], offsets: Offsets) -> Bound:
-    """Mean of each group and its standard error; -inf and inf for a group with a -inf."""
+    """Mean of each group, its standard error and its interval; -inf and inf for a group with a -inf."""
     sizes = np.diff(offsets)
     means = group_sums(values, offsets) / sizes
     # Groups with a -inf are set aside, so that no -inf is taken from another.
     known = np.isfinite(means)
     kept = np.where(known[group_of(offsets)], values, 0.0)
     squares = group_sums((kept - np.where(known, means, 0.0)[group_of(offsets)]) ** 2, offsets)
-    stderr = np.sqrt(squares / np.maximum(sizes - 1, 1) / sizes)
-    return Bound(means, np.where(known & (sizes > 1), stderr, np.inf))
+    freedom = np.maximum(sizes - 1, 1)
+    stderr = np.where(known & (sizes > 1), np.sqrt(squares / freedom / sizes), np.inf)
+    reach = student_quantiles(freedom) * stderr
+    return Bound(means, stderr, means - reach, np.where(known, means, 0.0) + reach)
 
 
 def _log_mean_of_blocks(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from esscher import _core
+from esscher.estimate import student_quantiles
 from esscher.inference.columns import as_column, below_infinity, filled_offsets, finite_column, group_of, group_sums
 
 if TYPE_CHECKING:
@@ -16,10 +17,24 @@ if TYPE_CHECKING:
 
 
 class MixtureLogZ(NamedTuple):
-    """Estimate of log Z [P] and its standard error [P] in nats; -inf and inf where nothing has weight."""
+    """What samples of prior and policy together say of log Z of P groups, in nats.
+
+    Attributes
+    ----------
+    log_z
+        Estimate of log Z [P]; -inf where nothing has weight.
+    stderr
+        Its standard error over other samples of these very groups [P]; inf where nothing has weight, or a single sample
+        of one of the two says nothing of the spread.
+    low, high
+        The 95 % interval of log Z [P]. It reaches further up than down, since samples that miss weight give less than
+        log Z and an error that is too small; infinite where they do not tell how far.
+    """
 
     log_z: NDArray[np.float64]
     stderr: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
 
 
 class Bridge(NamedTuple):
@@ -30,7 +45,8 @@ class Bridge(NamedTuple):
     log_z
         Estimate of log Z [P] in nats; -inf where no sample of the proposal has weight.
     stderr
-        Its standard error [P] in nats, for independent draws; inf where there is nothing to tell it from.
+        Its standard error over other samples of these very groups [P] in nats, for independent draws; inf where there
+        is nothing to tell it from. Of few samples it is rather too large, so that ``log_z`` ± 1.96 of it holds.
     overlap
         What the two distributions have in common [P]: 1 if they are the same, 0 if they share nothing. Below one over
         the number of samples, neither `log_z` nor `stderr` is to be trusted.
@@ -69,7 +85,8 @@ def mixture_log_z(
 
     ``Z = sum_i target_i / (n_prior prior_i + n_policy policy_i)`` over all samples of a group. It has no bias for Z,
     and is seldom much worse than the better of the two alone: a weight is large only where neither would draw. Either
-    may have given no sample. The standard error is that of strata of fixed sizes, by the delta method.
+    may have given no sample. The standard error s is that of strata of fixed sizes, by the delta method, and the
+    interval log Z - q s to log Z - log(1 - q s), with Student's q by the degrees of freedom that both strata leave.
 
     Parameters
     ----------
@@ -91,7 +108,8 @@ def mixture_log_z(
     References
     ----------
     Veach, Guibas, "Optimally combining sampling techniques for Monte Carlo rendering", SIGGRAPH 1995; Shirts, Chodera,
-    "Statistically optimal analysis of samples from multiple equilibrium states", J. Chem. Phys. 2008.
+    "Statistically optimal analysis of samples from multiple equilibrium states", J. Chem. Phys. 2008; Satterthwaite,
+    "An approximate distribution of estimates of variance components", Biometrics 1946 (the degrees of freedom).
 
     Examples
     --------
@@ -100,6 +118,8 @@ def mixture_log_z(
     >>> got = mixture_log_z(log_target, np.log(np.full(4, 0.5)), log_policy, [False, False, True, True])
     >>> np.exp(got.log_z).round(4), got.stderr.round(4)
     (array([1.8667]), array([0.202]))
+    >>> got.low.round(2), got.high.round(2)
+    (array([-0.25]), array([2.66]))
     """
     column = below_infinity("log_target", log_target)
     n = len(column)
@@ -113,7 +133,9 @@ def mixture_log_z(
     shares = _log_shares(counts.reshape(-1, 2))[group_of(offsets)]
     log_weights = column - np.logaddexp(shares[:, 0] + prior, shares[:, 1] + policy)
     log_z = _log_mean(log_weights, offsets)
-    return MixtureLogZ(log_z, _stratified_stderr(_relative(log_weights, log_z, offsets), strata, counts, log_z))
+    variances = _variances(_relative(log_weights, log_z, offsets), strata, counts)
+    stderr = np.where(log_z == -np.inf, np.inf, np.sqrt(variances.sum(axis=1)))
+    return MixtureLogZ(log_z, stderr, *_interval(log_z, stderr, _freedom(variances, counts.reshape(-1, 2))))
 
 
 def bridge(
@@ -247,15 +269,38 @@ def _variance_of_mean(
     return np.where(sizes > 1, squares / np.maximum(sizes - 1, 1) / sizes, np.inf)
 
 
-def _stratified_stderr(
-    relative: NDArray[np.float64], strata: NDArray[np.int64], counts: NDArray[np.int64], log_z: NDArray[np.float64]
+def _variances(
+    relative: NDArray[np.float64], strata: NDArray[np.int64], counts: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Find the standard error of log Z [P] from the weights over Z, for two strata a group, of `counts` samples."""
+    """Find what each of two strata a group, of `counts` samples, adds to the variance of the mean weight [P, 2]."""
     means = np.bincount(strata, weights=relative, minlength=len(counts)) / np.maximum(counts, 1)
     squares = np.bincount(strata, weights=(relative - means[strata]) ** 2, minlength=len(counts))
     # A sum over n_j draws has n_j times their variance; a single draw says nothing of it.
-    of_sums = np.where(counts == 1, np.inf, squares * counts / np.maximum(counts - 1, 1)).reshape(-1, 2).sum(axis=1)
-    return np.where(log_z == -np.inf, np.inf, np.sqrt(of_sums) / counts.reshape(-1, 2).sum(axis=1))
+    of_sums = np.where(counts == 1, np.inf, squares * counts / np.maximum(counts - 1, 1)).reshape(-1, 2)
+    variances: NDArray[np.float64] = of_sums / counts.reshape(-1, 2).sum(axis=1, keepdims=True) ** 2
+    return variances
+
+
+def _freedom(variances: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Degrees of freedom of a sum of variances of strata [P], at least 1 (Satterthwaite)."""
+    total, known = variances.sum(axis=1), np.isfinite(variances).all(axis=1)
+    shares = np.divide(variances, total[:, None], out=np.zeros(variances.shape), where=(known & (total > 0))[:, None])
+    squares = (shares**2 / np.maximum(counts - 1, 1)).sum(axis=1)
+    return 1.0 / np.where(squares > 0, squares, 1.0)
+
+
+def _interval(
+    log_means: NDArray[np.float64], stderr: NDArray[np.float64], freedom: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """95 % interval of the log of each mean [P], from the standard error relative to it.
+
+    That is rather relative to the true mean, of which an estimate that is too low is a smaller part: so the upper end
+    is where the estimate would be too low by that many errors of it.
+    """
+    reach = student_quantiles(freedom) * stderr
+    is_bounded = reach < 1
+    high = np.where(is_bounded, log_means - np.log1p(-np.where(is_bounded, reach, 0.0)), np.inf)
+    return log_means - reach, high
 
 
 def _relative(log_values: NDArray[np.float64], log_means: NDArray[np.float64], offsets: Offsets) -> NDArray[np.float64]:
