@@ -403,6 +403,7 @@ def test_samples_that_miss_the_target_disagree(prior, policies):
     assert not found.policies[0].log_z.agree
     assert any("cut: log Z of " in warning for warning in found.warnings)
     record = json.loads(comparison_to_json(found))["policies"][0]["log_z"]
+    assert (record["error"], record["error_of_bounds"]) == ("of these prompts", "over prompts")
     assert record["agree"] is False
     assert record["both"] is None
     assert record["difference"] > 3
@@ -471,6 +472,8 @@ def test_the_command_says_the_same(found, prior, policies, tmp_path, esscher, mo
     page = (tmp_path / "page.html").read_text()
     check_page(page)
     assert ">little<" in page
+    assert "± of log Z by samples is of these prompts" in page
+    assert "± is one standard error over prompts" in page
     assert (tmp_path / "picture.png").exists()
     record = json.loads(esscher(*arguments, "--json")[1])
     assert [policy["name"] for policy in record["policies"]] == ["little", "much"]

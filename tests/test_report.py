@@ -205,7 +205,7 @@ def test_a_printed_report_shows_the_numbers_with_their_units_in_order():
         "Target tilt|beta:0.5, seen from samples of the policy",
         f"objective J {digits.estimate(target.objective)}",
         f"its bound, beta log Z {digits.estimate(target.objective_bound)}",
-        f"log Z {digits.estimate(target.log_z)} nats",
+        f"log Z {digits.estimate(target.log_z)} nats, ± over prompts",
         f"inference gap {digits.estimate(target.inference_gap)} nats, KL(policy‖target)",
         f"the other way round {digits.estimate(Estimate(*target.forward_kl[:2]))} nats, KL(target‖policy)",
         f"effective sample size {digits.number(target.ess)} ({digits.share(target.ess, 48)}) of 48 completions",
@@ -220,10 +220,17 @@ def test_a_printed_report_shows_the_numbers_with_their_units_in_order():
         f"distinct-2 of 2 {digits.estimate(of_two.within)} {digits.estimate(target_of_two.within)}",
         "Most frequent n-grams",
         f"{report.top_ngrams[2][0].count} {' '.join(map(str, report.top_ngrams[2][0].token_ids))}",
-        "± is one standard error",
+        "± is one standard error over prompts: other prompts would differ by about as much.",
     ]
     places = [text.index(piece) for piece in shown]
     assert places == sorted(places)
+
+
+def test_the_error_of_a_single_prompt_is_named_as_its_own():
+    text = plain(printed(evaluate(make_samples(prompts=1, each=24), Tilt(0.5))))
+    assert "nats, ± of this prompt" in text
+    assert "± is one standard error of this prompt: other completions of it would differ by about as much" in text
+    assert "over prompts" not in text
 
 
 def test_from_the_prior_there_is_no_gap_and_no_policy_kl():

@@ -50,6 +50,9 @@ class Curve(NamedTuple):
 class Frontier:
     """What the targets ``prior(x) exp(r(x) / beta) / Z`` would give, for B values of beta, as means over prompts.
 
+    Errors and intervals, log Z's too, are *over prompts*: other prompts would differ by as much. Those of a single one
+    are *of this prompt*.
+
     No policy has a higher reward at the same KL from the prior than the target has.
 
     Attributes

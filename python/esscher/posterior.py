@@ -45,7 +45,9 @@ class TargetReport:
         Which distribution the samples came from.
     log_z
         Log normaliser of the target, mean over completions of their prompt's, less its bias of order 1/n: the log of a
-        mean of few weights is on average too low (Jensen), and `inference_gap` would be with it.
+        mean of few weights is on average too low (Jensen), and `inference_gap` would be with it. Its error is *over
+        prompts*, as all errors here are: other prompts would differ by as much; that of a single prompt is *of this
+        prompt*. `compare_log_z` has the error *of these prompts*, which is smaller.
     reward
         Mean reward under the target, in units of reward, less its bias of order 1/n; prompts in which nothing has
         weight are left out.

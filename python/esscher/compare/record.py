@@ -37,10 +37,11 @@ class PolicyPoint:
     target
         The target that it is measured against.
     log_z
-        log Z of the target, from the prior's samples and from the policy's; `None` with `target`.
+        log Z of the target, from the prior's samples and from the policy's, with errors of these prompts; `None` with
+        `target`.
     log_z_bounds
-        Bounds of it from below and above by the policy's samples (see `TargetReport.elbo` and `eubo`); `None` where
-        they cannot tell.
+        Bounds of it from below and above by the policy's samples (see `TargetReport.elbo` and `eubo`), with errors over
+        prompts; `None` where they cannot tell.
     inference_gap, inference_gap_interval
         KL(policy‖target) in nats by the best log Z that there is (see `LogZ.best`), and the 95 % interval of it; `None`
         with `target`.

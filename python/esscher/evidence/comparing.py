@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 class LogZ:
     """log Z of one target by every way that samples of prior and policy allow: means over prompts, in nats.
 
-    Errors are those of drawing completions of these very prompts; NaN where one has none, since it has a single
-    completion or no weight, and where a bias of few completions a prompt is left that is not small beside the error.
+    Errors are *of these prompts*: other completions of them would differ by as much. They are not *over prompts*, as
+    those of a report (`TargetReport.log_z`) and of `best_gap` are, which hold that other prompts differ, too. NaN where
+    one has none, since it has a single completion or no weight, and where a bias of few completions a prompt is left
+    that is not small beside the error.
 
     Attributes
     ----------
@@ -62,7 +64,7 @@ class LogZ:
 
 
 class Gap(NamedTuple):
-    """KL(policy‖target) in nats, by the best log Z that there is, and its 95 % interval."""
+    """KL(policy‖target) in nats, by the best log Z that there is, and its 95 % interval; both *over prompts*."""
 
     value: Estimate
     interval: Interval
@@ -121,7 +123,7 @@ def best_gap(prior: Samples, policy: Samples, target: Target) -> Gap:
 
     The ELBO is the mean of ``log_potential - log(policy / prior)`` over the policy's completions; log Z is
     `LogZ.best`. The policy's own samples cannot show what the policy misses, so that by them alone a collapsed policy
-    looks near to its target.
+    looks near to its target. Errors are over prompts; those of a single one are of this prompt.
 
     Parameters
     ----------

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from esscher.compare import Comparison, PolicyPoint
     from esscher.evidence import LogZ
 
+ERROR_OF_LOG_Z = (
+    f"± of log Z by samples is {digits.OF_THESE}: other completions of them would differ by about as much, other "
+    "prompts by more. Every other ± holds that, too."
+)
 # Widths in characters: of what a number is called, and of the numbers of one policy.
 NAMES, NUMBERS = 30, 18
 
@@ -101,6 +105,8 @@ def print_comparison(found: Comparison, console: Console | None = None) -> None:
     for start in range(0, len(found.policies), beside):
         part = _table(found.policies[start : start + beside], found.prototype.prompts)
         print_section(console, "Policies, and what their KL could buy", part)
+    if any(policy.log_z for policy in found.policies):
+        console.print(Text(f"  {ERROR_OF_LOG_Z}", "dim"))
     console.print()
     print_prototype(replace(found.prototype, warnings=found.warnings), console)
 
@@ -108,7 +114,7 @@ def print_comparison(found: Comparison, console: Console | None = None) -> None:
 def comparison_to_json(found: Comparison) -> str:
     """Return everything as indented JSON, with the rules of `prototype_to_json`."""
     record = prototype_record(found.prototype) | {
-        "policies": [_policy(policy) for policy in found.policies],
+        "policies": [_policy(policy, found.prototype.prompts) for policy in found.policies],
         "warnings": list(found.warnings),
     }
     return json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False)
@@ -172,7 +178,7 @@ def _percent(share: Estimate) -> str:
     return f"{digits.estimate(Estimate(100 * share.value, 100 * share.stderr))} %"
 
 
-def _policy(policy: PolicyPoint) -> Json:
+def _policy(policy: PolicyPoint, prompts: int) -> Json:
     return {
         "name": policy.name,
         "reward": estimate_record(policy.reward, policy.reward_interval),
@@ -182,7 +188,7 @@ def _policy(policy: PolicyPoint) -> Json:
         "reachable": estimate_record(policy.reachable),
         "efficiency": estimate_record(policy.efficiency, policy.efficiency_interval),
         "target": None if policy.target is None else str(policy.target),
-        "log_z": _log_z(policy),
+        "log_z": _log_z(policy, prompts),
         "inference_gap": estimate_record(policy.inference_gap, policy.inference_gap_interval),
         "own_inference_gap": estimate_record(policy.own_inference_gap),
         "excess_collapse": {
@@ -191,16 +197,18 @@ def _policy(policy: PolicyPoint) -> Json:
     }
 
 
-def _log_z(policy: PolicyPoint) -> Json | None:
+def _log_z(policy: PolicyPoint, prompts: int) -> Json | None:
     if policy.log_z is None:
         return None
     lower, upper = policy.log_z_bounds or (None, None)
     return {
+        "error": digits.OF_THESE,
         "prior": estimate_record(policy.log_z.prior),
         "policy": estimate_record(policy.log_z.policy),
         "both": estimate_record(policy.log_z.both),
         "best": estimate_record(policy.log_z.best),
         "best_by": policy.log_z.best_by,
+        "error_of_bounds": digits.whose_error(prompts),
         "elbo": estimate_record(lower),
         "eubo": estimate_record(upper),
         "compared": policy.log_z.compared,

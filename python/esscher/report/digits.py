@@ -11,6 +11,33 @@ if TYPE_CHECKING:
     from esscher.estimate import Estimate
 
 LARGEST, SMALLEST = 1e7, 1e-6
+# The two errors that there are: how much other prompts would differ, and how much other completions of the same.
+OVER_PROMPTS, OF_THESE = "over prompts", "of these prompts"
+
+
+def whose_error(prompts: int) -> str:
+    """Name the error of what is a mean over so many prompts: that of a single one knows of no others.
+
+    Examples
+    --------
+    >>> whose_error(12), whose_error(1)
+    ('over prompts', 'of this prompt')
+    """
+    return OVER_PROMPTS if prompts > 1 else "of this prompt"
+
+
+def error_note(prompts: int) -> str:
+    """Say what ± means beside a mean over so many prompts.
+
+    Examples
+    --------
+    >>> error_note(12)
+    '± is one standard error over prompts: other prompts would differ by about as much.'
+    """
+    differ = "other prompts would differ by about as much."
+    if prompts == 1:
+        differ = "other completions of it would differ by about as much, other prompts by more."
+    return f"± is one standard error {whose_error(prompts)}: {differ}"
 
 
 def number(value: float, significant: int = 4) -> str:

@@ -117,7 +117,7 @@ def counts(found: Prototype) -> str:
 
 def footnote(found: Prototype) -> str:
     """Say what ± means, and what it assumes."""
-    return f"± is one standard error. Intervals are of 95 %, if {found.frontier.assumes}."
+    return f"{digits.error_note(found.prompts)} Intervals are of 95 %, if {found.frontier.assumes}."
 
 
 def print_prototype(found: Prototype, console: Console | None = None) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from esscher.atomic import replacing
 from esscher.estimate import Estimate
 from esscher.report import digits
-from esscher.report.comparison import log_z_rows, policy_rows
+from esscher.report.comparison import ERROR_OF_LOG_Z, log_z_rows, policy_rows
 from esscher.report.page import Card, card, fill
 from esscher.report.prototype import (
     best_rows,
@@ -68,6 +68,7 @@ def write_prototype_page(
         picture=charts.svg(frontier_chart(found, policies)),
         policies=policy_rows(policies),
         log_z=log_z_rows(policies, found.prompts),
+        error_of_log_z=ERROR_OF_LOG_Z,
         frontier=frontier_rows(found),
         prior=digits.estimate(found.frontier.prior_reward),
         best=best_rows(found),

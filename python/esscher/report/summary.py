@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from esscher.estimate import Estimate
-from esscher.report.digits import estimate, number, plural, rounded, share
+from esscher.report.digits import error_note, estimate, number, plural, rounded, share, whose_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -125,7 +125,7 @@ def interval_text(interval: Interval) -> str:
 
 def footnote(report: Report) -> str:
     """Say what ± means, and what the intervals assume."""
-    text = "± is one standard error, clustered by prompt."
+    text = error_note(report.counts.prompts)
     kl = headline_kl(report)
     return text if kl is None else f"{text} 95 % intervals: {report.kl[kl].interval.assumes}."
 
@@ -177,7 +177,7 @@ def _target_rows(target: TargetReport, counts: Counts) -> list[Row]:
         [
             ("objective J", target.objective, "E[reward] - beta KL(policy‖prior)"),
             ("its bound, beta log Z", target.objective_bound, "the J of the best policy there is"),
-            ("log Z", target.log_z, f"nats{_bounds(target)}"),
+            ("log Z", target.log_z, f"nats, ± {whose_error(counts.prompts)}{_bounds(target)}"),
             ("inference gap", target.inference_gap, f"nats, KL(policy‖target){_range(target.inference_gap_interval)}"),
             ("the other way round", _forward(target), f"nats, KL(target‖policy){_forward_range(target)}"),
             ("reward under the target", target.reward, "what reaching the target gives"),
