@@ -15,6 +15,7 @@ MOVED = {
     f"/trainer_kl/.*{ERROR}": "and so are prompts of unequal numbers of tokens",
     f"/(target|excess_collapse)/.*{ERROR}": "where a bias is left that is not small there is no error",
     f"^(frontier|compare)/.*{ERROR}": "and intervals hold what is left of it",
+    "k1_cv/": "the control variate is fitted to the completions of other prompts",
     "^compare/frontier/trusted/": "the frontier is trusted where that is small",
     "^compare/diversity/": "and the diversity of targets is shown as far as it is trusted",
     "^compare/policies/0/inference_gap/": "the gap is from the best log Z",
@@ -24,7 +25,7 @@ MOVED = {
 def test_every_other_number_is_what_it_was():
     before, now = json.loads(NUMBERS.read_text()), numbers()
     kept = {path: value for path, value in before.items() if not any(re.search(one, path) for one in MOVED)}
-    assert len(kept) > 0.75 * len(before)
+    assert len(kept) > 0.7 * len(before)
     moved = [
         (path, value, now.get(path))
         for path, value in kept.items()
