@@ -19,6 +19,7 @@ LAYERS = [
     {"ragged", "atomic", "allocator"},
     {"estimate", "token_scores"},
     {"samples", "weights"},
+    {"faults"},
     {"target", "divergence", "diversity", "lm"},
     {"inference"},
     {"posterior", "mismatch"},

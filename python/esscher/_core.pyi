@@ -10,6 +10,7 @@ _I64 = NDArray[np.int64]
 _U32 = NDArray[np.uint32]
 
 __all__ = [
+    "ROUNDING",
     "__version__",
     "aggregate_logprobs",
     "distinct",
@@ -32,6 +33,7 @@ __all__ = [
     "top_weighted_ngrams",
 ]
 __version__: Final[str]
+ROUNDING: Final[float]
 
 def aggregate_logprobs(
     logprobs: NDArray[Any], layout: NDArray[Any], threads: int | None = None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from esscher._core import ROUNDING
 from esscher.ragged import Offsets, Ragged, as_integers, as_token_ids, check_offsets, counts_within, widened
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ class Samples:
     ------
     ValueError
         If there are no completions, one has no tokens, a prompt has none, rows or lengths differ, a log-prob is NaN or
-        above 0, a reward is NaN or +inf, or a token id does not fit into 32 bits. The message names column and index.
+        above 0, a KL or an entropy NaN or below it, a reward is NaN or +inf, or a token id does not fit into 32 bits.
+        The message names column and index. What is beyond 0 by 1e-4 at most is rounding, and read as 0.
     TypeError
         If a column has the wrong type.
 
@@ -248,10 +250,12 @@ def token_column(
 ) -> Ragged | None:
     """Return a column of numbers with the rows of `completions`, checked; its name and `what` it holds go into errors.
 
+    What rounding left beyond a bound stays as it is, and whoever reads it reads the bound.
+
     Raises
     ------
     ValueError
-        If its rows differ, or a number is NaN or not between `lowest` and `highest`.
+        If its rows differ, or a number is NaN or not between `lowest` and `highest`, give or take rounding.
     TypeError
         If it is not `Ragged`, or not of floating point.
     """
@@ -265,7 +269,8 @@ def token_column(
     if not np.array_equal(column.offsets, completions.offsets):
         raise ValueError(f"{name} {_first_difference(column, completions)}")
     # NaN compares false, so it counts as outside.
-    outside = np.flatnonzero(~((column.values >= lowest) & (column.values <= highest)))
+    inside = (column.values >= lowest - ROUNDING) & (column.values <= highest + ROUNDING)
+    outside = np.flatnonzero(~inside)
     if len(outside):
         row, token = column.locate(outside[0])
         rule = "at most 0 (-inf included)" if highest == 0 else "at least 0"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,26 @@ def logprobs_of(samples: Samples) -> tuple[Ragged, Ragged]:
         missing = "policy_logprobs" if policy is None else "prior_logprobs"
         raise ValueError(f"samples have no {missing}: the KL needs those of policy and prior")
     return policy, prior
+
+
+def log_ratios_of(policy: Ragged, prior: Ragged) -> NDArray[np.float64]:
+    """Return log policy - log prior of each token [T], in float64."""
+    policy_logprobs, prior_logprobs = (_capped(column.values).astype(np.float64) for column in (policy, prior))
+    ratios: NDArray[np.float64] = policy_logprobs - prior_logprobs
+    return ratios
+
+
+def _capped(logprobs: NDArray[Any]) -> NDArray[Any]:
+    """Return log-probs with 0 for what rounding left above it, as kernels read them."""
+    return np.minimum(logprobs, 0.0) if logprobs.max() > 0 else logprobs
+
+
+def exact_kl_of(token_kl: Ragged) -> NDArray[np.float64]:
+    """Return the KL over the vocabulary of each completion [N], with 0 for what rounding left below it."""
+    sums: NDArray[np.float64] = np.add.reduceat(
+        np.maximum(token_kl.values.astype(np.float64), 0.0), token_kl.offsets[:-1]
+    )
+    return sums
 
 
 def check_ratios(policy: Ragged, prior: Ragged) -> None:

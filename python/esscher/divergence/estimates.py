@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from esscher.divergence import warnings
-from esscher.divergence.columns import log_proposal_of, logprobs_of
+from esscher.divergence.columns import exact_kl_of, log_proposal_of, logprobs_of
 from esscher.divergence.control import control_coefficients
 from esscher.divergence.estimators import KlEstimators, kl_estimators, of_log_ratios
 from esscher.divergence.presets import estimate_preset
@@ -139,7 +139,7 @@ def estimate_kls(samples: Samples, *, proposal_logprobs: Ragged | None = None) -
     sequences = _of_level(samples, of_log_ratios(tokens.k1), "sequence", weights, make)
     estimates |= {f"sequence_{name}": estimate for name, estimate in sequences.items() if name != "k1"}
     if samples.token_kl is not None:
-        exact = np.add.reduceat(samples.token_kl.values.astype(np.float64), samples.token_kl.offsets[:-1])
+        exact = exact_kl_of(samples.token_kl)
         estimates["exact"] = make("exact", exact, warnings.of_exact(exact))
     return estimates
 

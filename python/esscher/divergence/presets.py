@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import numpy as np
 
-from esscher.divergence.columns import check_ratios, logprobs_of
+from esscher import faults
+from esscher.divergence.columns import check_ratios, log_ratios_of, logprobs_of
 from esscher.divergence.estimators import k3_of, of_log_ratios
 from esscher.divergence.forward import estimate_forward
 from esscher.divergence.record import KlEstimate, signature
@@ -215,7 +216,8 @@ def estimate_preset(
                 "such as Tilt(beta).log_potential(samples.rewards)"
             )
         parts = {"agg": recipe.aggregation, "preset": preset}
-        return estimate_forward(samples, log_potential, log_proposal, corrected=False, **parts)
+        estimate = estimate_forward(samples, log_potential, log_proposal, corrected=False, **parts)
+        return estimate._replace(warnings=(*faults.of_columns(samples), *estimate.warnings))
     if log_potential is not None or log_proposal is not None:
         raise ValueError(f"preset {preset!r} knows no target: log_potential and log_proposal are for 'disco' alone")
     return _reverse(samples, preset, estimator, recipe)
@@ -234,7 +236,7 @@ def _recipe(preset: PresetName, estimator: str) -> Recipe:
 def _reverse(samples: Samples, preset: PresetName, estimator: str, recipe: Recipe) -> KlEstimate:
     policy, prior = logprobs_of(samples)
     check_ratios(policy, prior)
-    ratios = policy.values.astype(np.float64) - prior.values.astype(np.float64)
+    ratios = log_ratios_of(policy, prior)
     unclamped = _estimates(ratios, estimator)
     tokens = unclamped if recipe.clamp == "none" else _clamped(ratios, estimator, recipe)
     per_sequence, denominators = _aggregate(tokens, policy, recipe.aggregation)
@@ -247,7 +249,10 @@ def _reverse(samples: Samples, preset: PresetName, estimator: str, recipe: Recip
         interval=interval,
         raw=clustered_ratio(*_aggregate(unclamped, policy, recipe.aggregation), samples.groups).value,
         clamped=float((tokens != unclamped).mean()),
-        warnings=_forbidden_by_policy(ratios, PRESETS[preset].tool, estimator, recipe),
+        warnings=(
+            *faults.of_columns(samples),
+            *_forbidden_by_policy(ratios, PRESETS[preset].tool, estimator, recipe),
+        ),
     )
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from esscher import faults
 from esscher.estimate import Estimate, clustered_ratio, trusted_pareto_k
 
 if TYPE_CHECKING:
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
 
     from esscher.divergence.estimators import KlEstimators, Level
     from esscher.divergence.weighting import Weights
-    from esscher.ragged import Ragged
     from esscher.samples import Samples
 
 # A mean that should be 1 is not if it is off by so many standard errors, and moves k3 by this share of k1.
@@ -28,9 +28,7 @@ FEW_EFFECTIVE = 0.1
 
 def of_columns(samples: Samples, weights: Weights) -> tuple[str, ...]:
     """Say what is wrong with the samples, whatever the estimator."""
-    columns = {"policy": samples.policy_logprobs, "prior": samples.prior_logprobs}
-    found = [_zeros(name, column) for name, column in columns.items() if column is not None]
-    return tuple(filter(None, [*found, _weights(len(samples), weights)]))
+    return tuple(filter(None, [*faults.of_columns(samples), _weights(len(samples), weights)]))
 
 
 def of_impossible(k1: NDArray[np.float64], weights: Weights) -> tuple[str, ...]:
@@ -104,21 +102,6 @@ def of_value(name: str, estimate: Estimate) -> tuple[str, ...]:
         f"KL ({name}) is {estimate.value:.3g}, more than two standard errors below 0, which no KL is: the completions "
         "were not drawn from the policy whose log-probs they carry. Check the engine, the sampling temperature, "
         "and that policy and prior are not exchanged.",
-    )
-
-
-def _zeros(name: str, logprobs: Ragged) -> str:
-    """Rows of zeros are told by up to three of their tokens first, so that not every token is read."""
-    starts, lengths = logprobs.offsets[:-1], logprobs.lengths
-    suspects = np.flatnonzero(lengths > 1)
-    for place in (starts, starts + lengths - 1, starts + lengths // 2):
-        suspects = suspects[logprobs.values[place[suspects]] == 0]
-    rows = sum(not logprobs[row].any() for row in suspects.tolist())
-    if not rows:
-        return ""
-    return (
-        f"{rows:,} of {len(logprobs):,} completions have {name} log-probs of exactly 0 at every token, which says "
-        "that each was certain: such zeros mostly stand for missing log-probs. Recompute them, or leave these out."
     )
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from esscher import faults
 from esscher.divergence.forward import FEW
 from esscher.estimate import NEARLY_EQUAL, TRUSTED_BY_NONE, count_heavy, tails_that_decide, trusted_pareto_k
 from esscher.target import Condition, Tilt
@@ -44,16 +45,17 @@ def of_kl(samples: Samples, kl: dict[str, KlEstimate]) -> list[str]:
             f"Standard errors are clustered by prompt, and there are only {len(samples.prompts)} prompts: they are "
             f"rough. Evaluate on {FEW_CLUSTERS} prompts or more."
         )
+    known = faults.of_samples(samples)
+    own = {name: [said for said in estimate.warnings if said not in known] for name, estimate in kl.items()}
     # Several estimators may say the same, and that with the control variate says of k1's value what k1 has said.
-    told = KL_WARNED if "k1" not in kl or not kl["k1"].warnings else tuple(n for n in KL_WARNED if n != "k1_cv")
-    shown = [estimate for name, estimate in kl.items() if name in told]
-    warnings += dict.fromkeys(warning for estimate in shown for warning in estimate.warnings)
-    return [*warnings, *_of_k3(kl)]
+    told = KL_WARNED if not own.get("k1") else tuple(n for n in KL_WARNED if n != "k1_cv")
+    shown = dict.fromkeys(said for name in told for said in own.get(name, ()))
+    return [*known, *warnings, *shown, *([] if own.get("k3") else _of_k3(kl))]
 
 
 def _of_k3(kl: dict[str, KlEstimate]) -> list[str]:
-    """Say if k3, which trainers log, is far from the exact KL, and has not said itself that it cannot be trusted."""
-    if "exact" not in kl or "k3" not in kl or kl["k3"].warnings:
+    """Say if k3, which trainers log, is far from the exact KL."""
+    if "exact" not in kl or "k3" not in kl:
         return []
     found, exact = kl["k3"].value, kl["exact"].value
     if not (np.isfinite([found, exact]).all() and abs(found - exact) > max(FAR_OFF * exact, FAR_NATS)):

@@ -100,19 +100,22 @@ fn token_estimates<T: Real>(
     let (mut policy_scratch, mut prior_scratch) = (Vec::new(), Vec::new());
     let (l, l0) = (policy.read(i, &mut policy_scratch)?, prior.read(i, &mut prior_scratch)?);
     check_lengths(i, l0.len(), l.len())?;
-    let row = RowEstimates { policy: l, prior: l0 };
-    let sums = match precision {
-        // What f32 cannot hold is left to f64.
-        Precision::Mixed if T::FITS_F32 => simd::dispatch(Mixed(row)).or_else(|| simd::dispatch(row)),
-        _ => simd::dispatch(row),
-    };
-    match sums {
+    let sums = |policy: &[T], prior: &[T]| row_estimates(RowEstimates { policy, prior }, precision);
+    match sums(l, l0).or_else(|| sums(&logprobs::capped(l)?, &logprobs::capped(l0)?)) {
         Some(sums) if !sums[0].is_nan() => Ok(sums),
         _ => Err(match (logprobs::first_broken(l), logprobs::first_broken(l0)) {
             (Some(token), _) => logprobs::broken("policy_logprobs", policy, i, l, token),
             (None, Some(token)) => logprobs::broken("prior_logprobs", prior, i, l0, token),
             (None, None) => undefined_ratio(policy, i, l, l0),
         }),
+    }
+}
+
+fn row_estimates<T: Real>(row: RowEstimates<'_, T>, precision: Precision) -> Option<[f64; 4]> {
+    match precision {
+        // What f32 cannot hold is left to f64.
+        Precision::Mixed if T::FITS_F32 => simd::dispatch(Mixed(row)).or_else(|| simd::dispatch(row)),
+        _ => simd::dispatch(row),
     }
 }
 
@@ -310,6 +313,21 @@ mod tests {
             let rows = |lengths| Padded::new("logprobs", &values, 2, 2, Mask::Lengths(lengths)).unwrap();
             let got = estimates(&rows(&[2, 1]), &rows(&[2, 2]), Level::Token, Precision::Mixed);
             assert_eq!(message(got), "row 1 of prior_logprobs has 2 tokens, of policy_logprobs 1: they must be equal");
+        });
+    }
+
+    #[test]
+    fn what_rounding_left_above_zero_is_read_as_zero() {
+        simd::paths::each(|| {
+            for level in [Level::Token, Level::Sequence] {
+                for precision in [Precision::F64, Precision::Mixed] {
+                    let by = |policy: [f32; 2], prior: [f32; 2]| {
+                        let row = |values| Ragged::new("offsets", values, &[0, 2]).unwrap();
+                        estimates(&row(&policy), &row(&prior), level, precision).unwrap()
+                    };
+                    assert_eq!(by([1e-7, -1.0], [-1.5, 9e-5]), by([0.0, -1.0], [-1.5, 0.0]));
+                }
+            }
         });
     }
 

@@ -17,16 +17,20 @@ pub struct Aggregates {
     pub length: Vec<i64>,
 }
 
+/// How far above 0 rounding leaves what is 0: up to there, a value is read as 0.
+pub const ROUNDING: f64 = 1e-4;
+
 /// The log-prob of every sequence, in nats, `log p(y) = sum_t log p(y_t | y_<t)`, with its mean and length. A row
 /// without tokens has log-prob 0.
 ///
 /// # Errors
-/// If a value is not a log-prob: above 0, or NaN.
+/// If a value is not a log-prob: above 0 by more than [`ROUNDING`], or NaN.
 pub fn aggregate<T: Real>(name: &'static str, logprobs: &(impl Rows<T> + ?Sized)) -> Result<Aggregates> {
     let row = |i| {
         let mut scratch = Vec::new();
         let row = logprobs.read(i, &mut scratch)?;
-        match simd::dispatch(RowSum { row, ahead: logprobs.ahead() }) {
+        let sum = |row: &[T]| simd::dispatch(RowSum { row, ahead: logprobs.ahead() });
+        match sum(row).or_else(|| sum(&capped(row)?)) {
             Some(sum) => Ok((sum, row.len())),
             None => Err(broken(name, logprobs, i, row, first_broken(row).unwrap_or_default())),
         }
@@ -41,7 +45,13 @@ pub fn aggregate<T: Real>(name: &'static str, logprobs: &(impl Rows<T> + ?Sized)
 
 /// Where the first value of a row stands that is not a log-prob.
 pub(crate) fn first_broken<T: Real>(row: &[T]) -> Option<usize> {
-    row.iter().map(|value| value.to_f64()).position(|value| value.is_nan() || value > 0.0)
+    row.iter().map(|value| value.to_f64()).position(|value| value.is_nan() || value > ROUNDING)
+}
+
+/// A row with 0 for what rounding left above it; `None` if a value is not a log-prob.
+pub(crate) fn capped<T: Real>(row: &[T]) -> Option<Vec<T>> {
+    let cap = |&value: &T| if value.to_f64() > 0.0 { T::default() } else { value };
+    first_broken(row).is_none().then(|| row.iter().map(cap).collect())
 }
 
 /// The error that names it.
@@ -55,7 +65,7 @@ pub(crate) fn broken<T: Real>(
     Error::LogProb { name, place: rows.place(i, token), value: row[token].to_f64() }
 }
 
-/// The sum of a row; `None` if a value is not a log-prob.
+/// The sum of a row; `None` if a value is above 0 or NaN.
 struct RowSum<'a, T> {
     row: &'a [T],
     ahead: usize,
@@ -98,7 +108,7 @@ impl<M: Machine> State<M> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Padded, Ragged, padded::Mask};
+    use crate::{Bf16, Padded, Ragged, padded::Mask};
 
     #[test]
     fn minus_infinity_stays() {
@@ -116,12 +126,26 @@ mod tests {
     #[test]
     fn nan_and_positive_values_are_refused() {
         simd::paths::each(|| {
-            for bad in [f64::NAN, 1e-9, f64::INFINITY] {
+            for bad in [f64::NAN, 1.001e-4, f64::INFINITY] {
                 let values = [-1.0, bad];
                 let rows = Ragged::new("offsets", &values, &[0, 2]).unwrap();
                 let error = aggregate("logprobs", &rows).unwrap_err().to_string();
                 assert!(error.starts_with("logprobs[1] is "), "{error}");
             }
+        });
+    }
+
+    #[test]
+    fn what_rounding_left_above_zero_is_read_as_zero() {
+        simd::paths::each(|| {
+            for above in [f64::MIN_POSITIVE, 1e-9, 1e-4] {
+                let values = [-1.0, above, -0.0, f64::NEG_INFINITY];
+                let rows = Ragged::new("offsets", &values, &[0, 3, 4]).unwrap();
+                assert_eq!(aggregate("logprobs", &rows).unwrap().log_prob, [-1.0, f64::NEG_INFINITY]);
+            }
+            let bits = [0xbf80, 0x3886];
+            let rows = Ragged::new("offsets", Bf16::from_bits(&bits), &[0, 2]).unwrap();
+            assert_eq!(aggregate("logprobs", &rows).unwrap().log_prob, [-1.0]);
         });
     }
 

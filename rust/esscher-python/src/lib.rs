@@ -28,6 +28,9 @@ mod _core {
     const __version__: &str = env!("CARGO_PKG_VERSION");
 
     #[pymodule_export]
+    const ROUNDING: f64 = esscher_core::logprobs::ROUNDING;
+
+    #[pymodule_export]
     use super::{
         diversity::{distinct, distinct_without_each, ngram_statistics, self_bleu, top_ngrams, top_weighted_ngrams},
         logprobs::{aggregate_logprobs, kl},

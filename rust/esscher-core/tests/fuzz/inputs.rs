@@ -112,7 +112,7 @@ fn other() -> impl Strategy<Value = f64> {
     prop_oneof![
         4 => Just(f64::NEG_INFINITY),
         8 => prop::sample::select(&LEGAL[..]),
-        1 => prop::sample::select(&[f64::NAN, f64::INFINITY, 1e-9, 1e38, f64::MAX][..]),
+        1 => prop::sample::select(&[f64::NAN, f64::INFINITY, 1e-9, 9e-5, 1.1e-4, 1e38, f64::MAX][..]),
     ]
 }
 
