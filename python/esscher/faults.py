@@ -23,8 +23,8 @@ NONNEGATIVE = ("token_kl", "policy_entropy")
 # What trainers fill in where a log-prob is missing, and below which every whole number is such a value: no softmax over
 # logits as models have them makes a token so unlikely.
 FILLERS, UNHEARD_OF = (-100.0, -999.0, -1000.0), -500.0
-# A whole number is no log-prob either if it alone comes back so often, among so many values that hardly ever are numbers
-# of 16 bits, where whole numbers are no accident.
+# A whole number is no log-prob either if it alone comes back so often, among so many values that hardly ever are
+# numbers of 16 bits, where whole numbers are no accident.
 REPEATS, FEWEST_OTHERS, LOOKED_AT, ON_GRID = 5, 20, 10_000, 0.5
 KINDS_SHOWN = 3
 # Log-probs so far apart are not those of models that agree.
@@ -212,7 +212,7 @@ def _past_end(samples: Samples) -> str:
 
 
 def _rows_that_go_on(samples: Samples, end: int) -> tuple[Indices, int]:
-    """Return the completions that repeat a token up to their end, and how many tokens that is too many; 0 if by right."""
+    """Return the completions that repeat a token up to their end, and how many tokens are too many; 0 if by right."""
     values, offsets = samples.completions.values, samples.completions.offsets
     places = np.flatnonzero(values == end)
     within = places[~np.isin(places + 1, offsets)]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from esscher import _core
+from esscher import _core, faults
 from esscher.divergence.columns import drawn_logprobs
 from esscher.diversity import estimate_size_free
 from esscher.frontier import Curve, Frontier, average_curve, frontier
@@ -19,6 +19,7 @@ from esscher.inference.best_of_n import (
     best_of_n_weights,
 )
 from esscher.inference.importance import exponential_weights
+from esscher.samples import check_samples
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -127,6 +128,7 @@ def prototype(samples: Samples, betas: ArrayLike | None = None, *, threads: int 
     >>> found.best_of_n.n
     array([ 1,  2,  4,  8, 16, 32, 64])
     """
+    check_samples("samples", samples)
     if samples.rewards is None:
         raise ValueError("samples have no rewards: the frontier is that of a reward")
     curve = frontier(samples.rewards, betas, samples.groups, threads=threads)
@@ -138,7 +140,7 @@ def prototype(samples: Samples, betas: ArrayLike | None = None, *, threads: int 
         frontier=curve,
         best_of_n=best,
         diversity=_diversity(samples, samples.rewards, curve),
-        warnings=(*curve.warnings, *_of_best(best, len(samples))),
+        warnings=(*faults.of_samples(samples), *curve.warnings, *_of_best(best, len(samples))),
     )
 
 

@@ -341,10 +341,31 @@ def as_groups(groups: ArrayLike | None, n: int) -> Offsets:
     return np.array([0, n], dtype=np.int64) if groups is None else check_offsets("groups", groups, n)
 
 
+def check_rows(name: str, rows: Any, *, or_padded: bool = False) -> None:
+    """Raise `TypeError` that says how to make it, if `rows` is not `Ragged`, nor `Padded` where that will do."""
+    if isinstance(rows, Ragged) or (or_padded and isinstance(rows, Padded)):
+        return
+    dimensions = 2 if isinstance(rows, Padded) else getattr(rows, "ndim", None)
+    if dimensions == 2:
+        made = (
+            f"Padded({name}, mask=mask)" if or_padded else f"Ragged.from_padded({name}, mask=mask), as Padded is made"
+        )
+        made += ", or with lengths=lengths: nothing tells padding by its value"
+    elif dimensions == 1:
+        made = f"Ragged.from_lengths({name}, lengths)"
+    else:
+        made = "Ragged.from_rows(rows), or Ragged.from_padded(array, mask=mask)"
+    what = (
+        f"{type(rows).__name__} of {dimensions} dimension{'s' * (dimensions > 1)}"
+        if dimensions
+        else type(rows).__name__
+    )
+    raise TypeError(f"{name} is {what}: it must be Ragged{' or Padded' * or_padded}; make it {made}")
+
+
 def as_token_ids(name: str, rows: Ragged) -> Ragged:
     """Return `rows` as uint32, without a copy where they are, or raise if they cannot be token ids."""
-    if not isinstance(rows, Ragged):
-        raise TypeError(f"{name} is {type(rows).__name__}: it must be Ragged (see Ragged.from_rows, .from_padded)")
+    check_rows(name, rows)
     ids = rows.values
     if ids.dtype == np.uint32:
         return rows

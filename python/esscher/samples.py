@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from esscher._core import ROUNDING
-from esscher.ragged import Offsets, Ragged, as_integers, as_token_ids, check_offsets, counts_within, widened
+from esscher.ragged import Offsets, Ragged, as_integers, as_token_ids, check_offsets, check_rows, counts_within, widened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -148,6 +148,15 @@ class Samples:
         return f"Samples({'; '.join(filter(None, [sizes, ', '.join(self.columns)]))})"
 
 
+def check_samples(name: str, samples: Any) -> None:
+    """Raise `TypeError` if an argument is not `Samples`."""
+    if not isinstance(samples, Samples):
+        raise TypeError(
+            f"{name} is {type(samples).__name__}: it must be Samples, of prompts, completions, groups and what is "
+            "known of each completion"
+        )
+
+
 def concatenate(parts: Sequence[Samples]) -> Samples:
     """Put samples one after the other; a column is kept only if all parts have it.
 
@@ -165,6 +174,7 @@ def concatenate(parts: Sequence[Samples]) -> Samples:
     if not parts:
         raise ValueError("parts is empty: there is nothing to concatenate")
     for i, part in enumerate(parts):
+        check_samples(f"parts[{i}]", part)
         if part.columns != parts[0].columns:
             raise ValueError(f"parts[{i}] has the columns {part.columns}, parts[0] {parts[0].columns}: they must agree")
     joined = {name: _join([getattr(part, name) for part in parts]) for name in parts[0].columns}
@@ -261,8 +271,7 @@ def token_column(
     """
     if column is None:
         return None
-    if not isinstance(column, Ragged):
-        raise TypeError(f"{name} is {type(column).__name__}: it must be Ragged, with the rows of completions")
+    check_rows(name, column)
     column = Ragged(widened(column.values), column.offsets)
     if column.values.dtype not in (np.float32, np.float64):
         raise TypeError(f"{name} has dtype {column.values.dtype}: it must be float32, float64 or bfloat16")

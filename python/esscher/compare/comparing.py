@@ -19,6 +19,7 @@ from esscher.evaluate.warnings import of_kl
 from esscher.evidence import best_gap, compare_log_z
 from esscher.frontier import A_PROMPT
 from esscher.prototype import prototype
+from esscher.samples import check_samples
 from esscher.solve import solve_beta
 from esscher.target import Tilt
 
@@ -85,6 +86,8 @@ def compare(prior: Samples, policies: Mapping[str, Samples], beta: float | None 
     """
     if not policies:
         raise ValueError("policies is empty: give at least one to compare")
+    for argument, samples in (("prior", prior), *((f"policies[{name!r}]", each) for name, each in policies.items())):
+        check_samples(argument, samples)
     target = None if beta is None else Tilt(beta)
     if prior.rewards is None:
         raise ValueError("prior: no rewards, and the frontier is that of a reward")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from esscher.divergence.estimators import aggregate_logprobs
-from esscher.samples import token_column
+from esscher.samples import check_samples, token_column
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 def logprobs_of(samples: Samples) -> tuple[Ragged, Ragged]:
     """Return the log-probs of policy and prior; raises `ValueError` that names the column if there are none."""
+    check_samples("samples", samples)
     policy, prior = samples.policy_logprobs, samples.prior_logprobs
     if policy is None or prior is None:
         missing = "policy_logprobs" if policy is None else "prior_logprobs"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from esscher import _core
-from esscher.ragged import as_floats, widened
+from esscher.ragged import as_floats, check_rows, widened
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,7 +59,7 @@ def sequence_logprobs(logprobs: Ragged | Padded, *, threads: int | None = None) 
     ValueError
         If a value is NaN or above 0, or a mask has entries other than 0 and 1.
     TypeError
-        If the dtype is none of the above.
+        If `logprobs` is neither `Ragged` nor `Padded`, or the dtype is none of the above.
 
     Examples
     --------
@@ -82,6 +82,7 @@ def aggregate_logprobs(logprobs: Ragged | Padded, *, threads: int | None = None)
     >>> aggregate_logprobs(Padded(np.array([[-1.0, -0.5], [-2.0, 0.0]]), lengths=np.array([2, 1])))
     LogprobAggregates(log_prob=array([-1.5, -2. ]), mean=array([-0.75, -2.  ]), length=array([2, 1]))
     """
+    check_rows("logprobs", logprobs, or_padded=True)
     values = as_floats("logprobs", logprobs.values)
     return LogprobAggregates(*_core.aggregate_logprobs(values, logprobs.layout, threads))
 
@@ -154,7 +155,7 @@ def kl_estimators(
         If the rows differ, a log-prob is NaN or above 0, a token is impossible under both policy and prior, or
         `level` or `precision` is none of the above.
     TypeError
-        If a dtype is none of the above.
+        If a column is neither `Ragged` nor `Padded`, or a dtype is none of the above.
 
     References
     ----------
@@ -168,6 +169,8 @@ def kl_estimators(
     >>> kl_estimators(policy, prior).k3.round(4)
     array([0.1065, 0.7183])
     """
+    check_rows("policy_logprobs", policy_logprobs, or_padded=True)
+    check_rows("prior_logprobs", prior_logprobs, or_padded=True)
     policy, prior = _of_one_dtype(policy_logprobs.values, prior_logprobs.values)
     return KlEstimators(
         *_core.kl(policy, policy_logprobs.layout, prior, prior_logprobs.layout, level, precision, threads)

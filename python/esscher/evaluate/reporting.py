@@ -21,6 +21,7 @@ from esscher.estimate import clustered_mean
 from esscher.evaluate import warnings
 from esscher.evaluate.record import Counts, Ngram, PerCompletion, Report
 from esscher.posterior import Proposal, assess
+from esscher.samples import check_samples
 from esscher.target import Target
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def evaluate(
     >>> round(report.target.log_z.value, 4), round(report.target.inference_gap.value, 4)
     (0.2275, 0.1025)
     """
+    check_samples("samples", samples)
     if target is not None and not isinstance(target, Target):
         raise TypeError(
             f"target is {type(target).__name__}: it must be a Tilt, a Condition, Moments or a product of them, such as "

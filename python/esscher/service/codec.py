@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from esscher.ragged import Ragged
-from esscher.samples import Samples
+from esscher.ragged import Ragged, check_rows
+from esscher.samples import Samples, check_samples
 from esscher.target import Condition, Target, Tilt
 from esscher.v1 import samples_pb2, target_pb2
 from esscher.v1 import scoring_service_pb2 as pb
@@ -28,6 +28,7 @@ COLUMNS: dict[int, str] = {number: name.removeprefix("COLUMN_").lower() for name
 
 def encode_tokens(samples: Samples) -> samples_pb2.Samples:
     """Encode prompts, completions and groups alone: what a model needs to score them."""
+    check_samples("samples", samples)
     return samples_pb2.Samples(
         prompt_token_ids=samples.prompts.values.astype(TOKEN_ID, copy=False).tobytes(),
         prompt_lengths=samples.prompts.lengths.tolist(),
@@ -227,6 +228,8 @@ def encode_logprob_pair(policy_logprobs: Ragged, prior_logprobs: Ragged) -> byte
     The columns are joined to the rest of the message as they are: protobuf would copy them three times on the way,
     which would take as long as sending them.
     """
+    check_rows("policy_logprobs", policy_logprobs)
+    check_rows("prior_logprobs", prior_logprobs)
     if not np.array_equal(policy_logprobs.offsets, prior_logprobs.offsets):
         raise ValueError("policy_logprobs and prior_logprobs have different rows: both are of the same completions")
     pieces: list[Any] = [pb.EstimateKlRequest(completion_lengths=policy_logprobs.lengths.tolist()).SerializeToString()]

@@ -81,7 +81,8 @@ fn check_tokens<T: Narrow>(policy: &[f64], prior: &[f64], lens: &[usize]) -> std
     let rows = |values| Ragged::new("offsets", values, &offsets).unwrap();
     let (policy, prior) = (rows(&policy), rows(&prior));
     let by = |precision| kl::estimates(&policy, &prior, Level::Token, precision);
-    let log_ratios = |i| as_read(policy.row(i)).iter().zip(as_read(prior.row(i))).map(|(l, l0)| l - l0).collect::<Vec<_>>();
+    let log_ratios =
+        |i| as_read(policy.row(i)).iter().zip(as_read(prior.row(i))).map(|(l, l0)| l - l0).collect::<Vec<_>>();
     let expected: Option<Vec<[f64; 4]>> = (0..lens.len()).map(|i| plain(&log_ratios(i))).collect();
     let legal = [policy, prior].iter().all(|rows| are_log_probs(&wide(rows.values())));
     // What overflows does so in one order of addition and not in another.
