@@ -12,6 +12,7 @@ import torch
 
 from esscher.lm.packing import Tree, pack
 from esscher.lm.transformers import attention
+from esscher.lm.transformers.head import Product, call_widened, is_plain, multiply
 from esscher.ragged import Ragged
 from esscher.samples import Samples
 
@@ -78,7 +79,7 @@ class Network:
             raise ValueError(f"{name} is a {type(model).__name__}, which has no output embeddings to make logits with")
         self.max_tokens: int = getattr(config, "max_position_embeddings", None) or UNLIMITED
         self.logits_per_token = len(self.output.weight)
-        most = LOGITS_BYTES // (self.logits_per_token * model.dtype.itemsize)
+        most = LOGITS_BYTES // (self.logits_per_token * torch.float32.itemsize)
         self.pace = pace._replace(rows=max(1, min(pace.rows, most)))
         self.vocabulary_size = min(len(model.get_input_embeddings().weight), self.logits_per_token)
         self.end_token_ids = _end_token_ids(model)
@@ -121,27 +122,29 @@ class Network:
         return self.model.base_model(input_ids=token_ids, **{"use_cache": False, **options})
 
     def project(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Project a few rows [n, d] onto the vocabulary [n, V], in the model's precision.
+        """Project a few rows [n, d] onto the vocabulary [n, V], in float32.
 
         The result is overwritten by the next call: new memory for each would cost as much as the projection.
         """
-        if type(self.output) is not torch.nn.Linear or self.output.bias is not None:
-            logits = self.output(hidden)
+        if not is_plain(self.output):
+            logits = call_widened(self.output, hidden)
         else:
             weight = self.output.weight
             if self._logits is None or len(self._logits) < len(hidden):
-                self._logits = weight.new_empty(len(hidden), len(weight))
-            logits = torch.mm(hidden, weight.t(), out=self._logits[: len(hidden)])
+                self._logits = weight.new_empty(len(hidden), len(weight), dtype=torch.float32)
+            logits = multiply(hidden, weight, self._logits[: len(hidden)])
         if self._scale != 1:
             logits.mul_(self._scale)
         if self._softcap is not None:
             logits.div_(self._softcap).tanh_().mul_(self._softcap)
-        projected: torch.Tensor = logits
-        return projected
+        return logits
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Project rows [n, d] onto the vocabulary [n, V], in float32."""
-        logits: torch.Tensor = self.output(hidden).float() * self._scale
+        """Project rows [n, d] onto the vocabulary [n, V], in float32, in memory of their own; differentiable."""
+        if is_plain(self.output):
+            logits: torch.Tensor = Product.apply(hidden, self.output.weight) * self._scale
+        else:
+            logits = call_widened(self.output, hidden) * self._scale
         return logits if self._softcap is None else self._softcap * torch.tanh(logits / self._softcap)
 
     def draw(
@@ -150,7 +153,7 @@ class Network:
         """Draw the token that follows each row [n, d] by inverting the cdf at `uniforms` [n], with its log-prob [n]."""
         tokens, parts = [], []
         for rows, uniform in zip(self._few(hidden), self._few(uniforms), strict=True):
-            logprobs = torch.log_softmax(self.logits(rows) / sampling_temperature, dim=1)
+            logprobs = torch.log_softmax(self.project(rows) / sampling_temperature, dim=1)
             cdf = logprobs.double().exp_().cumsum_(1)
             # To the right of equal values, so never a token of probability 0; the clamp is for rows of NaN.
             token = torch.searchsorted(cdf, uniform[:, None] * cdf[:, -1:], right=True).clamp_(max=cdf.shape[1] - 1)

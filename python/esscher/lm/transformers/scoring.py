@@ -91,9 +91,7 @@ def _over_the_vocabulary(
 
 
 def _reduce_on_cpu(token_ids: torch.Tensor, *logits: torch.Tensor) -> Columns:
-    """Reduce by Esscher's own kernel, which reads the model's memory as it is."""
-    if len({one.dtype for one in logits}) > 1 or logits[0].dtype == torch.float16:
-        logits = tuple(one.float() for one in logits)
+    """Reduce by Esscher's own kernel, which reads torch's memory as it is."""
     try:
         scores = scores_of_logits(logits[0], token_ids, *logits[1:])
     except ValueError:
