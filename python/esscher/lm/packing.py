@@ -99,6 +99,13 @@ def divide_unshared(samples: Samples, budget: int, completions: NDArray[np.int64
     return [[Tree(int(prompts[i]), int(i), int(i) + 1) for i in batch] for batch in batches]
 
 
+def read_together(samples: Samples, longest: int) -> list[NDArray[np.int64]]:
+    """Divide the completions into those that are at most `longest` with their prompt, and each that is longer."""
+    lengths = text_lengths(samples)
+    together, alone = np.flatnonzero(lengths <= longest), np.flatnonzero(lengths > longest)[:, None]
+    return [rows for rows in (together, *alone) if len(rows)]
+
+
 def text_lengths(samples: Samples) -> NDArray[np.int64]:
     """How many tokens each completion has with its prompt [N]."""
     lengths: NDArray[np.int64] = samples.prompts.lengths[samples.group_of] + samples.completions.lengths

@@ -10,9 +10,10 @@ import torch
 
 from esscher.lm.batching import micro_batches
 from esscher.lm.transformers.loading import load_classifier, load_tokenizer, locate, place_of
-from esscher.lm.transformers.network import pace_of
+from esscher.lm.transformers.network import longest_alike, pace_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -78,9 +79,17 @@ class ClassifierReward:
                 f"completion {i} has {lengths[i]} tokens with its prompt: {self.name} reads {self._max_tokens}"
             )
         rewards = np.empty(len(rows))
-        for batch in micro_batches(lengths, pace_of(self._device, self._model.dtype).tokens):
+        for batch in self._batches(lengths):
             rewards[batch] = self._rewards([rows[i] for i in batch])
         return rewards
+
+    def _batches(self, lengths: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        """Yield rows that are read together: none beside a text that would change what its positions mean."""
+        limit, _ = longest_alike(self._config)
+        short, long = np.flatnonzero(lengths <= limit), np.flatnonzero(lengths > limit)
+        budget = pace_of(self._device, self._model.dtype).tokens
+        yield from (short[batch] for batch in micro_batches(lengths[short], budget))
+        yield from long[:, None]
 
     def _rewards(self, rows: list[list[int]]) -> NDArray[np.float64]:
         width = max(map(len, rows))

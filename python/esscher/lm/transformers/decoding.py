@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from esscher.lm.batching import micro_batches
 from esscher.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -37,6 +38,34 @@ def read(network: Network, prompts: Ragged, which: NDArray[np.int64]) -> Texts:
     index = network.tensor(copies)
     out.cache.reorder_cache(index)
     return Texts(out.last_hidden_state[:, -1][index], out.cache, mask[index])
+
+
+def batches(network: Network, lengths: NDArray[np.int64], new: int) -> list[NDArray[np.int64]]:
+    """Divide texts into those that are written at a time, `new` tokens after prompts of these lengths [n].
+
+    Texts that begin beyond where positions change their meaning are not read beside others.
+    """
+    parts = (np.flatnonzero(lengths + new <= network.longest_alike), np.flatnonzero(lengths > network.longest_alike))
+    return [rows[batch] for rows in parts for batch in micro_batches(lengths[rows] + new, network.pace.batch)]
+
+
+def check_positions(network: Network, name: str, lengths: NDArray[np.int64], new: int) -> None:
+    """Raise `ValueError` if positions would change their meaning to a text while `new` tokens of it are written.
+
+    Scored whole, its first tokens would be read as they were not when it was written.
+    """
+    limit = network.longest_alike
+    begins_beyond = (lengths > limit) & network.long_are_alike
+    crossing = np.flatnonzero((lengths + new > limit) & ~begins_beyond)
+    if len(crossing):
+        i = int(crossing[0])
+        fewer = f"ask for at most {limit - lengths[i]} new tokens" if lengths[i] < limit else "cut the prompt"
+        longer = f", or give a prompt of more than {limit}" if network.long_are_alike else ""
+        raise ValueError(
+            f"prompts[{i}] has {lengths[i]} tokens and max_new_tokens is {new}: beyond {limit} together the positions "
+            f"of all tokens mean something else to {name}, so that what was written before would be scored "
+            f"differently; {fewer}{longer}"
+        )
 
 
 def reads_in_batches(network: Network) -> bool:

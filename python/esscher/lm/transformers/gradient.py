@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from esscher.lm.packing import Tree, pack
+from esscher.lm.packing import Tree, pack, read_together
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,7 +23,13 @@ def add_gradient(network: Network, samples: Samples, coefficients: NDArray[np.fl
     gradient of the hidden states is gathered piece by piece of the vocabulary's projection, then goes down in one pass,
     so that logits are held for a few rows only.
     """
-    laid = pack(samples, [Tree(int(prompt), i, i + 1) for i, prompt in enumerate(samples.group_of)])
+    for completions in read_together(samples, network.longest_alike):
+        _add(network, samples, coefficients, completions)
+
+
+def _add(network: Network, samples: Samples, coefficients: NDArray[np.float64], completions: NDArray[np.int64]) -> None:
+    prompts = samples.group_of
+    laid = pack(samples, [Tree(int(prompts[i]), int(i), int(i) + 1) for i in completions])
     hidden = network.read_padded(laid).index_select(0, network.tensor(laid.predictors))
     token_ids = network.tensor(samples.completions.values[laid.counted].astype(np.int64))
     factors = network.tensor(np.repeat(coefficients, samples.completions.lengths)[laid.counted].astype(np.float32))

@@ -14,8 +14,7 @@ import numpy as np
 import torch
 
 from esscher.lm.base import NoTokenizerError, check_same_vocabulary, check_sampling, check_scoring
-from esscher.lm.batching import micro_batches
-from esscher.lm.transformers.decoding import read, reads_in_batches, write
+from esscher.lm.transformers.decoding import batches, check_positions, read, reads_in_batches, write
 from esscher.lm.transformers.gradient import add_gradient
 from esscher.lm.transformers.loading import Source, load_model, load_tokenizer, locate, place_of
 from esscher.lm.transformers.memory import is_out_of_memory
@@ -161,8 +160,9 @@ class TransformersLM:
         Raises
         ------
         ValueError
-            As `LanguageModel.sample`, before anything is computed; and if the architecture does not read a text with
-            padding and a cache as it does without.
+            As `LanguageModel.sample`, before anything is computed; if positions would change their meaning while a
+            text is written, as those of LongRoPE models do at one length; and if the architecture does not read a
+            text with padding and a cache as it does without.
         MemoryError
             If there is not memory enough for one completion; more at a time are halved.
         FloatingPointError
@@ -175,12 +175,12 @@ class TransformersLM:
                 "padding and a cache as it does without"
             )
         begun = self._begun(prompts)
+        check_positions(self._network, self.name, begun.lengths, max_new_tokens)
         uniforms = rng.random((len(prompts) * n, max_new_tokens))
         tokens, values = np.zeros(uniforms.shape, np.int64), np.zeros(uniforms.shape, np.float32)
         lengths = np.zeros(len(uniforms), np.int64)
-        widths = np.repeat(begun.lengths, n) + max_new_tokens
         with self._running, torch.inference_mode():
-            waiting = micro_batches(widths, self._network.pace.batch)[::-1]
+            waiting = batches(self._network, np.repeat(begun.lengths, n), max_new_tokens)[::-1]
             while waiting:
                 rows = waiting.pop()
                 try:

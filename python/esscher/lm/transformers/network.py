@@ -89,7 +89,7 @@ class Network:
         self._takes_positions = "position_ids" in inspect.signature(model.base_model.forward).parameters
         self._config = config
         # Up to how many tokens texts are read alike in any company, and in packs, where each prompt is read once.
-        self.longest_alike = _longest_alike(config)
+        self.longest_alike, self.long_are_alike = longest_alike(config)
         self._logits: torch.Tensor | None = None
         _probe(self, name)
         self.longest_in_pack = min(_window(config), self.longest_alike) if _probe_packs(self, name) else 0
@@ -108,7 +108,11 @@ class Network:
         That is where a causal model does not look, so no mask is needed.
         """
         rows = Ragged(laid.token_ids, laid.segments)
-        padded = self.tensor(rows.to_padded(fill=0))
+        token_ids = rows.to_padded(fill=0)
+        if token_ids.shape[1] >= self.longest_alike:
+            # The last token of the text, which is not read, counts for its length.
+            token_ids = np.pad(token_ids, ((0, 0), (0, 1)))
+        padded = self.tensor(token_ids)
         position = np.arange(padded.shape[1])
         hidden: torch.Tensor = self.run(padded, self.tensor(position).expand_as(padded)).last_hidden_state
         # Found here, since a GPU would have to be waited for to say how many there are.
@@ -240,18 +244,22 @@ def _window(config: Any) -> int:
     return min((window for window in windows if window), default=UNLIMITED)
 
 
-def _longest_alike(config: Any) -> int:
-    """Up to how many tokens positions mean the same to every text; beyond, the longest of a batch changes them."""
+def longest_alike(config: Any) -> tuple[int, bool]:
+    """Up to how many tokens positions mean the same to every text, and whether they do to all that are longer.
+
+    Beyond, the longest of a batch changes them for all: "longrope" and its kin change over to other frequencies or
+    another scale, once; "dynamic" ones go on changing with each token.
+    """
     of_layers = getattr(config, "rope_parameters", None) or {}
-    each = (
-        [of_layers] if "rope_type" in of_layers else [value for value in of_layers.values() if isinstance(value, dict)]
-    )
-    limits = (
-        parameters.get("original_max_position_embeddings") or config.max_position_embeddings
-        for parameters in each
-        if parameters.get("rope_type") in ("dynamic", "longrope")
-    )
-    return min(limits, default=UNLIMITED)
+    each = [of_layers, *(value for value in of_layers.values() if isinstance(value, dict))]
+    once = [one["original_max_position_embeddings"] for one in each if _changes_once(one)]
+    always = [config.max_position_embeddings for one in each if "dynamic" in (one.get("rope_type") or "")]
+    limits = {*once, *always}
+    return min(limits, default=UNLIMITED), len(limits) < 2 and not always
+
+
+def _changes_once(rope: Any) -> bool:
+    return rope.get("rope_type") == "longrope" or "long_mscale" in rope
 
 
 def _start_token_id(model: Any, vocabulary_size: int) -> int | None:
