@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
 from esscher.divergence import warnings
 from esscher.divergence.columns import exact_kl_of, log_proposal_of, logprobs_of
 from esscher.divergence.control import control_coefficients
@@ -19,6 +17,7 @@ from esscher.estimate import with_interval
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
     from esscher.divergence.estimators import Level

@@ -15,6 +15,8 @@ from safetensors import SafetensorError
 
 from esscher.lm.base import NoTokenizerError
 from esscher.lm.folders import build_folder
+from esscher.lm.transformers.network import end_token_ids, max_tokens
+from esscher.lm.transformers.weights import check_finite_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,13 +89,18 @@ def load_model(source: Source, dtype: torch.dtype | str, device: torch.device) -
     FileNotFoundError
         If a hub name is not to be had.
     ValueError
-        If the configuration or the weights cannot be read, or the model is not causal.
+        If the configuration or the weights cannot be read, a weight is not finite, or the model is not causal.
     """
     config = _load_config(source)
     if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise ValueError(f"{source} is a {config.model_type} model, which is not a causal language model")
+        raise ValueError(
+            f"{source} is a {config.model_type} model, which is not a causal language model{_part(config)}"
+        )
+    _check_sizes(config.get_text_config(), source)
     model = _load_whole(transformers.AutoModelForCausalLM, source, config, dtype, "a causal language model")
     _forget_quantisation(model)
+    check_finite_weights(model, str(source))
+    _check_end_tokens(model, source)
     placed: transformers.PreTrainedModel = model.to(device)
     return placed
 
@@ -129,11 +136,19 @@ def _load_whole(kind: Any, source: Source, config: Any, dtype: torch.dtype | str
                 trust_remote_code=False,
                 use_safetensors=True,
                 output_loading_info=True,
+                # They are named below.
+                ignore_mismatched_sizes=True,
                 **options,
             )
     except UNREADABLE as error:
         raise ValueError(f"{source}: its weights could not be loaded (safetensors or GGUF): {error}") from error
-    absent = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    if info["mismatched_keys"]:
+        key, stored, expected = min(info["mismatched_keys"])
+        raise ValueError(
+            f"{source}: {key} is {list(stored)} in its weights and {list(expected)} by its config.json; are vocab_size "
+            "and the other sizes there those of the weights?"
+        )
+    absent = sorted(info["missing_keys"])
     if absent:
         raise ValueError(
             f"{source} lacks weights of a {type(model).__name__}, {', '.join(absent[:3])}"
@@ -141,6 +156,34 @@ def _load_whole(kind: Any, source: Source, config: Any, dtype: torch.dtype | str
         )
     _leave_the_file(model)
     return model
+
+
+def _check_sizes(config: Any, source: Source) -> None:
+    """Raise `ValueError` for sizes that no model has, of which its library would raise something else, or nothing."""
+    max_tokens(config, str(source))
+    size = getattr(config, "vocab_size", 1)
+    if not size >= 1:
+        raise ValueError(
+            f"{source} has vocab_size {size} in its config.json: it is how many tokens there are, 1 or more"
+        )
+
+
+def _check_end_tokens(model: transformers.PreTrainedModel, source: Source) -> None:
+    known = len(model.get_input_embeddings().weight)
+    unknown = [one for one in end_token_ids(model) if not 0 <= one < known]
+    if unknown:
+        raise ValueError(
+            f"{source} has the end token {unknown[0]} in its generation_config.json or config.json, but its tokens are "
+            f"0 to {known - 1}: set eos_token_id to those that end a text"
+        )
+
+
+def _part(config: Any) -> str:
+    """Say which part of a model that reads more than text is a causal language model, if one is."""
+    text = config.get_text_config()
+    if type(text) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        return ""
+    return f": its part for text, a {text.model_type} model, is one; save that by itself"
 
 
 def _leave_the_file(model: Any) -> None:

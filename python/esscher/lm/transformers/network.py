@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,6 +14,8 @@ import torch
 from esscher.lm.packing import Tree, pack
 from esscher.lm.transformers import attention
 from esscher.lm.transformers.head import Product, call_widened, is_plain, multiply
+from esscher.lm.transformers.memory import is_out_of_memory
+from esscher.lm.transformers.weights import check_finite_weights
 from esscher.ragged import Ragged
 from esscher.samples import Samples
 
@@ -25,6 +28,10 @@ if TYPE_CHECKING:
     from esscher.lm.packing import Pack
 
 UNLIMITED = 2**31 - 1
+WAY_ROUND = (
+    "have another program make log-probs of its samples, and give them to `esscher evaluate` as the columns "
+    "policy_logprobs and prior_logprobs"
+)
 
 _log = logging.getLogger(__name__)
 
@@ -77,16 +84,18 @@ class Network:
         self.output = model.get_output_embeddings()
         if self.output is None:
             raise ValueError(f"{name} is a {type(model).__name__}, which has no output embeddings to make logits with")
-        self.max_tokens: int = getattr(config, "max_position_embeddings", None) or UNLIMITED
+        self.body = _body(model, name)
+        self.max_tokens = max_tokens(config, name)
+        _warn_of_dynamic_ntk(config, name)
         self.logits_per_token = len(self.output.weight)
         most = LOGITS_BYTES // (self.logits_per_token * torch.float32.itemsize)
         self.pace = pace._replace(rows=max(1, min(pace.rows, most)))
         self.vocabulary_size = min(len(model.get_input_embeddings().weight), self.logits_per_token)
-        self.end_token_ids = _end_token_ids(model)
+        self.end_token_ids = end_token_ids(model)
         self.start_token_id = _start_token_id(model, self.vocabulary_size)
-        self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
+        self._softcap = _softcap(config)
         self._scale = _logit_scale(config)
-        self._takes_positions = "position_ids" in inspect.signature(model.base_model.forward).parameters
+        self._takes_positions = "position_ids" in inspect.signature(self.body.forward).parameters
         self._config = config
         # Up to how many tokens texts are read alike in any company, and in packs, where each prompt is read once.
         self.longest_alike, self.long_are_alike = longest_alike(config)
@@ -123,7 +132,7 @@ class Network:
         """Run everything below the head; the result's `last_hidden_state` is [n, t, d]."""
         if self._takes_positions:
             options["position_ids"] = position_ids
-        return self.model.base_model(input_ids=token_ids, **{"use_cache": False, **options})
+        return self.body(input_ids=token_ids, **{"use_cache": False, **options})
 
     def project(self, hidden: torch.Tensor) -> torch.Tensor:
         """Project a few rows [n, d] onto the vocabulary [n, V], in float32.
@@ -178,23 +187,60 @@ def _probe(network: Network, name: str) -> None:
     """Run four tokens to see that the head is ours to run and the model is causal."""
     ids = torch.arange(1, 5, device=network.device).repeat(2, 1) % network.vocabulary_size
     ids[1, 3] = 0
-    positions = torch.arange(4, device=network.device).repeat(2, 1)
-    expected = network.model(input_ids=ids, use_cache=False).logits.float()
+    what = f"{name}: a {type(network.model).__name__}"
+    with _refusing(f"{what} does not read a text of token ids"):
+        expected = network.model(input_ids=ids, use_cache=False).logits.float()
+    _check_finite(network.model, expected, name)
     tolerance = (1e-4 if network.model.dtype == torch.float32 else 3e-2) * float(expected.abs().max())
     if not torch.allclose(expected[0, :3], expected[1, :3], rtol=0, atol=tolerance):
         raise ValueError(f"{name} is not causal: its logits depend on later tokens")
-    try:
-        hidden = network.run(ids, positions).last_hidden_state
-    except AttributeError as error:
+    with _refusing(f"{what} does not give its hidden states apart from its logits"):
+        found = _own_logits(network, ids)
+    if found.shape != expected.shape or not torch.allclose(found, expected, rtol=0, atol=tolerance):
         raise ValueError(
-            f"{name}: the hidden states of a {type(network.model).__name__} are not to be had apart from its logits"
-        ) from error
-    found = network.logits(hidden.reshape(8, -1)).reshape(expected.shape)
-    if not torch.allclose(found, expected, rtol=0, atol=tolerance):
-        raise ValueError(
-            f"{name}: a {type(network.model).__name__} makes its logits in a way that is not known here; log-probs of "
-            "it would be wrong"
+            f"{what} makes its logits in a way that is not known here; log-probs of it would be wrong: {WAY_ROUND}"
         )
+
+
+def _own_logits(network: Network, ids: torch.Tensor) -> torch.Tensor:
+    """Logits of texts [n, t] by the two halves."""
+    positions = torch.arange(ids.shape[1], device=network.device).expand_as(ids)
+    hidden = network.run(ids, positions).last_hidden_state
+    return network.logits(hidden.flatten(0, 1)).view(*ids.shape, -1)
+
+
+@contextmanager
+def _refusing(reason: str) -> Iterator[None]:
+    """Turn whatever a model raises that cannot be read so into a `ValueError` that says what else there is."""
+    try:
+        yield
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise ValueError(f"{reason}: {WAY_ROUND} ({error})") from error
+
+
+def _check_finite(model: Any, logits: torch.Tensor, name: str) -> None:
+    """Raise `ValueError` if logits are no numbers; -inf says that a token is impossible."""
+    if (logits.isnan() | (logits == torch.inf)).any():
+        check_finite_weights(model, name)
+        raise ValueError(
+            f"{name} gives NaN, although its weights are finite: {model.dtype} does not hold its numbers, try float32, "
+            "or its config.json is another model's"
+        )
+
+
+def _body(model: Any, name: str) -> Any:
+    """Everything below the head: what transformers says is that, or else the part that has the embeddings."""
+    if model.base_model is not model:
+        return model.base_model
+    embeddings = model.get_input_embeddings()
+    bodies = [part for part in model.children() if part is not embeddings and embeddings in part.modules()]
+    if not bodies:
+        raise ValueError(
+            f"{name}: a {type(model).__name__} has no part that makes hidden states apart from its logits: {WAY_ROUND}"
+        )
+    return bodies[0]
 
 
 @contextmanager
@@ -250,10 +296,9 @@ def longest_alike(config: Any) -> tuple[int, bool]:
     Beyond, the longest of a batch changes them for all: "longrope" and its kin change over to other frequencies or
     another scale, once; "dynamic" ones go on changing with each token.
     """
-    of_layers = getattr(config, "rope_parameters", None) or {}
-    each = [of_layers, *(value for value in of_layers.values() if isinstance(value, dict))]
-    once = [one["original_max_position_embeddings"] for one in each if _changes_once(one)]
-    always = [config.max_position_embeddings for one in each if "dynamic" in (one.get("rope_type") or "")]
+    each, most = _rope_parameters(config), getattr(config, "max_position_embeddings", None) or UNLIMITED
+    once = [one.get("original_max_position_embeddings") or most for one in each if _changes_once(one)]
+    always = [most for one in each if "dynamic" in (one.get("rope_type") or "")]
     limits = {*once, *always}
     return min(limits, default=UNLIMITED), len(limits) < 2 and not always
 
@@ -262,17 +307,55 @@ def _changes_once(rope: Any) -> bool:
     return rope.get("rope_type") == "longrope" or "long_mscale" in rope
 
 
+def _rope_parameters(config: Any) -> list[dict[str, Any]]:
+    """How positions are rotated: in all layers, or in each kind of them."""
+    found = getattr(config, "rope_parameters", None) or {}
+    return [found] if "rope_type" in found else [value for value in found.values() if isinstance(value, dict)]
+
+
 def _start_token_id(model: Any, vocabulary_size: int) -> int | None:
     found = getattr(model.config.get_text_config(), "bos_token_id", None)
     return int(found) if found is not None and 0 <= found < vocabulary_size else None
 
 
 def _logit_scale(config: PreTrainedConfig) -> float:
-    """By how much an architecture multiplies its logits: Cohere by `logit_scale`, Granite by 1 / `logits_scaling`."""
-    return (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+    """By how much an architecture multiplies its logits; `logits_scaling` divides them, but for HyperCLOVA X."""
+    multipliers = (getattr(config, name, None) or 1.0 for name in ("logit_scale", "lm_head_multiplier"))
+    scaling = getattr(config, "logits_scaling", None) or 1.0
+    return math.prod(multipliers) * (scaling if config.model_type == "hyperclovax" else 1 / scaling)
 
 
-def _end_token_ids(model: Any) -> tuple[int, ...]:
+def _softcap(config: PreTrainedConfig) -> float | None:
+    """Where an architecture caps its logits: Gemma, RecurrentGemma and xLSTM each have a name for it."""
+    names = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+    return next((cap for name in names if (cap := getattr(config, name, None)) is not None), None)
+
+
+def max_tokens(config: PreTrainedConfig, name: str) -> int:
+    """How many tokens a configuration lets a model read; raises `ValueError` if that is no such number."""
+    found = getattr(config, "max_position_embeddings", None)
+    if found is None:
+        return UNLIMITED
+    if not isinstance(found, int) or not 1 <= found <= UNLIMITED:
+        raise ValueError(
+            f"{name} has max_position_embeddings {found} in its config.json: it is how many tokens the model can read, "
+            f"1 to {UNLIMITED}, or null if any number"
+        )
+    return found
+
+
+def _warn_of_dynamic_ntk(config: PreTrainedConfig, name: str) -> None:
+    if any(parameters.get("rope_type") == "dynamic" for parameters in _rope_parameters(config)):
+        _log.warning(
+            "%s is read up to %d tokens: beyond them its dynamic NTK gives a token another log-prob with every length "
+            "of its text; for longer texts set rope_type in its config.json to one that is fixed, yarn or linear",
+            name,
+            max_tokens(config, name),
+        )
+
+
+def end_token_ids(model: Any) -> tuple[int, ...]:
+    """Return the tokens that end a text, as a model's generation configuration says, or else its configuration."""
     ids = getattr(model.generation_config, "eos_token_id", None)
     if ids is None:
         ids = getattr(model.config.get_text_config(), "eos_token_id", None)
