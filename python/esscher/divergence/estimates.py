@@ -183,6 +183,8 @@ def _estimate(
 ) -> KlEstimate:
     numerators = weights.times(per_sequence)
     found, interval = with_interval(numerators, samples.groups, weights.relative)
+    tokens_of = partial(warnings.tokens_of, samples, column, parts.get("level", "token"))
+    spike = warnings.of_spike(f"KL ({column})", samples, numerators, tokens_of)
     if weights.ess is not None:
         parts["weights"] = "policy/proposal"
     return KlEstimate(
@@ -194,5 +196,5 @@ def _estimate(
         raw=found.value,
         ess=weights.ess,
         pareto_k=weights.pareto_k,
-        warnings=unfit + more + (warnings.of_value(column, found) if column in UNBIASED else ()),
+        warnings=unfit + more + spike + (warnings.of_value(column, found) if column in UNBIASED else ()),
     )

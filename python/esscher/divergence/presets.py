@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
@@ -13,14 +14,16 @@ from esscher.divergence.columns import check_ratios, log_ratios_of, logprobs_of
 from esscher.divergence.estimators import k3_of, of_log_ratios
 from esscher.divergence.forward import estimate_forward
 from esscher.divergence.record import KlEstimate, signature
+from esscher.divergence.warnings import of_spike
 from esscher.estimate import clustered_ratio, with_interval
+from esscher.ragged import Ragged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import ArrayLike, NDArray
 
-    from esscher.ragged import Ragged
+    from esscher.ragged import Offsets
     from esscher.samples import Samples
 
 PresetName = Literal["trl-grpo", "trl-rloo", "trl-ppo", "openrlhf", "verl", "nemo-rl", "disco"]
@@ -240,6 +243,8 @@ def _reverse(samples: Samples, preset: PresetName, estimator: str, recipe: Recip
     unclamped = _estimates(ratios, estimator)
     tokens = unclamped if recipe.clamp == "none" else _clamped(ratios, estimator, recipe)
     per_sequence, denominators = _aggregate(tokens, policy, recipe.aggregation)
+    raw, _ = _aggregate(unclamped, policy, recipe.aggregation)
+    name, spike = f"KL ({preset})", partial(_spike, samples, policy.offsets)
     (value, stderr), interval = with_interval(per_sequence, samples.groups, denominators)
     return KlEstimate(
         value=value,
@@ -247,13 +252,20 @@ def _reverse(samples: Samples, preset: PresetName, estimator: str, recipe: Recip
         per_sequence=per_sequence,
         signature=signature(samples, estimator, agg=recipe.aggregation, clamp=recipe.clamp, preset=preset),
         interval=interval,
-        raw=clustered_ratio(*_aggregate(unclamped, policy, recipe.aggregation), samples.groups).value,
+        raw=clustered_ratio(raw, denominators, samples.groups).value,
         clamped=float((tokens != unclamped).mean()),
         warnings=(
             *faults.of_columns(samples),
+            *(spike(name, per_sequence, tokens) or spike(f"{name} without clamps", raw, unclamped)),
             *_forbidden_by_policy(ratios, PRESETS[preset].tool, estimator, recipe),
         ),
     )
+
+
+def _spike(
+    samples: Samples, offsets: Offsets, name: str, per_sequence: NDArray[np.float64], tokens: NDArray[np.float64]
+) -> tuple[str, ...]:
+    return of_spike(name, samples, per_sequence, Ragged(tokens, offsets).__getitem__)
 
 
 def _estimates(ratios: NDArray[np.float64], estimator: str) -> NDArray[np.float64]:

@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from esscher import faults
+from esscher.divergence.columns import logprobs_of
+from esscher.divergence.estimators import of_log_ratios
 from esscher.estimate import Estimate, clustered_ratio, trusted_pareto_k
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from esscher.divergence.estimators import KlEstimators, Level
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
 FAR, MATTERS = 3.0, 0.05
 # Chance seldom takes a mean so many standard errors below 0.
 NEGATIVE = 2.0
+# One of so many tokens is not more than this share of what all of them add up to, unless it is far from the others.
+FEWEST_TOKENS, MOST_OF_ONE = 20, 0.5
 # Below it, in nats per completion, a difference may be what the rounding of two forward passes leaves.
 NOISE = 1e-3
 # The least share of completions that should carry the weight.
@@ -103,6 +109,53 @@ def of_value(name: str, estimate: Estimate) -> tuple[str, ...]:
         "were not drawn from the policy whose log-probs they carry. Check the engine, the sampling temperature, "
         "and that policy and prior are not exchanged.",
     )
+
+
+def of_spike(
+    name: str,
+    samples: Samples,
+    per_sequence: NDArray[np.float64],
+    tokens_of: Callable[[int], NDArray[np.float64]],
+) -> tuple[str, ...]:
+    """Say if a single token makes most of an estimate, which is the mean of what completions give to it [N].
+
+    Of the completion that gives most, `tokens_of` returns what each of its tokens has in that.
+    """
+    sizes = np.abs(per_sequence)
+    row = int(sizes.argmax())
+    share = 1.0 if np.isinf(sizes[row]) else float(sizes[row] / max(sizes.sum(), NOISE * len(sizes)))
+    if not share > MOST_OF_ONE or len(samples.completions.values) < FEWEST_TOKENS:
+        return ()
+    tokens = np.abs(tokens_of(row))
+    token = int(tokens.argmax())
+    share *= 1.0 if np.isinf(tokens[token]) else float(tokens[token] / tokens.sum())
+    if not share > MOST_OF_ONE or not np.isfinite(_log_ratios(samples, row)).all():
+        return ()
+    policy, prior = (float(column[row][token]) for column in logprobs_of(samples))
+    return (
+        f"{name} is made by one token: {share:.3g} of it is token {token} of completion {row} (counted from 0), whose "
+        f"log-prob is {policy:.4g} under the policy and {prior:.4g} under the prior. Check that both are right; if "
+        "they are, the number says little of the other completions: draw more, or trust the exact KL from "
+        "full-vocabulary logits.",
+    )
+
+
+def tokens_of(samples: Samples, column: str, level: str, row: int) -> NDArray[np.float64]:
+    """Return how a completion's tokens share in what it gives to an estimate."""
+    if column == "exact":
+        assert samples.token_kl is not None
+        return samples.token_kl[row].astype(np.float64)
+    tokens = of_log_ratios(_log_ratios(samples, row))
+    if level == "sequence":
+        return tokens.abs
+    shares: NDArray[np.float64] = tokens.k3 + tokens.abs if column == "k1_cv" else getattr(tokens, column)
+    return shares
+
+
+def _log_ratios(samples: Samples, row: int) -> NDArray[np.float64]:
+    policy, prior = (np.minimum(column[row].astype(np.float64), 0.0) for column in logprobs_of(samples))
+    ratios: NDArray[np.float64] = policy - prior
+    return ratios
 
 
 def _weights(n: int, weights: Weights) -> str:
