@@ -17,8 +17,10 @@ TOKENS = 256
 
 
 def is_plain(head: Any) -> bool:
-    """Whether a head is one product of matrices, which nothing is told of."""
-    return type(head) is torch.nn.Linear and head.bias is None and not head._forward_hooks | head._forward_pre_hooks
+    """Whether a head is one product of matrices in 16 or 32 bits and nothing else, such as a hook."""
+    is_hooked = head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head)
+    is_product = type(head) is torch.nn.Linear and head.bias is None and head.weight.dtype != torch.float64
+    return is_product and not is_hooked
 
 
 def multiply(hidden: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
@@ -65,5 +67,6 @@ class Product(torch.autograd.Function):
 def call_widened(head: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
     """Call a head of any kind with its 16-bit weights made float32."""
     widened = {name: one.float() for name, one in head.named_parameters() if one.dtype in SIXTEEN_BITS}
-    logits: torch.Tensor = torch.func.functional_call(head, widened, (hidden.float(),))
+    states = hidden.float() if hidden.dtype in SIXTEEN_BITS else hidden
+    logits: torch.Tensor = torch.func.functional_call(head, widened, (states,))
     return logits.float()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -18,13 +18,13 @@ from esscher.lm.transformers.decoding import batches, check_positions, read, rea
 from esscher.lm.transformers.gradient import add_gradient
 from esscher.lm.transformers.loading import Source, load_model, load_tokenizer, locate, place_of
 from esscher.lm.transformers.memory import is_out_of_memory
-from esscher.lm.transformers.network import Network
+from esscher.lm.transformers.network import Network, evaluating
 from esscher.lm.transformers.scoring import token_scores
 from esscher.ragged import Ragged, as_integers
 from esscher.samples import Samples
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import ArrayLike, NDArray
@@ -48,7 +48,9 @@ class TransformersLM:
     Parameters
     ----------
     model
-        A causal model of transformers, on its device; it is put into evaluation mode.
+        A causal model of transformers, on its device; it is put into evaluation mode. Put back into training mode it is
+        still read as in evaluation. Parts that are replaced or hooked later are followed, where what this says of
+        itself stays true; else calls raise `ValueError`.
     name
         What it is called in messages.
     source
@@ -142,8 +144,8 @@ class TransformersLM:
         begun = replace(samples, prompts=self._begun(samples.prompts))
         with ExitStack() as running:
             # In one order everywhere, so that no two threads wait for each other's.
-            for lock in sorted({model._running for model in models}, key=id):
-                running.enter_context(lock)
+            for model in sorted(set(models), key=id):
+                running.enter_context(model._at_work())
             scores = token_scores([model._network for model in models], begun)
         for model, logprobs in zip(models, (scores.logprobs, scores.prior_logprobs), strict=False):
             if logprobs is not None:
@@ -169,17 +171,12 @@ class TransformersLM:
             If the model gives NaN.
         """
         check_sampling(self, prompts, n, max_new_tokens, sampling_temperature)
-        if not self._can_sample:
-            raise ValueError(
-                f"{self.name} can score, not sample: a {type(self._network.model).__name__} does not read a text with "
-                "padding and a cache as it does without"
-            )
         begun = self._begun(prompts)
-        check_positions(self._network, self.name, begun.lengths, max_new_tokens)
         uniforms = rng.random((len(prompts) * n, max_new_tokens))
         tokens, values = np.zeros(uniforms.shape, np.int64), np.zeros(uniforms.shape, np.float32)
         lengths = np.zeros(len(uniforms), np.int64)
-        with self._running, torch.inference_mode():
+        with self._at_work(), torch.inference_mode():
+            self._check_can_sample(begun, max_new_tokens)
             waiting = batches(self._network, np.repeat(begun.lengths, n), max_new_tokens)[::-1]
             while waiting:
                 rows = waiting.pop()
@@ -225,7 +222,7 @@ class TransformersLM:
             raise ValueError(
                 f"coefficients has shape {factors.shape}: it is one for each of {len(samples)} completions"
             )
-        with self._running:
+        with self._at_work():
             add_gradient(self._network, replace(samples, prompts=self._begun(samples.prompts)), factors)
 
     def frozen_copy(self) -> TransformersLM:
@@ -381,8 +378,27 @@ class TransformersLM:
 
     @cached_property
     def _can_sample(self) -> bool:
-        with self._running, torch.inference_mode():
-            return reads_in_batches(self._network)
+        return reads_in_batches(self._network)
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Have the model to oneself, in evaluation mode, and looked at anew if it was changed by others."""
+        with self._running, evaluating(self.module):
+            if self._network.is_changed:
+                self._look_anew()
+            yield
+
+    def _look_anew(self) -> None:
+        network = Network(self.module, self.name)
+        for what in ("vocabulary_size", "logits_per_token", "max_tokens", "end_token_ids", "start_token_id"):
+            was, now = getattr(self._network, what), getattr(network, what)
+            if was != now:
+                raise ValueError(
+                    f"{self.name} was changed after it was handed over: its {what} was {was} and is {now}; make a new "
+                    "TransformersLM of it"
+                )
+        self._network = network
+        vars(self).pop("_can_sample", None)
 
     def _halved(
         self, rows: NDArray[np.int64], prompts: Ragged, which: NDArray[np.int64], error: BaseException
@@ -395,6 +411,14 @@ class TransformersLM:
             ) from error
         _log.warning("out of memory: %s writes %d completions at a time, not %d", self.name, len(rows) // 2, len(rows))
         return np.array_split(rows, 2)
+
+    def _check_can_sample(self, prompts: Ragged, max_new_tokens: int) -> None:
+        if not self._can_sample:
+            raise ValueError(
+                f"{self.name} can score, not sample: a {type(self._network.model).__name__} does not read a text with "
+                "padding and a cache as it does without"
+            )
+        check_positions(self._network, self.name, prompts.lengths, max_new_tokens)
 
     def _check_same_head(self, prior: TransformersLM) -> None:
         ours, theirs = self._network.logits_per_token, prior._network.logits_per_token

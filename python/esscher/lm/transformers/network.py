@@ -100,8 +100,14 @@ class Network:
         # Up to how many tokens texts are read alike in any company, and in packs, where each prompt is read once.
         self.longest_alike, self.long_are_alike = longest_alike(config)
         self._logits: torch.Tensor | None = None
+        self._seen = _appearance(model)
         _probe(self, name)
         self.longest_in_pack = min(_window(config), self.longest_alike) if _probe_packs(self, name) else 0
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether the model was changed by others, its weights apart, so that it has to be looked at anew."""
+        return self._seen != _appearance(self.model)
 
     def read_pack(self, laid: Pack) -> torch.Tensor:
         """Hidden states [t, d] of the tokens of a pack."""
@@ -180,6 +186,28 @@ class Network:
 
     def _few(self, tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return torch.split(tensor, self.pace.rows)
+
+
+def _appearance(model: Any) -> tuple[Any, ...]:
+    """Say what a model is made of, but for the values of its weights: modules, hooks on them, sizes, dtype, device."""
+    modules = [(one, *one._forward_hooks, *one._forward_pre_hooks, vars(one).get("forward")) for one in model.modules()]
+    sizes = [
+        one.weight.shape for one in (model.get_input_embeddings(), model.get_output_embeddings()) if one is not None
+    ]
+    return model.device, model.dtype, sizes, modules
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Put what is in training mode into evaluation mode for a while: dropout would make log-probs random."""
+    training = [one for one in model.modules() if one.training]
+    for one in training:
+        one.training = False
+    try:
+        yield
+    finally:
+        for one in training:
+            one.training = True
 
 
 @torch.inference_mode()
