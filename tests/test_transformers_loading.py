@@ -163,3 +163,28 @@ def test_of_a_model_that_reads_pictures_the_part_for_text_is_named(tmp_path):
         ValueError, match=r"is a llava model, which is not .*: its part for text, a llama model, is one"
     ):
         TransformersLM.load(tmp_path / "pictures", device="cpu")
+
+
+# Caches that are not rearranged, and layers that take what is left of a text for part of it.
+
+UNSAMPLED = {
+    "a cache that keeps the order of its prompts": transformers.MiniMaxConfig(
+        **SMALL, num_key_value_heads=2, head_dim=8, num_local_experts=4, block_size=8,
+        layer_types=["linear_attention", "full_attention"],
+    ),
+    "layers that compress padding": transformers.DeepseekV4Config(
+        **SMALL | {"max_position_embeddings": 512, "intermediate_size": 16, "initializer_range": 0.3},
+        num_key_value_heads=1, head_dim=16, q_lora_rank=16, o_lora_rank=8, n_routed_experts=4, num_experts_per_tok=2,
+        moe_intermediate_size=16, index_n_heads=4, index_head_dim=8,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", UNSAMPLED)
+def test_models_that_would_sample_what_they_do_not_score_do_not_sample(kind):
+    model = built(UNSAMPLED[kind])
+    lm = TransformersLM(model, kind)
+    expected = each_on_its_own(model, PROMPTS, COMPLETIONS, GROUPS)
+    assert worst(lm.logprobs(PROMPTS, COMPLETIONS, GROUPS), expected) < 1e-4
+    with pytest.raises(ValueError, match="can score, not sample: a"):
+        lm.sample(PROMPTS, 2, 4, np.random.default_rng(0))

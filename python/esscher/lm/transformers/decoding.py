@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from esscher.lm.batching import micro_batches
+from esscher.lm.transformers.memory import is_out_of_memory
 from esscher.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from transformers import Cache
 
     from esscher.lm.transformers.network import Network
+
+# Tokens of the longest text that tells whether batches are read as texts alone are: longer than what layers that
+# compress or convolve take together.
+PROBED = 160
 
 
 class Texts(NamedTuple):
@@ -73,15 +78,19 @@ def reads_in_batches(network: Network) -> bool:
 
     Architectures without a cache do not, nor do those that take padding for text.
     """
-    ids = np.arange(1, 9) % network.vocabulary_size
-    prompts = Ragged.from_rows([ids[:1], ids[1:5]])
-    token = network.tensor(ids[5:])
+    longest = min(PROBED, network.max_tokens, network.longest_alike) - 2
+    short, long = np.array([1]), np.arange(1, max(longest, 2)) % network.vocabulary_size
+    prompts = Ragged.from_rows([short, long])
+    token = network.tensor(np.array([3, 2, 1]) % network.vocabulary_size)
     try:
-        texts = _advance(network, read(network, prompts, np.array([1, 0, 1])), token, np.array([1, 2]))
-        texts = _advance(network, texts, token[:2], np.array([0, 1]))
-    except AttributeError:  # no cache, or layers of it that cannot be rearranged
-        return False
-    alone = [_last_hidden(network, ids[whole]) for whole in ([0, 6, 5], [1, 2, 3, 4, 7, 6])]
+        texts = _advance(network, read(network, prompts, np.array([1, 0, 1])), token, np.arange(3))
+        # Those left are in another order than the prompts: a cache that is not rearranged must show.
+        texts = _advance(network, texts, token, np.array([0, 1]))
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        return False  # no cache, or layers of it that cannot be rearranged
+    alone = [_last_hidden(network, np.append(prompt, [t, t])) for prompt, t in ((long, 3), (short, 2))]
     tolerance = (1e-4 if texts.hidden.dtype == torch.float32 else 3e-2) * max(float(row.abs().max()) for row in alone)
     return torch.allclose(texts.hidden, torch.stack(alone), rtol=0, atol=tolerance)
 
