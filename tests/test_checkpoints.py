@@ -222,9 +222,9 @@ def test_another_architecture_or_vocabulary_is_refused(saved, tmp_path):
     with pytest.raises(ValueError, match="holds a MistralForCausalLM, but the server's model is a LlamaForCausalLM"):
         load(tmp_path / "other")
     larger = copy.deepcopy(alice()._network.model)
-    larger.resize_token_embeddings(1030)
+    larger.resize_token_embeddings(2048)
     larger.save_pretrained(tmp_path / "larger")
-    with pytest.raises(ValueError, match=r"has 1030 tokens and .* 1024: policy and prior must share a vocabulary"):
+    with pytest.raises(ValueError, match=r"has 2048 tokens and .* 1024: policy and prior must share a vocabulary"):
         load(tmp_path / "larger")
     assert load(saved[1]).name == "checkpoint-1"
 

@@ -353,15 +353,6 @@ def test_models_of_different_vocabularies_are_not_compared():
         alice().token_scores(Ragged.from_rows([[1]]), Ragged.from_rows([[1]]), [0, 1], smollm2())
 
 
-def test_models_of_different_heads_are_not_compared():
-    policy, prior = random_model("head with a bias"), random_model("head with a bias", 1)
-    prior.lm_head = torch.nn.Linear(32, 44)
-    with pytest.raises(ValueError, match="policy makes 40 logits a token and prior 44: a KL needs as many of both"):
-        TransformersLM(policy, "policy").token_scores(
-            Ragged.from_rows([[1]]), Ragged.from_rows([[1]]), [0, 1], TransformersLM(prior, "prior")
-        )
-
-
 def test_models_of_different_precision_are_compared_in_float32():
     samples = random_samples(np.random.default_rng(8), alice())
     expected = alice().token_scores(*arguments(samples), alice())

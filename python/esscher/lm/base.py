@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
+import logging
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 
     from esscher.ragged import Offsets
     from esscher.token_scores import TokenScores
+
+
+M = TypeVar("M", bound="LanguageModel")
+
+_log = logging.getLogger(__name__)
 
 
 class LanguageModel(Protocol):
@@ -87,6 +93,15 @@ class LanguageModel(Protocol):
         ValueError
             As `logprobs`, and if `n` or `max_new_tokens` is below 1 or `sampling_temperature` is not positive.
         """
+        ...
+
+
+@runtime_checkable
+class Paddable(Protocol):
+    """What may have token ids that stand for nothing, and can do without them."""
+
+    def beside(self, prior: Any) -> tuple[Any, Any]:
+        """Return it and a prior over the token ids that both know; see `side_by_side`."""
         ...
 
 
@@ -180,13 +195,45 @@ def read_lengths(model: LanguageModel, prompts: Ragged) -> NDArray[np.int64]:
     return prompts.lengths if model.start_token_id is None else np.maximum(prompts.lengths, 1)
 
 
+def side_by_side(policy: M, prior: M) -> tuple[M, M]:
+    """Return two models over the token ids that both know.
+
+    Where one vocabulary is padded to different sizes, each becomes a distribution over the shared ids alone. So padding
+    changes nothing: a KL is never below 0, and the mean of ``log policy - log prior`` is the exact one.
+
+    Raises
+    ------
+    ValueError
+        If the two have different vocabularies, of which there is no KL.
+    """
+    if not (isinstance(policy, Paddable) and isinstance(prior, Paddable)):
+        check_same_vocabulary(policy, prior)
+        return policy, prior
+    pair: tuple[M, M] = policy.beside(prior)
+    if pair[0] is not policy:
+        shared = pair[0].vocabulary_size
+        _log.warning("%s: both are read as distributions over the %d that they share", _sizes(policy, prior), shared)
+    return pair
+
+
 def check_same_vocabulary(policy: LanguageModel, prior: LanguageModel) -> None:
     """Raise `ValueError` if two models cannot be compared token by token."""
     if policy.vocabulary_size != prior.vocabulary_size:
-        raise ValueError(
-            f"{policy.name} has {policy.vocabulary_size} tokens and {prior.name} {prior.vocabulary_size}: policy and "
-            "prior must share a vocabulary, for a KL between them to exist"
+        raise OtherVocabularyError(policy, prior)
+
+
+class OtherVocabularyError(ValueError):
+    """Two models have different vocabularies: there is no KL between them."""
+
+    def __init__(self, policy: LanguageModel, prior: LanguageModel, reason: object = "") -> None:
+        super().__init__(
+            f"{_sizes(policy, prior)}: policy and prior must share a vocabulary, for a KL between them to exist"
+            f"{'; ' * bool(reason)}{reason}"
         )
+
+
+def _sizes(policy: LanguageModel, prior: LanguageModel) -> str:
+    return f"{policy.name} has {policy.vocabulary_size} tokens and {prior.name} {prior.vocabulary_size}"
 
 
 def check_sampling(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from esscher.files import field_of
-from esscher.lm.base import check_same_vocabulary
+from esscher.lm.base import side_by_side
 from esscher.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -79,11 +79,12 @@ class LocalModels:
         columns: Sequence[str],
         identity: Mapping[str, Any],
     ) -> None:
-        if prior is not None and policy is not None:
-            check_same_vocabulary(policy, prior)
-        self._prior, self._policy = prior, policy
         self.columns, self.identity = tuple(columns), dict(identity)
+        # Of each by itself, so that who does not know a token id is named.
         self.limits = tuple(_limits(model) for model in (prior, policy) if model is not None)
+        if prior is not None and policy is not None:
+            policy, prior = side_by_side(policy, prior)
+        self._prior, self._policy = prior, policy
 
     def fill(self, samples: Samples) -> Samples:
         """Return the samples with the columns filled; see `Scorer.fill`."""

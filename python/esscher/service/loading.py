@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from esscher.lm.base import check_same_vocabulary
 from esscher.lm.checkpoints import newest_whole_checkpoint
 from esscher.lm.packaged import resolve
 from esscher.lm.rewards import find_reward_function, load_reward
@@ -86,7 +85,7 @@ def _load_models(sources: Sources, notify: Callable[[str], None]) -> Loaded:
     policy = None
     if source is not None:
         policy = TransformersLM.load(resolve(source, notify), sources.device, sources.dtype)
-        check_same_vocabulary(policy, prior)
+        policy.beside(prior)
         policy.check_same_tokenizer(prior)
     reward = None
     if sources.reward is not None:
@@ -115,6 +114,6 @@ def _load_checkpoint(folder: Path, prior: TransformersLM, architecture: str, sou
     policy = TransformersLM.load(folder, sources.device, sources.dtype)
     if policy.architecture != architecture:
         raise ValueError(f"{folder} holds a {policy.architecture}, but the server's model is a {architecture}")
-    check_same_vocabulary(policy, prior)
+    policy.beside(prior)
     policy.check_same_tokenizer(prior)
     return policy

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from esscher.lm.base import check_same_vocabulary
+from esscher.lm.base import side_by_side
 
 if TYPE_CHECKING:
     from esscher.lm.base import LanguageModel, Reward
@@ -28,7 +28,7 @@ class Models:
     prior
         The model before fine-tuning.
     policy
-        The model that is trained or judged, of the prior's vocabulary.
+        The model that is trained or judged, of the prior's vocabulary; both are kept over the ids that they share.
     policy_revision
         How many policies there have been, this one included: 1 unless it is said; 0 without one.
     reward
@@ -47,7 +47,8 @@ class Models:
 
     def __post_init__(self) -> None:
         if self.policy is not None:
-            check_same_vocabulary(self.policy, self.prior)
+            for name, model in zip(("policy", "prior"), side_by_side(self.policy, self.prior), strict=True):
+                object.__setattr__(self, name, model)
             object.__setattr__(self, "policy_revision", max(self.policy_revision, 1))
 
     @property

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from esscher.lm.base import NoTokenizerError, check_same_vocabulary, check_sampling, check_scoring
+from esscher.lm.base import NoTokenizerError, OtherVocabularyError, check_sampling, check_scoring
 from esscher.lm.transformers.decoding import batches, check_positions, read, reads_in_batches, write
 from esscher.lm.transformers.gradient import add_gradient
 from esscher.lm.transformers.loading import Source, load_model, load_tokenizer, locate, place_of
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+# Of vocabularies without tokenizers: a larger one is another, not the same with padding.
+MOST_PADDED = 1.1
 PROBE_TEXTS = ("The quick brown fox, 1234.", "  naïve\n\tcafé — 日本語 🙂", "if x == 10:\n    return x")
 
 
@@ -136,9 +138,9 @@ class TransformersLM:
             As `logprobs`, for either model.
         """
         models = [self] if prior is None else [self, prior]
+        if prior is not None:
+            self.beside(prior)  # which refuses another vocabulary before token ids are looked at
         for model in models:
-            check_same_vocabulary(self, model)
-            self._check_same_head(model)
             samples = check_scoring(model, prompts, completions, groups)
             model._check_start(self, samples.prompts)
         begun = replace(samples, prompts=self._begun(samples.prompts))
@@ -146,7 +148,9 @@ class TransformersLM:
             # In one order everywhere, so that no two threads wait for each other's.
             for model in sorted(set(models), key=id):
                 running.enter_context(model._at_work())
-            scores = token_scores([model._network for model in models], begun)
+            # Looked at anew if it was changed, and then over the token ids that both know.
+            pair = models if prior is None else self.beside(prior)
+            scores = token_scores([model._network for model in pair], begun)
         for model, logprobs in zip(models, (scores.logprobs, scores.prior_logprobs), strict=False):
             if logprobs is not None:
                 model._without_nan(Ragged(logprobs, completions.offsets))
@@ -335,16 +339,51 @@ class TransformersLM:
             raise NoTokenizerError(f"{self.name} was given without a source for its tokenizer: give token ids")
         return load_tokenizer(self._source)
 
-    def check_same_tokenizer(self, other: TransformersLM) -> None:
-        """Raise `ValueError` if token ids mean something else to the other; without a tokenizer nothing is known of it.
+    def beside(self, prior: TransformersLM) -> tuple[TransformersLM, TransformersLM]:
+        """Return the model and a prior over the token ids that both know; see `side_by_side`.
 
-        Vocabularies and what a few texts are encoded to are compared: equal sizes say little.
+        Raises
+        ------
+        ValueError
+            If they have different vocabularies: as their tokenizers say, or without those, sizes that differ by more
+            than padding.
+        """
+        sizes = (self.vocabulary_size, prior.vocabulary_size)
+        if sizes[0] != sizes[1]:
+            self._check_same_but_for_padding(prior)
+        elif self._network.known == prior._network.known:
+            return self, prior
+        return self._narrowed(min(sizes)), prior._narrowed(min(sizes))
+
+    def _check_same_but_for_padding(self, prior: TransformersLM) -> None:
+        sizes = (self.vocabulary_size, prior.vocabulary_size)
+        try:
+            is_known = self.check_same_tokenizer(prior)
+        except ValueError as error:
+            raise OtherVocabularyError(self, prior, error) from error
+        if not is_known and max(sizes) > MOST_PADDED * min(sizes):
+            raise OtherVocabularyError(self, prior)
+
+    def _narrowed(self, size: int) -> TransformersLM:
+        narrow = copy.copy(self)
+        narrow._network = self._network.narrowed(size)
+        narrow.vocabulary_size, narrow.end_token_ids = size, narrow._network.end_token_ids
+        return narrow
+
+    def check_same_tokenizer(self, other: TransformersLM) -> bool:
+        """Raise `ValueError` if token ids that both know mean something else to the other; `False` if none can tell.
+
+        Without a tokenizer nothing is known of it. Vocabularies and what a few texts are encoded to are compared: equal
+        sizes say little.
         """
         try:
             ours, theirs = self.tokenizer, other.tokenizer
         except NoTokenizerError:
-            return
-        differing = sorted(set(ours.get_vocab().items()) ^ set(theirs.get_vocab().items()))
+            return False
+        shared = min(self.vocabulary_size, other.vocabulary_size)
+        differing = sorted(
+            (token, i) for token, i in set(ours.get_vocab().items()) ^ set(theirs.get_vocab().items()) if i < shared
+        )
         if differing:
             raise ValueError(
                 f"{self.name} and {other.name} have different tokenizers, which differ in {differing[0][0]!r}: policy "
@@ -355,6 +394,7 @@ class TransformersLM:
                 raise ValueError(
                     f"{self.name} and {other.name} have different tokenizers: they encode {text!r} differently"
                 )
+        return True
 
     @property
     def batch_tokens(self) -> int:
@@ -419,14 +459,6 @@ class TransformersLM:
                 "padding and a cache as it does without"
             )
         check_positions(self._network, self.name, prompts.lengths, max_new_tokens)
-
-    def _check_same_head(self, prior: TransformersLM) -> None:
-        ours, theirs = self._network.logits_per_token, prior._network.logits_per_token
-        if ours != theirs:
-            raise ValueError(
-                f"{self.name} makes {ours} logits a token and {prior.name} {theirs}: a KL needs as many of both, "
-                "resize the token embeddings of one"
-            )
 
     def _check_start(self, policy: TransformersLM, prompts: Ragged) -> None:
         if self.start_token_id != policy.start_token_id and not prompts.lengths.all():

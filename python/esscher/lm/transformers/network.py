@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
 import math
@@ -88,6 +89,8 @@ class Network:
         self.max_tokens = max_tokens(config, name)
         _warn_of_dynamic_ntk(config, name)
         self.logits_per_token = len(self.output.weight)
+        # How many of the logits count; see `narrowed`.
+        self.known = self.logits_per_token
         most = LOGITS_BYTES // (self.logits_per_token * torch.float32.itemsize)
         self.pace = pace._replace(rows=max(1, min(pace.rows, most)))
         self.vocabulary_size = min(len(model.get_input_embeddings().weight), self.logits_per_token)
@@ -156,7 +159,8 @@ class Network:
             logits.mul_(self._scale)
         if self._softcap is not None:
             logits.div_(self._softcap).tanh_().mul_(self._softcap)
-        return logits
+        projected: torch.Tensor = logits[:, : self.known]
+        return projected
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Project rows [n, d] onto the vocabulary [n, V], in float32, in memory of their own; differentiable."""
@@ -164,7 +168,15 @@ class Network:
             logits: torch.Tensor = Product.apply(hidden, self.output.weight) * self._scale
         else:
             logits = call_widened(self.output, hidden) * self._scale
+        logits = logits[:, : self.known]
         return logits if self._softcap is None else self._softcap * torch.tanh(logits / self._softcap)
+
+    def narrowed(self, size: int) -> Network:
+        """Return the same model as a distribution over its first `size` token ids."""
+        narrow = copy.copy(self)
+        narrow.known = narrow.vocabulary_size = size
+        narrow.end_token_ids = tuple(token for token in self.end_token_ids if token < size)
+        return narrow
 
     def draw(
         self, hidden: torch.Tensor, uniforms: torch.Tensor, sampling_temperature: float
