@@ -41,7 +41,7 @@ ALLOWED = {
     "torch": {"lm.transformers", "train", "integrations.trl"},
     "transformers": {"lm.transformers", "integrations.trl"},
     "trl": {"integrations.trl"},
-    "peft": {"train"},
+    "peft": {"lm.transformers", "train"},
     "grpc": {"v1", "service"},
     "google": {"v1", "service"},
     "pyarrow": {"files"},

@@ -12,7 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 console = Console()
 errors = Console(stderr=True)
 
-MODEL_HELP = "A folder, a GGUF file, a hub name, or one of **smollm2** and **alice**, which come as Python packages."
+MODEL_HELP = (
+    "A folder, of a model or of an adapter, a GGUF file, a hub name, or one of **smollm2** and **alice**, which come as "
+    "Python packages."
+)
 
 
 class Dtype(StrEnum):

@@ -10,10 +10,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+# Of peft: what is added to a model that is elsewhere.
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 class Checkpoint(NamedTuple):
-    """A folder with a model, and what tells this state of it from any other: when and how large its files are."""
+    """A folder with a model or adapter, and what tells its state from any other: when and how large its files are."""
 
     folder: Path
     files: tuple[tuple[str, int, int], ...]
@@ -48,8 +50,9 @@ def incompleteness(checkpoint: Checkpoint) -> str | None:
     """
     folder = checkpoint.folder
     try:
-        if not isinstance(json.loads((folder / CONFIG).read_bytes()), dict):
-            return f"{CONFIG} is no configuration"
+        config = _config(folder)
+        if not isinstance(json.loads((folder / config).read_bytes()), dict):
+            return f"{config} is no configuration"
         for name in _weights(folder):
             expected, size = _expected_size(folder / name), (folder / name).stat().st_size
             if size != expected:
@@ -61,16 +64,22 @@ def incompleteness(checkpoint: Checkpoint) -> str | None:
 
 def _checkpoint(folder: Path) -> Checkpoint | None:
     """Return the checkpoint in a folder, if its files have begun to appear."""
-    names = [CONFIG, INDEX, *sorted(path.name for path in folder.glob("*.safetensors"))]
+    names = [CONFIG, ADAPTER, INDEX, *sorted(path.name for path in folder.glob("*.safetensors"))]
     try:
         stats = [(name, (folder / name).stat()) for name in names if (folder / name).is_file()]
     except FileNotFoundError:  # it is being removed
         return None
     files = tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
-    return Checkpoint(folder, files) if any(name == CONFIG for name, _, _ in files) else None
+    return Checkpoint(folder, files) if any(name in (CONFIG, ADAPTER) for name, _, _ in files) else None
+
+
+def _config(folder: Path) -> str:
+    return ADAPTER if (folder / ADAPTER).is_file() else CONFIG
 
 
 def _weights(folder: Path) -> list[str]:
+    if _config(folder) == ADAPTER:
+        return [ADAPTER_WEIGHTS]
     if (folder / INDEX).is_file():
         index = json.loads((folder / INDEX).read_bytes())
         return sorted(set(index["weight_map"].values()))

@@ -9,6 +9,7 @@ from typing import Any
 # Pieces of a file that are read, evenly spread from its first byte to its last.
 PIECES, PIECE_BYTES = 16, 2**16
 WEIGHTS = (".safetensors", ".gguf")
+CONFIGS = ("config.json", "adapter_config.json")
 
 
 def file_fingerprint(path: Path) -> dict[str, Any]:
@@ -41,11 +42,9 @@ def model_fingerprint(name: str, source: str | Path) -> dict[str, Any]:
         return {"name": name}
     stats = [(file.name, file.stat()) for file in sorted(folder.iterdir()) if file.suffix in WEIGHTS]
     weights = [(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats]
-    return {
-        "name": name,
-        "config": _digest((folder / "config.json").read_bytes()),
-        "weights": _digest(repr(weights).encode()),
-    }
+    # Of an adapter its own; it names its model.
+    configs = [(folder / config).read_bytes() for config in CONFIGS if (folder / config).is_file()]
+    return {"name": name, "config": _digest(b"".join(configs)), "weights": _digest(repr(weights).encode())}
 
 
 def _hub_folder(name: str) -> Path | None:

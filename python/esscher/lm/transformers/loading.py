@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from esscher.lm.base import NoTokenizerError
 from esscher.lm.folders import build_folder
+from esscher.lm.transformers.adapters import MERGE, attach, is_adapter, trained_on
 from esscher.lm.transformers.network import end_token_ids, max_tokens
 from esscher.lm.transformers.weights import check_finite_weights
 
@@ -38,6 +39,11 @@ class Source(NamedTuple):
         """Whether the weights come from a GGUF file."""
         return "gguf_file" in self.options
 
+    @property
+    def is_adapter(self) -> bool:
+        """Whether the folder holds what is added to a model that is elsewhere."""
+        return is_adapter(self.location)
+
     def __str__(self) -> str:
         return str(Path(self.location, self.options.get("gguf_file", "")))
 
@@ -60,7 +66,7 @@ def locate(source: str | Path) -> Source:
         options = {"local_files_only": True, "gguf_file": path.name}
         return Source(path.stem, str(path.parent), options)
     if path.is_dir():
-        if not (path / "config.json").is_file():
+        if not (path / "config.json").is_file() and not is_adapter(path):
             ggufs = ", ".join(sorted(file.name for file in path.glob("*.gguf")))
             hint = f"give one of its GGUF files: {ggufs}" if ggufs else "save a model there with save_pretrained"
             raise FileNotFoundError(f"{path} has no config.json, so it is not a model's folder; {hint}")
@@ -82,7 +88,9 @@ def place_of(device: str | torch.device | None) -> torch.device:
 
 
 def load_model(source: Source, dtype: torch.dtype | str, device: torch.device) -> transformers.PreTrainedModel:
-    """Load a causal model, every weight from the checkpoint; no code of the checkpoint's and no pickle is run.
+    """Load a causal model, with its adapter if it is one, every weight from the checkpoint.
+
+    No code of the checkpoint's and no pickle is run.
 
     Raises
     ------
@@ -91,6 +99,9 @@ def load_model(source: Source, dtype: torch.dtype | str, device: torch.device) -
     ValueError
         If the configuration or the weights cannot be read, a weight is not finite, or the model is not causal.
     """
+    if source.is_adapter:
+        adapted: transformers.PreTrainedModel = _load_adapted(source, dtype, device)
+        return adapted
     config = _load_config(source)
     if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(
@@ -103,6 +114,32 @@ def load_model(source: Source, dtype: torch.dtype | str, device: torch.device) -
     _check_end_tokens(model, source)
     placed: transformers.PreTrainedModel = model.to(device)
     return placed
+
+
+def _load_adapted(source: Source, dtype: torch.dtype | str, device: torch.device) -> Any:
+    """Load the model that an adapter was trained on, and add the adapter."""
+    adapted = attach(load_model(_model_of(source), dtype, device), Path(source.location))
+    check_finite_weights(adapted, str(source))
+    return adapted
+
+
+def _model_of(source: Source) -> Source:
+    """Return where the model is that an adapter was trained on."""
+    named = trained_on(Path(source.location))
+    try:
+        found = locate(named)
+        if not found.options:
+            _load_config(found)
+    except (FileNotFoundError, ValueError) as error:
+        raise FileNotFoundError(
+            f"{source} is an adapter of {named}, which is not to be had: put that model there, or change "
+            f"base_model_name_or_path in adapter_config.json to where it is, {MERGE} ({error})"
+        ) from error
+    if found.is_adapter:
+        raise ValueError(
+            f"{source} is an adapter of {named}, which is an adapter itself: merge that with its model first"
+        )
+    return found
 
 
 def load_classifier(source: Source, device: torch.device) -> transformers.PreTrainedModel:
@@ -194,7 +231,7 @@ def _leave_the_file(model: Any) -> None:
 
 
 def load_tokenizer(source: Source) -> transformers.PreTrainedTokenizerBase:
-    """Load the tokenizer that comes with a model.
+    """Load the tokenizer that comes with a model, or with an adapter or else its model.
 
     Raises
     ------
@@ -203,6 +240,8 @@ def load_tokenizer(source: Source) -> transformers.PreTrainedTokenizerBase:
     ValueError
         If there is one, and it cannot be read.
     """
+    if source.is_adapter and not Path(source.location, "tokenizer_config.json").is_file():
+        return load_tokenizer(_model_of(source))
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             source.location, trust_remote_code=False, **source.options
@@ -239,6 +278,8 @@ def _unpack(source: Source, folder: Path) -> None:
 
 
 def _load_config(source: Source) -> transformers.PreTrainedConfig:
+    if source.is_adapter:
+        raise ValueError(f"{source} is an adapter, which is read only of a causal language model: {MERGE[3:]}")
     try:
         config: transformers.PreTrainedConfig = transformers.AutoConfig.from_pretrained(
             source.location, trust_remote_code=False, **source.options

@@ -50,9 +50,9 @@ class TransformersLM:
     Parameters
     ----------
     model
-        A causal model of transformers, on its device; it is put into evaluation mode. Put back into training mode it is
-        still read as in evaluation. Parts that are replaced or hooked later are followed, where what this says of
-        itself stays true; else calls raise `ValueError`.
+        A causal model of transformers, on its device, or one that peft has wrapped; it is put into evaluation mode. Put
+        back into training mode it is still read as in evaluation. Parts that are replaced or hooked later are followed,
+        where what this says of itself stays true; else calls raise `ValueError`.
     name
         What it is called in messages.
     source
@@ -86,7 +86,7 @@ class TransformersLM:
         Parameters
         ----------
         source
-            A folder that ``save_pretrained`` made, a GGUF file, or a hub's ``owner/name``; only the last reaches for
+            A folder that ``save_pretrained`` made, of a model or of an adapter, a GGUF file, or a hub's ``owner/name``; only the last reaches for
             the network.
         device
             Where it runs; by default CUDA where there is one, else the CPU.

@@ -77,7 +77,7 @@ class Network:
 
     def __init__(self, model: Any, name: str) -> None:
         # A `PreTrainedModel`, whose methods are not all typed.
-        self.model = model
+        self.model = model = _unwrapped(model, name)
         config = model.config.get_text_config()
         model.eval()
         self.device = model.device
@@ -268,6 +268,15 @@ def _check_finite(model: Any, logits: torch.Tensor, name: str) -> None:
             f"{name} gives NaN, although its weights are finite: {model.dtype} does not hold its numbers, try float32, "
             "or its config.json is another model's"
         )
+
+
+def _unwrapped(model: Any, name: str) -> Any:
+    """Return the model of transformers that peft has wrapped, whose layers have the adapters."""
+    if not hasattr(model, "get_base_model"):
+        return model
+    if any(config.is_prompt_learning for config in model.peft_config.values()):
+        raise ValueError(f"{name} has prompts that were learnt, which are not read here: {WAY_ROUND}")
+    return model.get_base_model()
 
 
 def _body(model: Any, name: str) -> Any:
