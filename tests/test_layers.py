@@ -16,7 +16,7 @@ ROOT = Path(esscher.__file__).parent
 # A module imports only from layers above its own; siblings in a layer never import each other.
 LAYERS = [
     {"_core"},
-    {"ragged", "atomic", "allocator"},
+    {"ragged", "atomic", "allocator", "waiting"},
     {"estimate", "token_scores"},
     {"samples", "weights"},
     {"faults"},

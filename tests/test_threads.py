@@ -1,5 +1,6 @@
 """Threads: where they come from, and that nothing hangs."""
 
+import os
 import subprocess
 import sys
 
@@ -35,3 +36,40 @@ def test_what_is_no_number_of_threads_is_refused(threads):
     for call in (lambda rows: distinct(rows, 1, threads=threads), lambda rows: top_ngrams(rows, 1, 1, threads=threads)):
         with pytest.raises(ValueError, match=f"threads is {threads}: it must be 1 to 1024"):
             call(Ragged.from_rows([[1, 2]]))
+
+
+# The library of OpenMP says how often its threads look before they sleep, when torch has loaded it.
+WAITING = """
+import sys
+from esscher import __main__ as program
+sys.argv = ["esscher", "--help"]
+try:
+    program.main()
+except SystemExit:
+    pass
+assert "torch" not in sys.modules
+import torch
+torch.ones(4).sum()
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, "0"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "30000000000"),
+        ({"GOMP_SPINCOUNT": "77"}, "77"),
+    ],
+)
+def test_threads_of_the_command_line_sleep_while_they_wait(environment, expected):
+    """Spinning, they take the cores from those they wait for; whoever has set how they wait is obeyed."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", WAITING],
+        env=kept | environment | {"OMP_DISPLAY_ENV": "VERBOSE"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert f"GOMP_SPINCOUNT = '{expected}'" in done.stderr

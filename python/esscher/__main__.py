@@ -1,10 +1,15 @@
 """``esscher`` and ``python -m esscher``: the command line, or what to install for it."""
 
+import os
 import sys
+
+from esscher.waiting import let_waiting_threads_sleep
 
 
 def main() -> None:
     """Run the command line."""
+    # Before anything imports torch.
+    let_waiting_threads_sleep(os.environ)
     try:
         from esscher.cli import run
     except ModuleNotFoundError as error:

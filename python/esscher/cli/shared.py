@@ -13,8 +13,8 @@ console = Console()
 errors = Console(stderr=True)
 
 MODEL_HELP = (
-    "A folder, of a model or of an adapter, a GGUF file, a hub name, or one of **smollm2** and **alice**, which come as "
-    "Python packages."
+    "A folder, of a model or of an adapter, a GGUF file, a hub name, or one of **smollm2** and **alice**, which come "
+    "as Python packages."
 )
 
 

@@ -70,8 +70,8 @@ def attach(model: Any, folder: Path) -> Any:
         )
     except (LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{folder}: the adapter could not be added to {type(model).__name__}: name the model that it was trained on, "
-            f"{MERGE} ({error})"
+            f"{folder}: the adapter could not be added to {type(model).__name__}: name the model that it was trained "
+            f"on, {MERGE} ({error})"
         ) from error
     absent = [key for key in read.missing_keys if ".default" in key]
     if absent or read.unexpected_keys:

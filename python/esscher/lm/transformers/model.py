@@ -86,8 +86,8 @@ class TransformersLM:
         Parameters
         ----------
         source
-            A folder that ``save_pretrained`` made, of a model or of an adapter, a GGUF file, or a hub's ``owner/name``; only the last reaches for
-            the network.
+            A folder that ``save_pretrained`` made, of a model or of an adapter, a GGUF file, or a hub's ``owner/name``;
+            only the last reaches for the network.
         device
             Where it runs; by default CUDA where there is one, else the CPU.
         dtype
