@@ -147,6 +147,20 @@ def align(train: Ragged, recorded: Ragged, scale: float = 1.0) -> Alignment:
     return Alignment(_pairs(train, recorded, _joined([*parts, unequal])), lengths, tuple(shifts), len(train))
 
 
+def fitting_scale(train: Ragged, rollout: Ragged, scale: float) -> float:
+    """Return `scale` if the rollout's column divided by it fits better than as it is, shifted or not; else 1."""
+    rows = np.flatnonzero(train.lengths == rollout.lengths)
+    if scale == 1.0 or not len(rows):
+        return 1.0
+    stretches = [_equal_stretches(train, rollout, rows, by) for by in (0, 1, -1)]
+    divided = Ragged(rollout.values / scale, rollout.offsets)
+    as_it_is, with_it = (
+        min(float(np.median(np.nan_to_num(_row_differences(train, column, side), nan=CLIP))) for side in stretches)
+        for column in (rollout, divided)
+    )
+    return scale if with_it < as_it_is else 1.0
+
+
 def _equal_stretches(train: Ragged, rollout: Ragged, rows: Integers, by: int) -> _Stretches:
     """Pair token t of the trainer's rows with token t + `by` of the rollout's."""
     n = np.maximum(train.lengths[rows] - abs(by), 0)
@@ -177,7 +191,7 @@ def _nearly_all_fit(here: Floats, there: Floats) -> bool:
     here, there = here[known], there[known]
     told = np.maximum(here, there) >= TOLD
     better, worse = (there < SHIFTED_GAIN * here)[told].sum(), (here < SHIFTED_GAIN * there)[told].sum()
-    gained = there.sum() <= SHIFTED_GAIN * here.sum()
+    gained = told.any() and np.median(there[told]) <= SHIFTED_GAIN * np.median(here[told])
     return bool(gained and better >= FEWEST_ROWS and worse <= (1 - MOST_TOLD) * (better + worse))
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from esscher.mismatch import causes, structure
-from esscher.mismatch.alignment import Alignment, Pairs, align
+from esscher.mismatch.alignment import Alignment, Pairs, align, fitting_scale
 from esscher.mismatch.metrics import metrics_of
 from esscher.mismatch.record import Cause, Counts, MismatchReport, PerToken
 from esscher.mismatch.rows import find_exchanged, find_other_rows
@@ -100,7 +100,7 @@ def mismatch(
     numbers = _numbers(row_numbers, len(train))
     found: list[Cause] = []
     train, rollout = _as_logprobs(train, rollout, known_groups, found)
-    scale = marginal_ratio(train, rollout)
+    scale = fitting_scale(train, rollout, marginal_ratio(train, rollout))
     alignment = align(train, rollout, scale)
     if not alignment.nearly_all_shifted:
         rollout = _put_back(train, rollout, known_groups, scale, numbers, found)
@@ -108,9 +108,9 @@ def mismatch(
     _tell_alignment(train, rollout, alignment, found)
     pairs = _without_missing(alignment.pairs, found)
     grids = _tell_grids(train, rollout, found)
-    pairs = _in_nats(pairs, found)
+    whole = train.lengths == rollout.lengths
+    pairs = _in_nats(pairs, whole, found)
     if len(pairs.row):
-        whole = train.lengths == rollout.lengths
         others = find_other_rows(pairs, whole)
         if others is not None:
             found.append(causes.other_rows(others, pairs, numbers))
@@ -194,9 +194,10 @@ def _put_back(
     return rollout.take(order)
 
 
-def _in_nats(pairs: Pairs, found: list[Cause]) -> Pairs:
-    """Undo what all log-probs of a column were multiplied by, and tell of it."""
-    scale = find_scale(pairs)
+def _in_nats(pairs: Pairs, whole: Mask, found: list[Cause]) -> Pairs:
+    """Undo what all log-probs of a column were multiplied by, and tell of it; rows of another policy do not say."""
+    others = find_other_rows(pairs, whole) if len(pairs.row) else None
+    scale = find_scale(pairs if others is None else pairs.where(~np.isin(pairs.row, others.rows)))
     if scale is None:
         return pairs
     found.append(causes.scale(scale, pairs))

@@ -37,8 +37,8 @@ FEWEST_TOKENS = 4
 # A token can differ by about its own improbability; of certain ones nothing can be told.
 SURE, TELLING = 1e-3, 0.05
 # Rows of another policy differ, in at least half of the tokens that tell, by more than nearly all tokens of the half of
-# the rows that differ least: by their 95th percentile and half as much again, and more than rounding.
-OFF_TOKENS, ORDINARY, BEYOND, LEAST = 0.5, 0.95, 1.5, 0.01
+# the rows that differ least: by three times their 80th percentile, and more than rounding.
+OFF_TOKENS, ORDINARY, BEYOND, LEAST = 0.5, 0.8, 3.0, 0.01
 # By how likely tokens are, in so many classes, they may differ in all rows.
 BINS, FEWEST_IN_BIN = 20, 30
 # More rows than this are no exception.
@@ -170,7 +170,7 @@ def _cost(one: Floats, others: Floats) -> Floats:
 def find_other_rows(pairs: Pairs, whole: Mask) -> OtherRows | None:
     """Return the rows that differ in most of their tokens by more than tokens of the other rows do.
 
-    Of those that are `whole` [N]: where a token is missing, what lies beside what was guessed.
+    Those that are `whole` [N] decide whether there are any: where a token is missing, its place was guessed.
     """
     rows, row_of = np.unique(pairs.row, return_inverse=True)
     difference = pairs.difference - _trend(pairs)
@@ -184,8 +184,8 @@ def find_other_rows(pairs: Pairs, whole: Mask) -> OtherRows | None:
     ordinary = max(BEYOND * float(np.quantile(size[usual], ORDINARY)), LEAST)
     counts = np.bincount(row_of, weights=telling, minlength=len(rows))
     beyond = np.bincount(row_of, weights=telling & (size > ordinary), minlength=len(rows))
-    off = whole[rows] & (counts >= 2) & (beyond >= OFF_TOKENS * counts)
-    if not max(2, FEWEST_SHARE * len(rows)) <= off.sum() <= MOST_ROWS * len(rows):
+    off = (counts >= 2) & (beyond >= OFF_TOKENS * counts)
+    if not max(2, FEWEST_SHARE * len(rows)) <= (off & whole[rows]).sum() <= MOST_ROWS * len(rows):
         return None
     inside = off[row_of]
     difference = pairs.difference[inside]

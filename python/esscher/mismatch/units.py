@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from esscher.mismatch.values import FILLERS
+from esscher.mismatch.values import FILLERS, POSITIVE
 from esscher.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ FEWEST = 8
 # Another unit must bring a column's quantiles this much nearer to the other's.
 GAIN = 0.5
 QUANTILES = np.linspace(0.02, 0.98, 49)
+# The other fifth is left to values that were filled in, and to wrong ends.
+MOST = 0.8
 # A float32 0 has no logarithm; probabilities this near above 1 are rounded.
 ROUNDED_ONE = 1e-3
 # Ratios of smaller log-probs are ruled by rounding.
@@ -36,6 +38,8 @@ SMALLEST_RATIO, SIGMAS = 0.02, 5.0
 # a sampling temperature, which renormalises, likely tokens move the other way.
 ALIKE = 0.1
 MAD_TO_SD, MEDIAN_TO_MEAN = 1.4826, 1.2533
+# Quantiles of two columns of one unit are in a ratio nearer to 1 than this.
+CLEARLY = 1.2
 # 1 / ln 2 is 1 % from 1 / 0.7: it is a base if nearer to it than to any round temperature.
 BASES = {2: math.log(2), 10: math.log(10)}
 ROUND_TEMPERATURE, EXACT = 0.05, 5e-3
@@ -98,7 +102,7 @@ def _without_sums(column: Ragged) -> Ragged | None:
     """Return what was summed along the rows, from their start or to their end, if sums never rise but by accident."""
     if not len(column.values):
         return None
-    values = np.where(_usual(column.values), column.values, np.nan)
+    values = np.where(_usual(column.values) & (column.values <= POSITIVE), column.values, np.nan)
     first, last = np.zeros((2, len(values)), np.bool_)
     full = column.lengths > 0
     first[column.offsets[:-1][full]] = last[column.offsets[1:][full] - 1] = True
@@ -116,7 +120,7 @@ def _distance(values: Floats, other: Floats) -> float:
     if not all(map(len, columns)):
         return math.inf
     one, two = (np.quantile(column, QUANTILES) for column in columns)
-    return float(np.abs(one - two).mean())
+    return float(np.sort(np.abs(one - two))[: round(MOST * len(QUANTILES))].mean())
 
 
 def marginal_ratio(train: Ragged, rollout: Ragged) -> float:
@@ -126,7 +130,8 @@ def marginal_ratio(train: Ragged, rollout: Ragged) -> float:
         return 1.0
     one, two = (np.quantile(column, QUANTILES) for column in columns)
     large = np.maximum(one, two) < -SMALLEST
-    return float(np.median(two[large] / one[large])) if large.any() else 1.0
+    ratio = float(np.median(two[large] / one[large])) if large.any() else 1.0
+    return ratio if not 1 / CLEARLY < ratio < CLEARLY else 1.0
 
 
 def find_scale(pairs: Pairs) -> Scale | None:

@@ -113,7 +113,7 @@ def find_missing(pairs: Pairs, zero: Floats, other: Floats) -> Mask:
     rest = uncertain & ~rows
     inner = rest & ~pairs.last
     beside_unlikely = inner & (other < CLEARLY_NOT_CERTAIN)
-    certain_anyway = (np.abs(zero) < NEARLY * np.abs(other)) & (zero != 0) & (other < UNCERTAIN)
+    certain_anyway = ~pairs.last & (np.abs(zero) < NEARLY * np.abs(other)) & (zero != 0) & (other < UNCERTAIN)
     told = certain_anyway.sum() <= ACCOMPANIED * (inner & (other < UNCERTAIN)).sum()
     filled: Mask = rows | rest if told and (beside_unlikely.any() or _few_of_alike(zero, other, inner)) else rows
     return filled
