@@ -26,7 +26,7 @@ from esscher.report.mismatch_page import write_mismatch_page
 from mismatch_table import CHANGED, NAMES, PAGE, SINGLE, Fault, report_of, wrong_end
 from models import alice, alice_folder, smollm2
 from pages import Page, check_page, plain
-from rollouts import PROMPTS, SAMPLERS, SEEDS, Sampler, golden, record
+from rollouts import COLLAPSED, PROMPTS, SAMPLERS, SEEDS, SMOLLM2, Sampler, golden, record
 
 EXACT = {"rel": 1e-5, "abs": 1e-6}  # torch computes in float32, and verl adds 1e-8 to each count
 
@@ -165,8 +165,46 @@ def sampled_logprobs(prompt, completion, sampler):
 
 def test_the_pages_tables_are_what_the_code_gives():
     page = PAGE.read_text()
-    for name, table in mismatch_table.tables().items():
+    for name, table in mismatch_table.single_tables().items():
         assert f"<!-- table: {name} -->\n{table}\n<!-- end -->" in page, f"run python tests/mismatch_table.py: {name}"
+
+
+@pytest.mark.parametrize("world", [SMOLLM2, COLLAPSED], ids=["smollm2", "collapsed"])
+def test_of_two_faults_at_once_both_are_named(world):
+    faults = SINGLE if world is SMOLLM2 else mismatch_table.PAIRED_OF_COLLAPSED
+    some = [(n, row) for n, row in mismatch_table.all_judged(faults, step=9, world=world)]
+    runs = sum(row["runs"] for _, row in some)
+    assert sum(row["both"] for _, row in some) >= 0.95 * runs
+    assert sum(row["exactly"] for _, row in some) >= 0.95 * runs
+
+
+@pytest.mark.parametrize("name", mismatch_table.OF_COLLAPSED)
+def test_each_fault_of_a_collapsed_policy_is_named_and_nothing_else(name):
+    part = mismatch_table.OF_COLLAPSED[name]
+    assert set(mismatch_table.named([part], SEEDS[0], 0, world=COLLAPSED)) == part.expected
+
+
+def test_another_unit_is_told_with_its_number():
+    def cause(name):
+        (found,) = report_of([SINGLE[name]], SEEDS[0], 0, world=COLLAPSED).causes
+        return found
+
+    assert "the base of the logarithm: every ratio is 2.3026" in cause("to base 10").evidence
+    assert cause("to base 10").estimate == 10
+    assert cause("divided by 0.7").estimate == pytest.approx(0.7, rel=1e-3)
+
+
+def test_a_template_that_all_completions_share_is_no_sentinel():
+    """Its first token has one log-prob a prompt, whatever some rows' other column says."""
+    drawn = golden("plain")
+    first = np.repeat(-np.linspace(0.5, 1.5, 8), 8)
+    columns = [
+        Ragged.from_rows([[f, *row] for f, row in zip(first, c, strict=True)]) for c in (drawn.train, drawn.rollout)
+    ]
+    stale = CHANGED["noise of a nat, 25% of rows"].change
+    changed = stale(mismatch_table.Columns(*columns, drawn.wrong_end), np.random.default_rng(0))
+    assert mismatch(*columns, drawn.groups).clean
+    assert mismatch(changed.train, changed.rollout, drawn.groups).names == ("other-policy",)
 
 
 @pytest.mark.parametrize("name", SINGLE)

@@ -41,7 +41,8 @@ SURE, TELLING = 1e-3, 0.05
 OFF_TOKENS, ORDINARY, BEYOND, LEAST = 0.5, 0.8, 3.0, 0.01
 # By how likely tokens are, in so many classes, they may differ in all rows.
 BINS, FEWEST_IN_BIN = 20, 30
-# More rows than this are no exception.
+# A truncation can make one or two rows differ so. More rows than this are no exception.
+FEWEST_OFF, OFF_SHARE = 3, 0.05
 MOST_ROWS = 0.6
 
 
@@ -185,7 +186,7 @@ def find_other_rows(pairs: Pairs, whole: Mask) -> OtherRows | None:
     counts = np.bincount(row_of, weights=telling, minlength=len(rows))
     beyond = np.bincount(row_of, weights=telling & (size > ordinary), minlength=len(rows))
     off = (counts >= 2) & (beyond >= OFF_TOKENS * counts)
-    if not max(2, FEWEST_SHARE * len(rows)) <= (off & whole[rows]).sum() <= MOST_ROWS * len(rows):
+    if not max(FEWEST_OFF, OFF_SHARE * len(rows)) <= (off & whole[rows]).sum() <= MOST_ROWS * len(rows):
         return None
     inside = off[row_of]
     difference = pairs.difference[inside]
