@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import oracle
+from doubts import doubts
 from esscher import Ragged, Samples, estimate_kl, sequence_logprobs
 from esscher.divergence import estimate_kls
 from esscher.lm.tabular import TabularLM
@@ -203,7 +204,7 @@ class TestOffPolicy:
         plain = estimate_kl(SAMPLES, "k3")
         assert got[:2] == pytest.approx(plain[:2], rel=1e-13)
         assert got.ess == len(SAMPLES)
-        assert got.warnings == plain.warnings == ()
+        assert doubts(got) == doubts(plain) == ()
 
     def test_one_completion_a_prompt_can_be_weighted(self):
         samples, proposal = self.drawn(1, seed=2)
@@ -238,17 +239,17 @@ class TestWarnings:
     def test_good_samples_have_none(self):
         for seed in range(5):
             for estimate in estimate_kls(draw(POLICY, PRIOR, 50, seed)).values():
-                assert estimate.warnings == ()
+                assert doubts(estimate) == ()
 
     def test_a_policy_equal_to_its_prior_has_none(self):
         same = replace(SAMPLES, policy_logprobs=SAMPLES.prior_logprobs)
         for estimate in estimate_kls(same).values():
             assert estimate[:2] == (0.0, 0.0)
             assert estimate.interval[:2] == (0.0, 0.0)
-            assert estimate.warnings == ()
+            assert doubts(estimate) == ()
         weighted = estimate_kl(same, proposal_logprobs=same.policy_logprobs)
         assert (weighted.value, weighted.ess, weighted.pareto_k) == (0.0, len(same), -np.inf)
-        assert weighted.warnings == ()
+        assert doubts(weighted) == ()
 
     def test_a_collapsed_policy_makes_k3_read_low_and_it_says_by_how_much(self):
         # Nearly all mass on one token where the prior gives it a tenth: the rest is never sampled.
@@ -256,7 +257,7 @@ class TestWarnings:
         every = estimate_kls(samples)
         exact = 12 * np.log(10)
         assert every["k1"].value == pytest.approx(exact, rel=1e-3)
-        assert every["k1"].warnings == ()
+        assert doubts(every["k1"]) == ()
         assert every["k3"].value < 0.65 * exact
         assert every["k3"].stderr < 0.01 * exact
         missed = every["k1"].value - every["k3"].value
@@ -264,7 +265,7 @@ class TestWarnings:
         assert "mean of prior/policy over the sampled tokens is 0.1, not 1" in every["k3"].warnings[0]
         # Of a whole completion, k3 is at least k1 - 1: it misses little here.
         assert every["sequence_k3"].value == pytest.approx(exact - 1, rel=1e-3)
-        assert every["sequence_k3"].warnings == ()
+        assert doubts(every["sequence_k3"]) == ()
 
     @pytest.mark.parametrize(("sampling_temperature", "told"), [(1.0, False), (0.7, False), (0.2, True)])
     def test_on_a_real_model_k3_is_doubted_only_where_it_fails(self, sampling_temperature, told):
@@ -274,8 +275,8 @@ class TestWarnings:
         drawn = lm.sample(prompts, 12, 16, rng, sampling_temperature=sampling_temperature)
         prior = lm.logprobs(drawn.prompts, drawn.completions, drawn.groups)
         every = estimate_kls(replace(drawn, prior_logprobs=prior))
-        assert every["k1"].warnings == ()
-        assert bool(every["k3"].warnings) == told
+        assert doubts(every["k1"]) == ()
+        assert bool(doubts(every["k3"])) == told
         # What is doubted is more than its error bar away from k1, which is unbiased at any temperature.
         away = abs(every["k3"].value - every["k1"].value)
         assert (away > max(4 * every["k3"].stderr, 1e-3)) == told
@@ -289,8 +290,8 @@ class TestWarnings:
     def test_a_clearly_negative_kl_is_told(self):
         drawn = draw(POLICY, PRIOR, 200, 0)
         exchanged = replace(drawn, policy_logprobs=drawn.prior_logprobs, prior_logprobs=drawn.policy_logprobs)
-        assert "below 0, which no KL is" in estimate_kl(exchanged).warnings[-1]
-        assert "policy and prior are not exchanged" in estimate_kl(exchanged).warnings[-1]
+        assert "below 0, which no KL is" in estimate_kl(exchanged).warnings[0]
+        assert "policy and prior are not exchanged" in estimate_kl(exchanged).warnings[0]
 
     @pytest.mark.parametrize("name", ["policy_logprobs", "prior_logprobs"])
     def test_zero_filled_log_probs_are_told(self, name):
@@ -309,7 +310,7 @@ class TestWarnings:
         got = estimate_kl(replace(SAMPLES, prior_logprobs=Ragged(values, SAMPLES.completions.offsets)))
         assert got.value == np.inf
         assert np.isnan(got.stderr)
-        assert got.warnings == ("KL is infinite: the prior cannot produce 1 of 42 completions (a log-prob is -inf).",)
+        assert doubts(got) == ("KL is infinite: the prior cannot produce 1 of 42 completions (a log-prob is -inf).",)
 
     @pytest.mark.parametrize("name", ["k1", "k3", "sequence_k2"])
     def test_what_the_policy_cannot_have_produced_is_told_whatever_the_estimator(self, name):
@@ -389,6 +390,46 @@ def test_disco_of_few_completions_says_that_it_is_off():
     assert not any("too few completions" in warning for warning in enough.warnings)
 
 
+class TestFewPrompts:
+    """Whatever estimates a KL says by how few prompts its error is clustered, and by how unequal ones."""
+
+    @staticmethod
+    def estimates(samples):
+        presets = {name: estimate_kl(samples, preset=name) for name in ("trl-grpo", "openrlhf", "verl")}
+        target = estimate_kl(samples, preset="disco", log_potential=np.zeros(len(samples)))
+        return [*estimate_kls(samples).values(), *presets.values(), target]
+
+    @staticmethod
+    def of_sizes(sizes):
+        rng, n = np.random.default_rng(0), sum(sizes)
+        groups = np.concatenate([[0], np.cumsum(sizes)])
+        columns = (Ragged(rng.uniform(-2, -1, n), np.arange(n + 1)) for _ in range(2))
+        rows = Ragged(np.ones(n, np.uint32), np.arange(n + 1))
+        return Samples(Ragged.from_rows([[p] for p in range(len(sizes))]), rows, groups, *columns)
+
+    @pytest.mark.parametrize(
+        ("sizes", "said"),
+        [
+            ([8], "There is one prompt: what its completions show, standard errors included, says nothing of other"),
+            (
+                [8] * 3,
+                "and there are only 3 prompts: they are rough, and intervals too narrow where prompts are skewed",
+            ),
+            ([8] * 9, "and there are only 9 prompts"),
+            ([2, 80], "and there are only 2 prompts"),
+            ([40] * 2 + [2] * 18, "and the 20 prompts differ so much in size that they are worth 4.1"),
+        ],
+    )
+    def test_it_is_said(self, sizes, said):
+        for estimate in self.estimates(self.of_sizes(sizes)):
+            assert said in estimate.warnings[-1], estimate.signature
+
+    @pytest.mark.parametrize("sizes", [[8] * 10, [1] * 10, [6, 10] * 6])
+    def test_of_enough_it_is_not(self, sizes):
+        for estimate in self.estimates(self.of_sizes(sizes)):
+            assert not any("clustered by prompt" in warning for warning in estimate.warnings), estimate.signature
+
+
 class TestBadInput:
     def test_a_missing_column_is_named(self):
         for name in ("policy_logprobs", "prior_logprobs"):
@@ -413,7 +454,7 @@ class TestBadInput:
         for estimate in estimate_kls(one).values():
             assert np.isfinite(estimate.value)
             assert np.isnan([estimate.stderr, estimate.interval.low, estimate.interval.high]).all()
-            assert estimate.warnings == ()
+            assert doubts(estimate) == ()
 
     def test_one_completion_a_prompt_is_clustered_as_it_is(self):
         single = draw(POLICY, PRIOR, 1, 0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from esscher.divergence import warnings
 from esscher.divergence.columns import exact_kl_of, log_proposal_of, logprobs_of
 from esscher.divergence.control import control_coefficients
@@ -17,7 +19,6 @@ from esscher.estimate import with_interval
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
     from esscher.divergence.estimators import Level
@@ -196,5 +197,11 @@ def _estimate(
         raw=found.value,
         ess=weights.ess,
         pareto_k=weights.pareto_k,
-        warnings=unfit + more + spike + (warnings.of_value(column, found) if column in UNBIASED else ()),
+        warnings=(
+            *unfit,
+            *more,
+            *spike,
+            *(warnings.of_value(column, found) if column in UNBIASED else ()),
+            *warnings.of_clusters(np.add.reduceat(weights.relative, samples.groups[:-1])),
+        ),
     )

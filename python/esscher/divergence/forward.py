@@ -10,6 +10,7 @@ from esscher import _core
 from esscher.divergence.columns import check_ratios, logprobs_of
 from esscher.divergence.estimators import aggregate_logprobs
 from esscher.divergence.record import KlEstimate, signature
+from esscher.divergence.warnings import of_clusters
 from esscher.estimate import (
     NEARLY_EQUAL,
     TRUSTED_BY_NONE,
@@ -125,6 +126,7 @@ def estimate_forward(
             *_left_out(alive),
             *_heavy(tails_that_decide(pareto_k, ess, weighted), np.diff(samples.groups)),
             *_few(ess, np.diff(samples.groups)),
+            *of_clusters(np.diff(groups)),
         ),
     )
 

@@ -14,7 +14,7 @@ from esscher.divergence.columns import check_ratios, log_ratios_of, logprobs_of
 from esscher.divergence.estimators import k3_of, of_log_ratios
 from esscher.divergence.forward import estimate_forward
 from esscher.divergence.record import KlEstimate, signature
-from esscher.divergence.warnings import of_spike
+from esscher.divergence.warnings import of_clusters, of_spike
 from esscher.estimate import clustered_ratio, with_interval
 from esscher.ragged import Ragged
 
@@ -258,6 +258,7 @@ def _reverse(samples: Samples, preset: PresetName, estimator: str, recipe: Recip
             *faults.of_columns(samples),
             *(spike(name, per_sequence, tokens) or spike(f"{name} without clamps", raw, unclamped)),
             *_forbidden_by_policy(ratios, PRESETS[preset].tool, estimator, recipe),
+            *of_clusters(np.add.reduceat(denominators, samples.groups[:-1])),
         ),
     )
 

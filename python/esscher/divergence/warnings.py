@@ -9,7 +9,7 @@ import numpy as np
 from esscher import faults
 from esscher.divergence.columns import logprobs_of
 from esscher.divergence.estimators import of_log_ratios
-from esscher.estimate import Estimate, clustered_ratio, trusted_pareto_k
+from esscher.estimate import Estimate, clustered_ratio, effective_clusters, trusted_pareto_k
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +28,8 @@ NEGATIVE = 2.0
 FEWEST_TOKENS, MOST_OF_ONE = 20, 0.5
 # Below it, in nats per completion, a difference may be what the rounding of two forward passes leaves.
 NOISE = 1e-3
+# With fewer prompts the spread of their means is itself hardly known, and skewness not at all.
+FEW_CLUSTERS = 10
 # The least share of completions that should carry the weight.
 FEW_EFFECTIVE = 0.1
 
@@ -35,6 +37,36 @@ FEW_EFFECTIVE = 0.1
 def of_columns(samples: Samples, weights: Weights) -> tuple[str, ...]:
     """Say what is wrong with the samples, whatever the estimator."""
     return tuple(filter(None, [*faults.of_columns(samples), _weights(len(samples), weights)]))
+
+
+def of_clusters(sizes: NDArray[np.int64] | NDArray[np.float64]) -> tuple[str, ...]:
+    """Say if prompts of these sizes are too few for the errors and intervals that are clustered by them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> of_clusters(np.full(12, 8))
+    ()
+    >>> of_clusters(np.array([80] + 11 * [2]))[0][:106]
+    'Standard errors are clustered by prompt, and the 12 prompts differ so much in size that they are worth 1.6'
+    """
+    enough = f"Evaluate on {FEW_CLUSTERS} prompts or more"
+    if len(sizes) == 1:
+        return (
+            "There is one prompt: what its completions show, standard errors included, says nothing of other prompts. "
+            f"{enough}.",
+        )
+    worth = effective_clusters(sizes)
+    if len(sizes) == 0 or worth >= FEW_CLUSTERS:
+        return ()
+    few = f"there are only {len(sizes)} prompts"
+    if len(sizes) >= FEW_CLUSTERS:
+        few = f"the {len(sizes)} prompts differ so much in size that they are worth {worth:.1f}"
+        enough = "Draw as many completions of each"
+    return (
+        f"Standard errors are clustered by prompt, and {few}: they are rough, and intervals too narrow where prompts "
+        f"are skewed. {enough}.",
+    )
 
 
 def of_impossible(k1: NDArray[np.float64], weights: Weights) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from esscher import faults
 from esscher.divergence.forward import FEW
+from esscher.divergence.warnings import of_clusters
 from esscher.estimate import NEARLY_EQUAL, TRUSTED_BY_NONE, count_heavy, tails_that_decide, trusted_pareto_k
 from esscher.target import Condition, Tilt
 
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
 
 # Whose warnings the report repeats: those that are unbiased on policy, and made of tokens.
 KL_WARNED = ("exact", "k1", "k1_cv", "k3")
-# Below them, the report warns: clusters that a sandwich error needs, and the share of samples that carries weight.
-FEW_CLUSTERS = 10
+# Below it, the report warns: the share of samples that carries weight.
 FEW_EFFECTIVE = 0.1
 # k3 is far from the exact KL if it is off by this share of it, and by so many nats.
 FAR_OFF, FAR_NATS = 0.1, 1.0
@@ -34,23 +34,14 @@ FEW_BY_WEIGHT = 30
 
 def of_kl(samples: Samples, kl: dict[str, KlEstimate]) -> list[str]:
     """Say what makes estimates of the KL unfit to be trusted."""
-    warnings = []
-    if len(samples.prompts) == 1:
-        warnings.append(
-            "There is one prompt: what its completions show, standard errors included, says nothing of other prompts. "
-            f"Evaluate on {FEW_CLUSTERS} prompts or more."
-        )
-    elif len(samples.prompts) < FEW_CLUSTERS:
-        warnings.append(
-            f"Standard errors are clustered by prompt, and there are only {len(samples.prompts)} prompts: they are "
-            f"rough. Evaluate on {FEW_CLUSTERS} prompts or more."
-        )
     known = faults.of_samples(samples)
-    own = {name: [said for said in estimate.warnings if said not in known] for name, estimate in kl.items()}
+    # Without a KL, too: the mean reward rests on the same prompts.
+    clusters = of_clusters(np.diff(samples.groups))
+    own = {name: [said for said in kl[name].warnings if said not in (*known, *clusters)] for name in kl}
     # Several estimators may say the same, and that with the control variate says of k1's value what k1 has said.
     told = KL_WARNED if not own.get("k1") else tuple(n for n in KL_WARNED if n != "k1_cv")
     shown = dict.fromkeys(said for name in told for said in own.get(name, ()))
-    return [*known, *warnings, *shown, *([] if own.get("k3") else _of_k3(kl))]
+    return [*known, *clusters, *shown, *([] if own.get("k3") else _of_k3(kl))]
 
 
 def _of_k3(kl: dict[str, KlEstimate]) -> list[str]:
