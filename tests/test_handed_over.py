@@ -184,7 +184,7 @@ def test_another_precision_is_followed(architecture, dtype):
 
 
 def test_embeddings_of_another_size_are_refused():
-    model = random_model("divided logits")
+    model = with_dropout()
     lm = TransformersLM(model, "grown")
     model.resize_token_embeddings(44, mean_resizing=False)
     message = "grown was changed after it was handed over: its vocabulary_size was 40 and is 44; make a new Trans"
