@@ -74,18 +74,21 @@ def of_rows(samples: Samples) -> tuple[str, ...]:
 
 def of_rewards(samples: Samples) -> tuple[str, ...]:
     """Say if rewards do not tell completions apart."""
-    rewards, starts = samples.rewards, samples.groups[:-1]
-    if rewards is None or len(rewards) == len(starts) or np.isneginf(rewards).any():
-        return ()
-    lowest, highest = np.minimum.reduceat(rewards, starts), np.maximum.reduceat(rewards, starts)
-    if (lowest < highest).any():
+    rewards = samples.rewards
+    if rewards is None or len(rewards) == 1 or np.isneginf(rewards).any():
         return ()
     advice = "check that the rewards are those of these completions, and are not filled in."
-    if lowest.min() == highest.max():
+    if rewards.min() == rewards.max():
         return (
-            f"All {len(rewards):,} rewards are {lowest[0]:g}: they prefer no completion to another, so that the target "
-            f"is no different from the prior, and what is said of it says nothing of the reward: {advice}",
+            f"All {len(rewards):,} rewards are {rewards[0]:g}: they prefer no completion to another, so that the "
+            f"target is no different from the prior, and what is said of it says nothing of the reward: {advice}",
         )
+    starts = samples.groups[:-1]
+    if (
+        len(rewards) == len(starts)
+        or (np.maximum.reduceat(rewards, starts) > np.minimum.reduceat(rewards, starts)).any()
+    ):
+        return ()
     return (
         "Within every prompt all completions have the same reward: it prefers no completion to another, so that the "
         f"target is no different from the prior: {advice}",
