@@ -170,7 +170,7 @@ def test_of_a_model_that_reads_pictures_the_part_for_text_is_named(tmp_path):
 UNSAMPLED = {
     "a cache that keeps the order of its prompts": transformers.MiniMaxConfig(
         **SMALL, num_key_value_heads=2, head_dim=8, num_local_experts=4, block_size=8,
-        layer_types=["linear_attention", "full_attention"],
+        layer_types=["full_attention", "linear_attention"],
     ),
     "layers that compress padding": transformers.DeepseekV4Config(
         **SMALL | {"max_position_embeddings": 512, "intermediate_size": 16, "initializer_range": 0.3},

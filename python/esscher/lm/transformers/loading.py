@@ -156,6 +156,7 @@ def load_classifier(source: Source, device: torch.device) -> transformers.PreTra
     kind = transformers.AutoModelForSequenceClassification
     dtype = torch.float32 if device.type == "cpu" else "auto"
     model = _load_whole(kind, source, config, dtype, "a sequence-classification model")
+    check_finite_weights(model, str(source))
     placed: transformers.PreTrainedModel = model.to(device).eval()
     return placed
 
