@@ -32,7 +32,7 @@ ALL_GAIN, EXPLAINED = 0.5, 0.15
 # Rows that differ by less than this are the same.
 SAME = 1e-4
 # Fewer tokens than this fit some other row by chance.
-FEWEST_TOKENS = 4
+FEWEST_TOKENS = 8
 
 # A token can differ by about its own improbability; of certain ones nothing can be told.
 SURE, TELLING = 1e-3, 0.05
