@@ -6,6 +6,7 @@ read where they are, by all its branches at once, and never copied.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,6 +32,20 @@ LEAST_FILL, SHORT = 0.75, 16
 def make_plan(pack: Pack, device: torch.device) -> CpuPlan | CudaPlan:
     """Say where on the device the segments and crossings of a pack are; made once, used in every layer."""
     return _cpu_plan(pack) if device.type == "cpu" else _cuda_plan(pack, device)
+
+
+def obstacle(pack: Pack, heads: tuple[int, int], device: torch.device, dtype: torch.dtype) -> str | None:
+    """Say what keeps torch from attending within a pack here, for so many heads of queries and of keys, if it is so."""
+    states = [
+        torch.ones(len(pack.token_ids), n, 64, device=device, dtype=dtype) for n in (heads[0], heads[1], heads[1])
+    ]
+    try:
+        make_plan(pack, device).attend(states[0], states[1], states[2], None)
+    # Whatever a version of torch raises that has no such kernel, or for other devices or dtypes.
+    except Exception as error:
+        remedy = "; load it in bfloat16" if dtype == torch.float32 and device.type != "cpu" else ""
+        return f"torch {torch.__version__} cannot attend so in {str(dtype).removeprefix('torch.')} ({error}){remedy}"
+    return None
 
 
 def attend(
@@ -188,9 +203,12 @@ def _varlen(
     *,
     is_causal: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    # Of torch 2.10 and later; without it, prompts are not shared.
+    # Of torch 2.11 and later; without it, prompts are not shared.
     from torch.nn.attention.varlen import AuxRequest, varlen_attn
 
+    # Since 2.12 it is to be said that several heads share keys; before, it was never asked.
+    is_asked = "enable_gqa" in inspect.signature(varlen_attn).parameters
+    sharing: dict[str, Any] = {"enable_gqa": queries.shape[1] != keys.shape[1]} if is_asked else {}
     out, lse = varlen_attn(
         queries,
         keys,
@@ -202,7 +220,7 @@ def _varlen(
         return_aux=AuxRequest(lse=True),
         scale=scaling,
         window_size=(-1, 0) if is_causal else (-1, -1),
-        enable_gqa=queries.shape[1] != keys.shape[1],
+        **sharing,
     )
     return out, lse.transpose(0, 1)
 

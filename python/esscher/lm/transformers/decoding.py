@@ -39,10 +39,10 @@ def read(network: Network, prompts: Ragged, which: NDArray[np.int64]) -> Texts:
     padded = np.zeros(present.shape, np.int64)
     padded[present] = prompts.take(distinct).values
     mask = network.tensor(present.astype(np.int64))
-    out = network.run(network.tensor(padded), _positions(mask), attention_mask=mask, use_cache=True)
+    hidden, cache = network.run_on(network.tensor(padded), mask, _positions(mask))
     index = network.tensor(copies)
-    out.cache.reorder_cache(index)
-    return Texts(out.last_hidden_state[:, -1][index], out.cache, mask[index])
+    cache.reorder_cache(index)
+    return Texts(hidden[index], cache, mask[index])
 
 
 def batches(network: Network, lengths: NDArray[np.int64], new: int) -> list[NDArray[np.int64]]:
@@ -130,9 +130,8 @@ def _advance(network: Network, texts: Texts, token: torch.Tensor, rows: NDArray[
         cache.reorder_cache(index)  # type: ignore[arg-type]
         token, mask = token[index], mask[index]
     mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-    position = _positions(mask)[:, -1:]
-    out = network.run(token[:, None], position, attention_mask=mask, cache=cache, use_cache=True)
-    return Texts(out.last_hidden_state[:, -1], out.cache, mask)
+    hidden, cache = network.run_on(token[:, None], mask, _positions(mask)[:, -1:], cache)
+    return Texts(hidden, cache, mask)
 
 
 def _positions(mask: torch.Tensor) -> torch.Tensor:

@@ -56,6 +56,9 @@ class Pace(NamedTuple):
 
 
 LOGITS_BYTES = 2**28
+# What transformers calls it, and what versions before 5.24 did.
+CACHES = ("cache", "past_key_values", "cache_params")
+READS_AGAIN = "%s reads each prompt once for each of its completions, where once for all would do: %s"
 
 
 def pace_of(device: torch.device, dtype: torch.dtype) -> Pace:
@@ -98,7 +101,9 @@ class Network:
         self.start_token_id = _start_token_id(model, self.vocabulary_size)
         self._softcap = _softcap(config)
         self._scale = _logit_scale(config)
-        self._takes_positions = "position_ids" in inspect.signature(self.body.forward).parameters
+        taken = inspect.signature(self.body.forward).parameters
+        self._takes_positions = "position_ids" in taken
+        self._cache_name = next((name for name in CACHES if name in taken), CACHES[0])
         self._config = config
         # Up to how many tokens texts are read alike in any company, and in packs, where each prompt is read once.
         self.longest_alike, self.long_are_alike = longest_alike(config)
@@ -142,6 +147,18 @@ class Network:
         if self._takes_positions:
             options["position_ids"] = position_ids
         return self.body(input_ids=token_ids, **{"use_cache": False, **options})
+
+    def run_on(self, token_ids: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor, cache: Any = None) -> Any:
+        """Run tokens that follow what a cache holds: the last one's hidden states [n, d], and the cache with them.
+
+        Raises
+        ------
+        AttributeError
+            If the architecture has no cache.
+        """
+        known = {} if cache is None else {self._cache_name: cache}
+        out = self.run(token_ids, position_ids, attention_mask=mask, use_cache=True, **known)
+        return out.last_hidden_state[:, -1], getattr(out, self._cache_name)
 
     def project(self, hidden: torch.Tensor) -> torch.Tensor:
         """Project a few rows [n, d] onto the vocabulary [n, V], in float32.
@@ -308,7 +325,7 @@ def _probe_packs(network: Network, name: str) -> bool:
 
     Architectures whose attention is not transformers' own, or that have state of another kind, do not.
     """
-    if not network._takes_positions or network._config._attn_implementation != "sdpa":
+    if not network._takes_positions or not network.model._supports_sdpa:
         return False
     # From all over the vocabulary: of special tokens alone some models make states that 16 bits hardly hold.
     ids = np.linspace(0, network.vocabulary_size, 15, dtype=np.int64)[1:-1]
@@ -320,6 +337,10 @@ def _probe_packs(network: Network, name: str) -> bool:
     whole = [Tree(0, 0, 3), Tree(1, 3, 4), Tree(2, 4, 5)]
     apart = [Tree(int(prompt), i, i + 1) for i, prompt in enumerate(samples.group_of)]
     laid, expected = pack(samples, whole), pack(samples, apart)
+    obstacle = _obstacle(network, laid)
+    if obstacle is not None:
+        _log.warning(READS_AGAIN, name, obstacle)
+        return False
     rows = network.read_padded(expected)[network.tensor(expected.predictors)]
     try:
         found = network.read_pack(laid)[network.tensor(laid.predictors)]
@@ -331,6 +352,16 @@ def _probe_packs(network: Network, name: str) -> bool:
     # Rounding in 16 bits was seen to make up to 0.02 of this, attention to the wrong tokens 0.6 and more.
     tolerance = 1e-3 if network.model.dtype == torch.float32 else 0.1
     return bool((found.float() - rows.float()).norm() <= tolerance * rows.float().norm())
+
+
+def _obstacle(network: Network, laid: Pack) -> str | None:
+    """Say what keeps a model from being read in packs, though its architecture may be, if anything does."""
+    config = network._config
+    if config._attn_implementation != "sdpa":
+        return f"its attention is {config._attn_implementation!r}, set it to 'sdpa'"
+    heads = getattr(config, "num_attention_heads", None) or 1
+    key_heads = getattr(config, "num_key_value_heads", None) or heads
+    return attention.obstacle(laid, (heads, key_heads), network.device, network.model.dtype)
 
 
 def _window(config: Any) -> int:
