@@ -19,13 +19,13 @@ from esscher.divergence import sequence_logprobs
 from esscher.lm.packaged import resolve
 from esscher.lm.rewards import FunctionReward, sentiment
 from esscher.lm.transformers import TransformersLM
+from esscher.report import digits
 from esscher.service.client import Client
 from esscher.target import Tilt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from esscher.estimate import Estimate
     from esscher.evaluate import Report
     from esscher.samples import Samples
 
@@ -129,14 +129,16 @@ def compare(result: DemoResult) -> str:
     if policy is None or prior is None or policy.objective is None or prior.objective_bound is None:
         raise ValueError("the reports have no objective: both need a Tilt, and the first the policy's samples")
     j, bound = policy.objective, prior.objective_bound
-    errors = (j.value - bound.value) / (j.stderr**2 + bound.stderr**2) ** 0.5
+    # Of few completions a prompt the bound has no error, as what it is biased by is not small: J's own is left.
+    errors = (j.value - bound.value) / (j.stderr**2 + np.nan_to_num(bound.stderr) ** 2) ** 0.5
     verdict = (
         "J is below it, or within two standard errors" if errors <= 2 else f"J is {errors:.1f} standard errors above"
     )
     return (
-        f"log Z from the policy's completions: {_show(policy.log_z)} nats; from as many of the prior's: "
-        f"{_show(prior.log_z)}.\n"
-        f"J of the policy: {_show(j)}; its bound, beta log Z from the prior's completions: {_show(bound)}: {verdict}."
+        f"log Z from the policy's completions: {digits.estimate(policy.log_z)} nats; from as many of the prior's: "
+        f"{digits.estimate(prior.log_z)}.\n"
+        f"J of the policy: {digits.estimate(j)}; its bound, beta log Z from the prior's completions: "
+        f"{digits.estimate(bound)}: {verdict}."
     )
 
 
@@ -168,7 +170,3 @@ def examples(result: DemoResult, n: int = 5) -> list[Example]:
         )
         for i in np.argsort(-weights, kind="stable")[np.linspace(0, len(samples) - 1, n).astype(int)]
     ]
-
-
-def _show(estimate: Estimate) -> str:
-    return f"{estimate.value:.2f} ± {estimate.stderr:.2f}"
