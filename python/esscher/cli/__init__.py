@@ -283,6 +283,7 @@ def evaluate(
         )
         progress.update(task, description=f"evaluating {dump.samples}", total=None)
         report = files.naming(paths, partial(evaluate_samples, dump.samples, target, proposal=proposal.value))
+    report = replace(report, warnings=(*dump.warnings, *report.warnings))
     _show(report, json=json, html=html, decode=decode, title=_title(paths))
 
 
@@ -308,11 +309,10 @@ def prototype(
         Tilt(one)  # raises what is wrong with it
     with show_progress(counted=False) as progress:
         task = progress.add_task("reading", total=None)
-        samples = files.read(
-            paths, columns=_renames(columns), optional=PROTOTYPE_COLUMNS, ignore_masks=ignore_mask or ()
-        ).samples
-        progress.update(task, description=f"weighing {samples}")
-        found = files.naming(paths, prototype_targets, samples, beta)
+        dump = files.read(paths, columns=_renames(columns), optional=PROTOTYPE_COLUMNS, ignore_masks=ignore_mask or ())
+        progress.update(task, description=f"weighing {dump.samples}")
+        found = files.naming(paths, prototype_targets, dump.samples, beta)
+    found = replace(found, warnings=(*dump.warnings, *found.warnings))
     if html is not None:
         write_prototype_page(found, html, title=f"What could a policy reach? {_title(paths)}")
     if picture is not None:
@@ -355,16 +355,17 @@ def compare(
         renames = _renames(columns)
         ignored = ignore_mask or ()
         read = {
-            path: files.read(path, columns=renames, optional=COMPARE_COLUMNS, ignore_masks=ignored).samples
-            for path in paths
+            path: files.read(path, columns=renames, optional=COMPARE_COLUMNS, ignore_masks=ignored) for path in paths
         }
         if renames:
             # Of the prior's file less is needed, and it may have been written by another program.
             there = files.scan(prior).schema.names
             renames = {ours: theirs for ours, theirs in renames.items() if theirs in there}
-        read[prior] = files.read(prior, columns=renames, optional=COMPARE_COLUMNS, ignore_masks=ignored).samples
+        read[prior] = files.read(prior, columns=renames, optional=COMPARE_COLUMNS, ignore_masks=ignored)
         progress.update(task, description="comparing")
-        found = compare_policies(read[prior], {path.stem: read[path] for path in paths}, beta)
+        found = compare_policies(read[prior].samples, {path.stem: read[path].samples for path in paths}, beta)
+    mixed = (f"{path.stem}: {text}" for path, dump in read.items() for text in dump.warnings)
+    found = replace(found, warnings=(*mixed, *found.warnings))
     whole = replace(found.prototype, warnings=found.warnings)
     if html is not None:
         write_prototype_page(whole, html, title=f"How good could they be? {_title(paths)}", policies=found.policies)

@@ -15,6 +15,7 @@ from esscher.files import columns as arrow
 from esscher.files.asking import ask_about_masks, masks_in
 from esscher.files.blocks import read_table, scan
 from esscher.files.formats import naming
+from esscher.files.steps import read_steps, several_steps, steps_in
 from esscher.ragged import Ragged
 from esscher.samples import Samples, concatenate
 
@@ -52,10 +53,13 @@ class Dump:
         The completions, grouped by prompt.
     order
         The row of each completion of `samples` [N], counted from 0 through all files.
+    warnings
+        What the files say of the completions that `samples` cannot: that they are of several steps.
     """
 
     samples: Samples
     order: NDArray[np.int64]
+    warnings: tuple[str, ...] = ()
 
 
 def read(
@@ -120,7 +124,8 @@ def read(
                 f"{', '.join(parts[0].rows.columns) or 'none'}: files read together must agree"
             )
     rows = parts[0].rows if len(parts) == 1 else concatenate([part.rows for part in parts])
-    return Dump(*_grouped(rows, _prompt_ids(files, parts, names[PROMPT_ID])))
+    samples, order = _grouped(rows, _prompt_ids(files, parts, names[PROMPT_ID]))
+    return Dump(samples, order, several_steps([part.steps for part in parts]))
 
 
 def to_table(samples: Samples) -> pa.Table:
@@ -179,10 +184,11 @@ def check_needed(path: Path, there: Sequence[str], names: Mapping[str, str], ren
 
 
 class _Part(NamedTuple):
-    """What a file holds: a prompt for each row, so that an error's index is the file's row; and ids if it has them."""
+    """What a file holds: a prompt for each row, so that an error's index is the file's row; ids and steps."""
 
     rows: Samples
     ids: pa.ChunkedArray | None
+    steps: dict[str, list[str]]
 
 
 def _part(
@@ -197,10 +203,12 @@ def _part(
     check_needed(path, there, names, renamed)
     masks = masks_in(there, ignored)
     read = {ours: names[ours] for ours in (PROMPT_ID, *NEEDED, *optional) if names[ours] in there}
-    table = read_table(found, list(dict.fromkeys([*read.values(), *masks])))
+    steps = steps_in(there, read.values())
+    table = read_table(found, list(dict.fromkeys([*read.values(), *masks, *steps])))
     rows = naming(path, _rows, table, read)
     naming(path, ask_about_masks, table, rows, masks)
-    return _Part(rows, table.column(read[PROMPT_ID]) if PROMPT_ID in read else None)
+    ids = table.column(read[PROMPT_ID]) if PROMPT_ID in read else None
+    return _Part(rows, ids, read_steps(table, steps))
 
 
 def _rows(table: pa.Table, names: Mapping[str, str]) -> Samples:
