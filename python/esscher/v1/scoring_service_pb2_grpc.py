@@ -127,8 +127,8 @@ class ScoringServiceServicer(object):
         """What each completion says of KL(policy‖prior) by k1, k2 and k3, from log-probs that the caller has; no model is asked.
 
         Status codes:
-        INVALID_ARGUMENT    Columns and lengths disagree, or a log-prob is NaN or above 0. The text names the field and the
-        index: correct the request.
+        INVALID_ARGUMENT    Columns and lengths disagree, or a log-prob is NaN or above 0 by more than 1e-4, which is read as
+        0. The text names the field and the index: correct the request.
         RESOURCE_EXHAUSTED  The message is larger than max_message_bytes: send fewer completions at a time.
         DEADLINE_EXCEEDED   The caller's deadline passed: raise it or send less.
         UNAVAILABLE         No server there, or it is shutting down: retry with back-off.
