@@ -9,6 +9,7 @@ from esscher import (
     Samples,
     Tilt,
     aggregate_logprobs,
+    best_of_n_rewards,
     compare,
     concatenate,
     distinct,
@@ -16,6 +17,9 @@ from esscher import (
     estimate_kl,
     estimate_kls,
     evaluate,
+    exponential_weights,
+    frontier,
+    importance,
     kl,
     kl_estimators,
     prototype,
@@ -122,3 +126,40 @@ def test_anything_else_is_to_be_made_of_rows(name, call, wrong):
 def test_samples_are_asked_for(name, call, wrong):
     with pytest.raises(TypeError, match=rf"^{name} is {type(wrong).__name__}: it must be Samples"):
         call(wrong)
+
+
+PER_SAMPLE = {
+    "rewards": [
+        lambda x: exponential_weights(x, 1.0),
+        frontier,
+        lambda x: best_of_n_rewards(x, [0, 2], [1]),
+        lambda x: Samples(PROMPTS, IDS, [0, 1, 2], rewards=x),
+    ],
+    "log_target": [lambda x: importance(x, [0.0, 0.0])],
+    "log_proposal": [lambda x: importance([0.0, 0.0], x)],
+    "terminated": [lambda x: Samples(PROMPTS, IDS, [0, 1, 2], terminated=x)],
+}
+
+
+@pytest.mark.parametrize("wrong", [LOGPROBS, Padded(np.zeros((2, 2)), lengths=[2, 2])], ids=lambda w: type(w).__name__)
+@pytest.mark.parametrize(("name", "call"), calls(PER_SAMPLE))
+def test_tokens_are_not_a_number_for_each_sample(name, call, wrong):
+    with pytest.raises(TypeError, match=rf"^{name} is {type(wrong).__name__}: it has one number for each sample; seq"):
+        call(wrong)
+
+
+@pytest.mark.parametrize("wrong", [[[0.0, 1.0], [2.0]], ["a", "b"], "text"], ids=repr)
+@pytest.mark.parametrize(("name", "call"), calls(PER_SAMPLE))
+def test_what_is_no_number_for_each_sample_is_named(name, call, wrong):
+    with pytest.raises(TypeError, match=rf"^{name} (is no array of numbers, one for each|has dtype )"):
+        call(wrong)
+
+
+def test_tensors_are_numbers_for_each_sample():
+    torch = pytest.importorskip("torch")
+    expected = exponential_weights([0.0, 1.0], 1.0).weights
+    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.int64):
+        assert np.array_equal(exponential_weights(torch.tensor([0, 1], dtype=dtype), 1.0).weights, expected)
+    wanting = torch.tensor([0.0, 1.0], requires_grad=True)
+    assert np.array_equal(exponential_weights(wanting, 1.0).weights, expected)
+    assert Samples(PROMPTS, IDS, [0, 1, 2], rewards=wanting).rewards.tolist() == [0.0, 1.0]

@@ -310,6 +310,25 @@ def _as_flags(mask: NDArray[Any]) -> NDArray[np.uint8]:
     return mask.astype(np.uint8)
 
 
+def as_numbers(name: str, values: Any) -> NDArray[Any]:
+    """Return numbers that stand for a sample each as an array: a list, a tensor, of any shape.
+
+    Raises
+    ------
+    TypeError
+        If they are columns of tokens, rows of unequal length, or else no array.
+    """
+    if isinstance(values, Ragged | Padded):
+        raise TypeError(
+            f"{name} is {type(values).__name__}: it has one number for each sample; sequence_logprobs adds up the "
+            "log-probs of each one's tokens"
+        )
+    try:
+        return widened(as_native(values))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} is no array of numbers, one for each sample: {error}") from error
+
+
 def as_integers(name: str, values: ArrayLike) -> NDArray[np.int64]:
     """Return `values` as int64 [n], or raise if they are anything but integers in one dimension."""
     array = np.asarray(values)

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from esscher._core import ROUNDING
-from esscher.ragged import Offsets, Ragged, as_integers, as_token_ids, check_offsets, check_rows, counts_within, widened
+from esscher.ragged import (
+    Offsets,
+    Ragged,
+    as_integers,
+    as_numbers,
+    as_token_ids,
+    check_offsets,
+    check_rows,
+    counts_within,
+    widened,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -311,7 +321,7 @@ def _terminated(terminated: Any, n: int) -> NDArray[np.bool_] | None:
 
 
 def _per_completion(name: str, column: Any, n: int, kinds: str) -> NDArray[Any]:
-    array = np.asarray(column)
+    array = as_numbers(name, column)
     if array.dtype.kind not in kinds:
         raise TypeError(f"{name} has dtype {array.dtype}: it must be {'booleans' if kinds == 'b' else 'numbers'}")
     if array.shape != (n,):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from esscher.ragged import check_offsets
+from esscher.ragged import as_numbers, check_offsets
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -15,8 +15,19 @@ if TYPE_CHECKING:
 
 
 def as_column(name: str, values: ArrayLike) -> NDArray[np.float64]:
-    """Return `values` as float64 [N], without a copy where they are; raises `ValueError` on other shapes."""
-    array = np.asarray(values, dtype=np.float64)
+    """Return `values` as float64 [N], without a copy where they are.
+
+    Raises
+    ------
+    ValueError
+        If they have another shape.
+    TypeError
+        If they are no numbers.
+    """
+    array = as_numbers(name, values)
+    if array.dtype.kind not in "biufO":
+        raise TypeError(f"{name} has dtype {array.dtype}: it must be numbers, one for each sample")
+    array = array.astype(np.float64, copy=False)
     if array.ndim != 1:
         raise ValueError(f"{name} has {array.ndim} dimensions: it has one, with an entry for each sample")
     return np.ascontiguousarray(array)
