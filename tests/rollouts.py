@@ -42,7 +42,7 @@ COLLAPSED_PROMPTS = [
 TOKENS = 24
 # Of the collapsed policy: alice, with logits so many times as large. Half of its tokens are above -0.02.
 SHARPNESS = 8
-# The thresholds of `mismatch` were set with completions of seeds 0 and 1 in view.
+# The thresholds of `mismatch` were set with these completions, and those of seeds 0 and 1, in view.
 SEEDS = (2, 3)
 
 
