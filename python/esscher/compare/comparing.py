@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -243,4 +244,6 @@ def _of_report(report: Report) -> list[str]:
         for what, why in report.unavailable.items()
         if what == "target" or what.startswith("excess")
     }
-    return [*report.warnings, *(f"{what} not available: {why}." for what, why in told.items())]
+    # The gap that `evaluate` speaks of is that by the policy's own samples.
+    own = [re.sub("(the) inference gap", r"\1 gap by its own samples", said, flags=re.I) for said in report.warnings]
+    return [*own, *(f"{what} not available: {why}." for what, why in told.items())]
