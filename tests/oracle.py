@@ -143,12 +143,12 @@ def resample(log_weights, uniforms):
 
 
 def clustered_mean(values, groups):
-    """Mean and sandwich standard error, by loops."""
+    """Mean and sandwich standard error with the correction for each cluster's share, by loops."""
     n, mean = len(values), math.fsum(values) / len(values)
     clusters = [values[a:b] for a, b in itertools.pairwise(groups)]
     if len(clusters) == 1:
         clusters = [[value] for value in values]
     if len(clusters) == 1:
         return mean, math.nan
-    squares = math.fsum(math.fsum(v - mean for v in cluster) ** 2 for cluster in clusters)
-    return mean, math.sqrt(len(clusters) / (len(clusters) - 1) * squares) / n
+    squares = (math.fsum(v - mean for v in cluster) ** 2 / (1 - len(cluster) / n) for cluster in clusters)
+    return mean, math.sqrt(math.fsum(squares)) / n

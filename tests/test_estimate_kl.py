@@ -483,3 +483,23 @@ class TestBadInput:
             estimate_kl(SAMPLES, preset="verl", proposal_logprobs=SAMPLES.policy_logprobs)
         with pytest.raises(ValueError, match="log_potential is given without preset='disco'"):
             estimate_kl(SAMPLES, log_potential=np.zeros(len(SAMPLES)))
+
+
+@pytest.mark.parametrize("preset", [None, "trl-rloo", "openrlhf"])
+def test_the_interval_of_a_kl_never_goes_below_0(preset):
+    """k1 may be below 0; what it estimates is not."""
+    rng, shape = np.random.default_rng(1), (40, 5)
+    prior = -rng.exponential(1.0, size=shape) - 0.5
+    for shift, is_known in ((0.0, True), (-0.3, False)):
+        policy = np.minimum(prior + rng.normal(shift, 0.3, size=shape), 0.0)
+        samples = Samples(
+            Ragged.from_rows([[p] for p in range(20)]),
+            Ragged.from_padded(np.ones(shape, np.uint32), lengths=np.full(40, 5)),
+            np.arange(21) * 2,
+            Ragged.from_padded(policy, lengths=np.full(40, 5)),
+            Ragged.from_padded(prior, lengths=np.full(40, 5)),
+        )
+        found = estimate_kl(samples, "k1") if preset is None else estimate_kl(samples, preset=preset, estimator="k1")
+        low, high, assumes = found.interval
+        assert (low == 0.0 < high) if is_known else np.isnan([low, high]).all()
+        assert is_known != ("all of it would lie below 0" in assumes)

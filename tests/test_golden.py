@@ -15,6 +15,7 @@ MOVED = {
     f"/trainer_kl/.*{ERROR}": "and so are prompts of unequal numbers of tokens",
     f"/(target|excess_collapse)/.*{ERROR}": "where a bias is left that is not small there is no error",
     f"^(frontier|compare)/.*{ERROR}": "and intervals hold what is left of it",
+    "/kl/.*/interval/low$": "the interval of a KL ends at 0",
     "k1_cv/": "the control variate is fitted to the completions of other prompts",
     "^compare/frontier/trusted/": "the frontier is trusted where that is small",
     "^compare/diversity/": "and the diversity of targets is shown as far as it is trusted",

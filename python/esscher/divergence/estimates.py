@@ -14,7 +14,7 @@ from esscher.divergence.estimators import KlEstimators, kl_estimators, of_log_ra
 from esscher.divergence.presets import estimate_preset
 from esscher.divergence.record import KlEstimate, signature
 from esscher.divergence.weighting import weights_of
-from esscher.estimate import with_interval
+from esscher.estimate import above_zero, with_interval
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -193,7 +193,7 @@ def _estimate(
         stderr=found.stderr,
         per_sequence=per_sequence,
         signature=signature(samples, column, **parts),
-        interval=interval,
+        interval=above_zero(interval),
         raw=found.value,
         ess=weights.ess,
         pareto_k=weights.pareto_k,

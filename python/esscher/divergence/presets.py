@@ -15,7 +15,7 @@ from esscher.divergence.estimators import k3_of, of_log_ratios
 from esscher.divergence.forward import estimate_forward
 from esscher.divergence.record import KlEstimate, signature
 from esscher.divergence.warnings import of_clusters, of_spike
-from esscher.estimate import clustered_ratio, with_interval
+from esscher.estimate import above_zero, clustered_ratio, with_interval
 from esscher.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ def _reverse(samples: Samples, preset: PresetName, estimator: str, recipe: Recip
         stderr=stderr,
         per_sequence=per_sequence,
         signature=signature(samples, estimator, agg=recipe.aggregation, clamp=recipe.clamp, preset=preset),
-        interval=interval,
+        interval=above_zero(interval),
         raw=clustered_ratio(raw, denominators, samples.groups).value,
         clamped=float((tokens != unclamped).mean()),
         warnings=(

@@ -28,7 +28,8 @@ class KlEstimate(NamedTuple):
     signature
         How the number was made, so that it can be made again.
     interval
-        The 95 % confidence interval, and what it assumes.
+        The 95 % confidence interval, cut at 0, below which no KL is, and what it assumes; none where all of it would lie
+        below.
     raw
         The value without clamps; equal to `value` where there are none.
     clamped
