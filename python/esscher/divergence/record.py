@@ -28,8 +28,8 @@ class KlEstimate(NamedTuple):
     signature
         How the number was made, so that it can be made again.
     interval
-        The 95 % confidence interval, cut at 0, below which no KL is, and what it assumes; none where all of it would lie
-        below.
+        The 95 % confidence interval and what it assumes: cut at 0, below which no KL is; none where all of it would lie
+        there.
     raw
         The value without clamps; equal to `value` where there are none.
     clamped
