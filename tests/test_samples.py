@@ -61,7 +61,7 @@ def test_what_is_wrong_is_named(changes, message):
         ({"policy_logprobs": [-1.0]}, "policy_logprobs is list"),
         ({"policy_logprobs": COMPLETIONS}, "policy_logprobs has dtype"),
         ({"rewards": ["a", "b", "c"]}, "rewards has dtype"),
-        ({"terminated": [1, 0, 1]}, "terminated has dtype int64: it must be booleans"),
+        ({"terminated": ["stop", "length", "stop"]}, "terminated has dtype"),
     ],
 )
 def test_what_has_the_wrong_type_is_named(changes, message):
@@ -96,3 +96,10 @@ def test_concatenate_drops_nothing_in_silence():
 
 def test_samples_can_be_changed_by_replacing_columns():
     assert replace(samples(), rewards=[1, 2, 3]).columns == ("rewards",)
+
+
+@pytest.mark.parametrize("dtype", [bool, int, np.uint8, float])
+def test_ones_and_zeros_are_whether_completions_ended(dtype):
+    assert samples(terminated=np.array([1, 0, 1], dtype)).terminated.tolist() == [True, False, True]
+    with pytest.raises(ValueError, match=r"terminated\[1\] is 2: it is True or False, or 1 or 0"):
+        samples(terminated=[1, 2, 0])

@@ -47,7 +47,7 @@ class Samples:
     rewards
         One per completion [N]; may be -inf, not NaN or +inf.
     terminated
-        Whether the completion ended by itself, rather than being cut off [N].
+        Whether the completion ended by itself, rather than being cut off [N]; ones and zeros are booleans.
     token_kl
         Full-vocabulary KL(policy‖prior) at each completion token, in nats.
     policy_entropy
@@ -317,13 +317,17 @@ def _rewards(rewards: Any, n: int) -> NDArray[np.float64] | None:
 def _terminated(terminated: Any, n: int) -> NDArray[np.bool_] | None:
     if terminated is None:
         return None
-    return _per_completion("terminated", terminated, n, "b")
+    flags = _per_completion("terminated", terminated, n, "buif")
+    wrong = np.flatnonzero((flags != 0) & (flags != 1))
+    if len(wrong):
+        raise ValueError(f"terminated[{wrong[0]}] is {flags[wrong[0]]:g}: it is True or False, or 1 or 0")
+    return flags.astype(np.bool_, copy=False)
 
 
 def _per_completion(name: str, column: Any, n: int, kinds: str) -> NDArray[Any]:
     array = as_numbers(name, column)
     if array.dtype.kind not in kinds:
-        raise TypeError(f"{name} has dtype {array.dtype}: it must be {'booleans' if kinds == 'b' else 'numbers'}")
+        raise TypeError(f"{name} has dtype {array.dtype}: it must be numbers")
     if array.shape != (n,):
         raise ValueError(f"{name} has shape {array.shape}, but there are {n} completions: it has one entry for each")
     return np.ascontiguousarray(array)
