@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 ERROR_OF_LOG_Z = (
     f"± of log Z by samples is {digits.OF_THESE}: other completions of them would differ by about as much, other "
-    "prompts by more. Every other ± holds that, too."
+    "prompts by more. Every other ± holds that, too. ± ?: a bias is left that is not small, and there is no error."
 )
 # Widths in characters: of what a number is called, and of the numbers of one policy.
 NAMES, NUMBERS = 30, 18
