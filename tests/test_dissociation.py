@@ -80,9 +80,12 @@ def test_estimates_are_within_their_errors_of_the_truth(on_tables):
         ]
         for (value, stderr), truth in pairs[:3]:
             assert abs(value - truth) < 3 * stderr + 0.02, outcome.name
-        # Of a policy that is far from its target, KL(target‖policy) is said without an error.
+        # Where the prior's samples are worth a hundredth of the target's, KL(target‖policy) has no error.
         (value, stderr), truth = pairs[3]
-        assert abs(value - truth) < (0.2 if np.isnan(stderr) else 3 * stderr + 0.02), outcome.name
+        if outcome.forward_kl.ess > 0.05 * len(outcome.forward_kl.per_sequence):
+            assert abs(value - truth) < 3 * stderr + 0.02, outcome.name
+        else:
+            assert np.isnan(stderr), outcome.name
 
 
 def test_j_and_the_gap_make_the_same_log_z_of_every_policy(on_tables):
