@@ -6,23 +6,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 import esscher
-from esscher import Condition, Moments, Ragged, Samples, Tilt, compare, evaluate, prototype
+from esscher import Condition, Moments, Ragged, Samples, Tilt, compare, evaluate, mismatch, prototype
 from esscher.divergence import estimate_kls
 from esscher.frontier import frontier
 from esscher.inference import best_of_n, bounds, bridge, importance
-from esscher.mismatch import mismatch
-from esscher.report.comparison import comparison_to_json
-from esscher.report.record import to_dict
 from esscher.solve import solve_beta
 
 HERE = Path(__file__).parent / "golden"
 NUMBERS = HERE / "numbers.json"
+# Columns that are longer are told by their sum, and by their sum with falling weights.
+LONGEST = 16
 
 
 def rollouts(name):
@@ -67,17 +66,20 @@ def numbers():
     for name, given in samples().items():
         targets = {"tilt": Tilt(0.5), "condition": Condition(0.1), "product": Tilt(1.0) * Moments([0.3])}
         for kind, target in targets.items():
-            found[f"evaluate/{name}/{kind}"] = to_dict(evaluate(given, target, features=given.rewards))
-        found[f"evaluate/{name}/of the prior"] = to_dict(evaluate(given, Tilt(0.5), proposal="prior"))
+            found[f"evaluate/{name}/{kind}"] = evaluate(given, target, features=given.rewards)
+        found[f"evaluate/{name}/of the prior"] = evaluate(given, Tilt(0.5), proposal="prior")
+        found[f"evaluate/{name}/no target"] = evaluate(given)
         found[f"kls/{name}"] = {key: kl.per_sequence for key, kl in estimate_kls(given).items()}
-        found[f"frontier/{name}"] = of_frontier(frontier(given.rewards, [3.0, 1.0, 0.4], given.groups))
+        found[f"frontier/{name}"] = frontier(given.rewards, [3.0, 1.0, 0.4], given.groups)
+        found[f"prototype/{name}"] = prototype(given)
         found[f"solve/{name}"] = [solve_beta(given.rewards, kl=kl, groups=given.groups) for kl in (0.01, 0.2)]
-        found[f"mismatch/{name}"] = mismatch(given.prior_logprobs, given.policy_logprobs, given.groups).metrics
+        found[f"mismatch/{name}"] = mismatch(given.prior_logprobs, given.policy_logprobs, given.groups)
         found[f"inference/{name}"] = of_inference(given)
     equal = samples()["equal"]
     prior = replace(equal, rewards=equal.rewards[::-1].copy(), token_kl=None)
-    found["compare"] = json.loads(comparison_to_json(compare(prior, {"policy": unlike(equal)}, beta=0.7)))
-    found["prototype"] = {"best_of_n": prototype(equal).best_of_n.reward, "kl": prototype(equal).best_of_n.kl}
+    policies = {"policy": unlike(equal), "other": replace(unlike(equal), token_kl=None)}
+    found["compare"] = compare(prior, policies, beta=0.7)
+    found["compare at its KL"] = compare(prior, {"policy": policies["policy"]})
     return dict(flat(found))
 
 
@@ -86,11 +88,6 @@ def unlike(given):
     other = made(9, [24] * 12, 0.2)
     completions = Ragged(other.completions.values + np.uint32(20), other.completions.offsets)
     return replace(other, prompts=given.prompts, completions=completions)
-
-
-def of_frontier(found):
-    curves = ("log_z", "reward", "kl", "prior_kl", "total_variation")
-    return {name: getattr(found, name)._asdict() for name in curves} | {"ess": found.ess, "pareto_k": found.pareto_k}
 
 
 def of_inference(given):
@@ -110,9 +107,11 @@ def of_inference(given):
 
 
 def flat(value, path=""):
-    """Every number below a value, with the path to it."""
+    """Every number below a value, with the path to it; of long columns what tells them apart."""
     if isinstance(value, np.ndarray):
-        value = value.tolist()
+        value = value.tolist() if len(value) <= LONGEST else digest(value)
+    if is_dataclass(value):
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
     if hasattr(value, "_asdict"):
         value = value._asdict()
     if isinstance(value, dict):
@@ -123,6 +122,17 @@ def flat(value, path=""):
             yield from flat(one, f"{path}/{i}")
     elif isinstance(value, bool | int | float):
         yield path, value
+
+
+def digest(column):
+    """Say of a long column how many entries are not finite, and two sums of the others."""
+    finite = np.where(np.isfinite(column), column, 0.0).astype(np.float64)
+    return {
+        "length": len(column),
+        "not finite": int((~np.isfinite(column)).sum()),
+        "sum": float(finite.sum()),
+        "falling": float((finite / np.arange(1, len(column) + 1)).sum()),
+    }
 
 
 if __name__ == "__main__":
