@@ -16,7 +16,7 @@ from esscher import Condition, Moments, Ragged, Samples, Tilt, compare, evaluate
 from esscher.divergence import estimate_kls
 from esscher.frontier import frontier
 from esscher.inference import best_of_n, bounds, bridge, importance
-from esscher.solve import solve_beta
+from esscher import solve_beta
 
 HERE = Path(__file__).parent / "golden"
 NUMBERS = HERE / "numbers.json"

@@ -18,7 +18,7 @@ from esscher.divergence import KlEstimate
 from esscher.diversity import DiversityEstimate
 from esscher.estimate import Estimate, Interval
 from esscher.evaluate import Counts, Ngram, PerCompletion, Report
-from esscher.posterior import TargetReport
+from esscher.evaluate.posterior import TargetReport
 from esscher.service import codec
 from esscher.service.report_codec import decode_report, encode_report
 from esscher.v1 import report_pb2, samples_pb2, target_pb2

@@ -19,11 +19,11 @@ from esscher.divergence import estimate_kls
 from esscher.diversity import estimate_excess
 from esscher.estimate import effective_clusters, with_interval
 from esscher.evaluate.warnings import of_kl, of_target
-from esscher.evidence import best_gap
+from esscher.compare.log_z import best_gap
 from esscher.frontier import frontier
 from esscher.lm.tabular import TabularLM
-from esscher.posterior import assess
-from esscher.solve import solve_beta
+from esscher.evaluate.posterior import assess
+from esscher.frontier import solve_beta
 
 KLS = ("k1", "exact", "k3", "k1_cv")
 # What rests on weights that make the policy's completions stand for the target.

@@ -21,7 +21,7 @@ from esscher import (
     sequence_logprobs,
 )
 from esscher.lm.tabular import TabularLM
-from esscher.posterior import assess
+from esscher.evaluate.posterior import assess
 
 BETAS = (0.1, 0.7, 3.0)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 from scipy.special import logsumexp
 
-from esscher.solve import solve_beta, solve_moments
+from esscher.frontier import solve_beta, solve_moments
 from esscher.target import Moments, Tilt
 
 GROUPS = np.array([0, 4, 4, 9, 11])  # one prompt has no samples

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from esscher._core import __version__
-from esscher.compare import Comparison, compare
+from esscher.compare import Comparison, LogZ, compare, compare_log_z
 from esscher.divergence import (
     KlEstimate,
     KlEstimators,
@@ -27,8 +27,7 @@ from esscher.diversity import (
 )
 from esscher.estimate import Estimate, Interval
 from esscher.evaluate import Report, evaluate
-from esscher.evidence import LogZ, compare_log_z
-from esscher.frontier import Frontier, frontier
+from esscher.frontier import Frontier, Prototype, frontier, prototype, solve_beta, solve_moments
 from esscher.inference.best_of_n import (
     BestOfN,
     BestOfNRewards,
@@ -65,10 +64,8 @@ from esscher.inference.resampling import resample
 from esscher.inference.smc import TemperedSmc, tempered_smc
 from esscher.inference.token_smc import TokenSmc, token_smc
 from esscher.mismatch import MismatchReport, mismatch
-from esscher.prototype import Prototype, prototype
 from esscher.ragged import Padded, Ragged
 from esscher.samples import Samples, concatenate
-from esscher.solve import solve_beta, solve_moments
 from esscher.target import Condition, Moments, Product, Tilt
 from esscher.token_scores import TokenScores, token_scores
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from statistics import NormalDist
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from esscher.groups import Groups, as_groups
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
-
-    from esscher.ragged import Offsets
 
 LEVEL = 0.95
 # Quantiles of Student's t at (1 + LEVEL) / 2, by few degrees of freedom; NORMAL is their limit.
@@ -32,14 +31,6 @@ FEWEST_RESAMPLED, MANY, MOST_RESAMPLED, SKEWED = 5, 200, 2000, 0.02
 ROUNDS, SEED = 1000, 0
 # A standard error this small beside its value is what rounding leaves of 0.
 ROUNDING = 1e-13
-# How often the largest Pareto k of many prompts may be taken for more than chance makes of it.
-CHANCE = 0.01
-# No estimate can be trusted whose weights have a larger Pareto k, from however many.
-TRUSTED_BY_NONE = 0.7
-# Above this share of completions that carries weight, a mean of few is as good as one of many.
-NEARLY_EQUAL = 0.95
-# Where the other weights are a smaller share of the sum, they no longer say what the mean is biased by.
-NEARLY_ALL = 0.05
 # Squares of numbers between them neither vanish nor overflow, nor do sums of as many as there can be.
 TINY, HUGE = 1e-140, 1e140
 
@@ -59,7 +50,7 @@ class Interval(NamedTuple):
     assumes: str
 
 
-def clustered_mean(values: NDArray[np.float64], groups: Offsets) -> Estimate:
+def clustered_mean(values: NDArray[np.float64], groups: ArrayLike) -> Estimate:
     """Return the mean over completions [N] with its standard error clustered by prompt.
 
     Completions of one prompt are not independent, prompts are: with residual sums ``u_p`` of the P prompts and the
@@ -84,7 +75,7 @@ def clustered_mean(values: NDArray[np.float64], groups: Offsets) -> Estimate:
     return clustered_ratio(values, np.ones(len(values)), groups)
 
 
-def clustered_ratio(numerators: NDArray[np.float64], denominators: NDArray[np.float64], groups: Offsets) -> Estimate:
+def clustered_ratio(numerators: NDArray[np.float64], denominators: NDArray[np.float64], groups: ArrayLike) -> Estimate:
     """Return ``sum(numerators) / sum(denominators)`` over completions with its standard error clustered by prompt.
 
     A mean over tokens has their sums and their number as numerators and denominators, a weighted mean the weights as
@@ -103,7 +94,7 @@ def clustered_ratio(numerators: NDArray[np.float64], denominators: NDArray[np.fl
 
 
 def confidence_interval(
-    numerators: NDArray[np.float64], groups: Offsets, denominators: NDArray[np.float64] | None = None
+    numerators: NDArray[np.float64], groups: ArrayLike, denominators: NDArray[np.float64] | None = None
 ) -> Interval:
     """Return the 95 % interval of a mean, or of a ratio as in `clustered_ratio`, clustered by prompt.
 
@@ -128,7 +119,7 @@ def confidence_interval(
 
 
 def with_interval(
-    numerators: NDArray[np.float64], groups: Offsets, denominators: NDArray[np.float64] | None = None
+    numerators: NDArray[np.float64], groups: ArrayLike, denominators: NDArray[np.float64] | None = None
 ) -> tuple[Estimate, Interval]:
     """Return what `clustered_ratio` and `confidence_interval` do, at the cost of one of them.
 
@@ -159,7 +150,7 @@ def above_zero(interval: Interval) -> Interval:
 
 def bootstrap_t(
     numerators: NDArray[np.float64],
-    groups: Offsets,
+    groups: ArrayLike,
     denominators: NDArray[np.float64] | None = None,
     *,
     rounds: int = ROUNDS,
@@ -241,7 +232,7 @@ def student_interval(
     (array([-0.591]), array([2.591]))
     """
     reach = _student(n - 1) * stderr if n > 1 else np.full(len(stderr), np.nan)
-    draws = _draws(n, np.array([0, n])).removesuffix(",")
+    draws = _draws(Groups(np.array([0, n]))).removesuffix(",")
     return value - reach, value + reach, f"{draws}, and their means are normal (Student t)"
 
 
@@ -257,182 +248,6 @@ def student_quantiles(freedom: ArrayLike) -> NDArray[np.float64]:
     return quantiles
 
 
-def bias_of_log_mean(relative: NDArray[np.float64], groups: Offsets) -> NDArray[np.float64]:
-    """Return the bias of the log of each prompt's mean weight [P], from its weights relative to that mean [N].
-
-    The log of a noisy mean is on average too low (Jensen). By the jackknife, with x the share of each weight in their
-    sum: ``(n - 1) / n * sum(log(1 - x) - log(1 - 1/n))``. Beyond x = 1/2 the logarithm goes on as its tangent, so that
-    a weight that is nearly all there is does not decide.
-
-    References
-    ----------
-    Quenouille, "Notes on bias in estimation", Biometrika 1956.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> bias_of_log_mean(np.array([0.5, 1.0, 1.5]), np.array([0, 3])).round(4)
-    array([-0.043])
-    """
-    sizes = np.diff(groups)
-    n = np.repeat(sizes, sizes)
-    x = relative / n
-    beyond = np.maximum(x - 0.5, 0.0)
-    terms = np.log1p(-np.minimum(x, 0.5)) - 2 * beyond - np.log1p(-1.0 / np.maximum(n, 2))
-    bias: NDArray[np.float64] = (sizes - 1) / np.maximum(sizes, 1) * _sums(terms, groups)
-    return np.minimum(bias, 0.0)
-
-
-def bias_of_weighted_mean(
-    relative: NDArray[np.float64], values: NDArray[np.float64], groups: Offsets
-) -> NDArray[np.float64]:
-    """Return the bias of each prompt's self-normalised mean [P], from weights relative to their mean and values [N].
-
-    Values of heavy weights are drawn too rarely, and count too much when they are. By the jackknife, with x the share
-    of each weight in their sum: ``-(n - 1) / n * sum(x (v - mean) / max(1 - x, 0.05))``. Where one weight is nearly all
-    there is the others, negligible as they are, would decide: hence the 0.05, and the bias is cut so that the mean
-    without it lies among the values that have weight. Values of weight 0 do not count, whatever they are; where one
-    that counts is infinite, so is the mean, and the bias is 0.
-
-    References
-    ----------
-    Quenouille, "Notes on bias in estimation", Biometrika 1956.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> bias_of_weighted_mean(np.array([0.5, 1.0, 1.5]), np.array([0.0, 1.0, 2.0]), np.array([0, 3])).round(4)
-    array([-0.1556])
-    """
-    sizes = np.diff(groups)
-    heaviest = _heaviest(relative, groups)
-    # Beside that of the heaviest weight, near which the mean may be, so that no digits are lost to a large offset.
-    beside = np.where(relative > 0, values, 0.0)
-    # A mean that is infinite has no bias.
-    infinite = np.repeat(_sums(np.isinf(beside).astype(np.float64), groups) > 0, sizes)
-    beside[infinite] = 0.0
-    beside -= np.repeat(beside[heaviest], sizes[sizes > 0])
-    beside[relative == 0] = 0.0
-    x = relative / np.repeat(sizes, sizes)
-    means = _sums(x * beside, groups)
-    terms = x * (beside - np.repeat(means, sizes)) / np.maximum(1.0 - x, NEARLY_ALL)
-    bias: NDArray[np.float64] = -(sizes - 1) / np.maximum(sizes, 1) * _sums(terms, groups)
-    least, most = (_extremes(extreme, beside, groups) for extreme in (np.minimum, np.maximum))
-    return means - np.clip(means - bias, least, most)
-
-
-def _heaviest(relative: NDArray[np.float64], groups: Offsets) -> NDArray[np.int64]:
-    """Where the largest weight of each group is, the first of equal ones; of groups that are not empty."""
-    sizes = np.diff(groups)
-    starts = groups[:-1][sizes > 0]
-    largest = np.flatnonzero(relative == np.repeat(np.maximum.reduceat(relative, starts), sizes[sizes > 0]))
-    return largest[np.searchsorted(largest, starts)]
-
-
-def _extremes(extreme: np.ufunc, values: NDArray[np.float64], groups: Offsets) -> NDArray[np.float64]:
-    """Minimum or maximum of each group, 0 of an empty one."""
-    sizes = np.diff(groups)
-    found = np.zeros(len(sizes))
-    found[sizes > 0] = extreme.reduceat(values, groups[:-1][sizes > 0])
-    return found
-
-
-def trusted_pareto_k(n: int) -> float:
-    """Up to which Pareto k an estimate from n weights can be trusted: ``min(1 - 1 / log10(n), 0.7)``.
-
-    References
-    ----------
-    Vehtari, Simpson, Gelman, Yao, Gabry, "Pareto smoothed importance sampling", JMLR 2024, eq. 13.
-
-    Examples
-    --------
-    >>> trusted_pareto_k(100), trusted_pareto_k(10_000)
-    (0.5, 0.7)
-    """
-    return min(1.0 - 1.0 / float(np.log10(n)), TRUSTED_BY_NONE) if n > 1 else -np.inf
-
-
-def tails_that_decide(
-    pareto_k: NDArray[np.float64], ess: NDArray[np.float64], alive: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Return Pareto k, but -inf where weights hardly differ, but for those of 0: their tail decides nothing.
-
-    Parameters
-    ----------
-    pareto_k, ess
-        Tail shape and effective sample size of each prompt's weights [P, ...].
-    alive
-        How many of them are not 0, in a shape that fits.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> tails_that_decide(np.array([0.9, 0.9]), np.array([99.0, 30.0]), np.array([100, 100]))
-    array([-inf,  0.9])
-    """
-    return np.where((ess >= NEARLY_EQUAL * alive) & ~np.isnan(pareto_k), -np.inf, pareto_k)
-
-
-def count_heavy(pareto_k: NDArray[np.float64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return in how many prompts Pareto k is above what is to be trusted; 0 where that may be chance.
-
-    k is itself an estimate, with an error of about ``(1 + k) / sqrt(tail)``: of many prompts some are always above. It
-    is no chance if more than half of the prompts that have a k are, if more are by one of its errors than would be one
-    time in 100, or if one is by so many of its errors as one time in 100 the largest would be.
-
-    Parameters
-    ----------
-    pareto_k
-        Tail shape of each prompt's weights [P, ...]; NaN where there is none.
-    sizes
-        Each prompt's number of weights [P].
-
-    Returns
-    -------
-    The numbers, in the shape of `pareto_k` without its first axis.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> few, most, one = [0.6, 0.2, 0.1], [0.6, 0.6, 0.1], [1.9, 0.2, 0.1]
-    >>> count_heavy(np.transpose([few, most, one]), np.full(3, 100))
-    array([0, 2, 1])
-    """
-    per_prompt = (-1, *[1] * (pareto_k.ndim - 1))
-    known_sizes, which = np.unique(sizes, return_inverse=True)
-    good = np.array([trusted_pareto_k(n) for n in known_sizes.tolist()])[which].reshape(per_prompt)
-    tails = np.where(sizes > 225, 3 * np.sqrt(sizes), np.maximum(sizes, 1) / 5).reshape(per_prompt)
-    error = (1 + np.maximum(good, 0.0)) / np.sqrt(tails)
-    # NaN is above nothing.
-    known, heavy = (~np.isnan(pareto_k)).sum(axis=0), (pareto_k > good).sum(axis=0)
-    far = (pareto_k > good + NormalDist().inv_cdf(1 - CHANCE / max(len(sizes), 1)) * error).any(axis=0)
-    several = (pareto_k > good + error).sum(axis=0) > _most_by_chance(known)
-    counts: NDArray[np.int64] = np.where(far | several | (2 * heavy > known), heavy, 0)
-    return counts
-
-
-def _most_by_chance(n: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many of n are beyond one standard error above, but for one time in 100 (binomial)."""
-    beyond = 1 - NormalDist().cdf(1.0)
-    quantiles = [_binomial_quantile(one, beyond, 1 - CHANCE) for one in n.ravel().tolist()]
-    return np.array(quantiles, np.int64).reshape(n.shape)
-
-
-@lru_cache(maxsize=256)
-def _binomial_quantile(n: int, p: float, level: float) -> int:
-    k = np.arange(1, n + 1)
-    log_choices = np.concatenate([[0.0], np.cumsum(np.log((n - k + 1) / k))])
-    every = np.arange(n + 1)
-    return int(np.searchsorted(np.cumsum(np.exp(log_choices + every * np.log(p) + (n - every) * np.log1p(-p))), level))
-
-
-def _sums(values: NDArray[np.float64], groups: Offsets) -> NDArray[np.float64]:
-    """Sum over each prompt, of which some may be empty."""
-    sums: NDArray[np.float64] = np.add.reduceat(np.append(values, 0.0), groups[:-1])
-    sums[np.diff(groups) == 0] = 0.0
-    return sums
-
-
 class _Sums(NamedTuple):
     """A ratio with its standard error, and the draws' residual sums [P] and denominators [P] behind it.
 
@@ -446,8 +261,9 @@ class _Sums(NamedTuple):
     draws: str
 
 
-def _cluster_sums(numerators: NDArray[np.float64], denominators: NDArray[np.float64], groups: Offsets) -> _Sums:
-    n, total, draws = len(numerators), float(denominators.sum()), _draws(len(numerators), groups)
+def _cluster_sums(numerators: NDArray[np.float64], denominators: NDArray[np.float64], groups: ArrayLike) -> _Sums:
+    found, total = as_groups(groups, len(numerators)), float(denominators.sum())
+    draws = _draws(found)
     none = np.empty(0)
     largest = float(np.abs(numerators).max(initial=0.0))
     if not total > 0 or np.isnan(largest):
@@ -460,9 +276,9 @@ def _cluster_sums(numerators: NDArray[np.float64], denominators: NDArray[np.floa
     exponent = int(np.frexp(largest)[1]) if not TINY < largest < HUGE else 0
     numerators = np.ldexp(numerators, -exponent) if exponent else numerators
     value = float(numerators.sum()) / total
-    starts = np.arange(n) if len(groups) == 2 else groups[:-1]
-    residuals = np.add.reduceat(numerators - value * denominators, starts)
-    by_cluster = np.add.reduceat(denominators, starts)
+    # Of one prompt, each completion is a draw of its own.
+    clusters = Groups(np.arange(len(numerators) + 1)) if len(found.sizes) == 1 else found
+    residuals, by_cluster = clusters.sums(numerators - value * denominators), clusters.sums(denominators)
     stderr = float(np.ldexp(_spread(residuals, by_cluster / total) ** 0.5 / total, exponent))
     residuals = np.ldexp(residuals, exponent) if exponent else residuals
     return _Sums(float(np.ldexp(value, exponent)), stderr, residuals, by_cluster, draws)
@@ -480,10 +296,10 @@ def _spread(residuals: NDArray[np.float64], shares: NDArray[np.float64]) -> floa
     return float(residuals @ (residuals / (1.0 - shares)))
 
 
-def _draws(n: int, groups: Offsets) -> str:
-    prompts = len(groups) - 1
-    if prompts > 1:
-        return f"{prompts} prompts"
+def _draws(groups: Groups) -> str:
+    if len(groups.sizes) > 1:
+        return f"{len(groups.sizes)} prompts"
+    n = int(groups[-1])
     return f"{n} completion{'s' * (n != 1)} of one prompt, which sa{'y' if n != 1 else 'ys'} nothing of others,"
 
 

@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+
+from esscher.groups import Groups, as_integers, check_offsets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-Offsets = NDArray[np.int64]
+    from numpy.typing import ArrayLike, NDArray
+
+    from esscher.groups import Offsets
+
 MAX_TOKEN_ID = 2**32 - 1
 # The bits of a bfloat16, set apart from an integer.
 BFLOAT16 = np.dtype([("bfloat16", np.uint16)])
@@ -84,7 +88,7 @@ class Ragged:
         lengths = as_integers("lengths", lengths)
         if len(lengths) and lengths.min() < 0:
             raise ValueError(f"lengths[{int(lengths.argmin())}] is {lengths.min()}: a length is at least 0")
-        return cls(np.asarray(values), np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]))
+        return cls(np.asarray(values), Groups.from_sizes(lengths).offsets)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Ragged]) -> Ragged:
@@ -142,6 +146,11 @@ class Ragged:
         return self.offsets
 
     @property
+    def rows(self) -> Groups:
+        """Which values share a row, to sum and average them."""
+        return Groups(self.offsets)
+
+    @property
     def lengths(self) -> NDArray[np.int64]:
         """The length of each row, shape [n]."""
         return np.diff(self.offsets)
@@ -165,10 +174,8 @@ class Ragged:
         >>> Ragged.from_rows([[5, 6], [7]]).take([1, 0, 1]).values
         array([7, 5, 6, 7])
         """
-        order = as_integers("rows", rows)
-        lengths = self.lengths[order]
-        taken = np.repeat(self.offsets[:-1][order], lengths) + counts_within(lengths)
-        return Ragged.from_lengths(self.values[taken], lengths)
+        taken, rows_taken = self.rows.take(as_integers("rows", rows))
+        return Ragged(self.values[taken], rows_taken.offsets)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -329,37 +336,6 @@ def as_numbers(name: str, values: Any) -> NDArray[Any]:
         raise TypeError(f"{name} is no array of numbers, one for each sample: {error}") from error
 
 
-def as_integers(name: str, values: ArrayLike) -> NDArray[np.int64]:
-    """Return `values` as int64 [n], or raise if they are anything but integers in one dimension."""
-    array = np.asarray(values)
-    if array.ndim != 1:
-        raise ValueError(f"{name} has {array.ndim} dimensions: it has one")
-    if array.dtype.kind not in "iu" and len(array):
-        raise TypeError(f"{name} has dtype {array.dtype}: it must be integers")
-    return np.ascontiguousarray(array, dtype=np.int64)
-
-
-def check_offsets(name: str, offsets: ArrayLike, length: int) -> Offsets:
-    """Return `offsets` as int64, or raise `ValueError` if they do not divide `length` items into rows."""
-    array = as_integers(name, offsets)
-    if len(array) == 0:
-        raise ValueError(f"{name} is empty: offsets start with 0 and have one more entry than there are rows")
-    if array[0] != 0:
-        raise ValueError(f"{name}[0] is {array[0]}: offsets start with 0")
-    falls = np.flatnonzero(np.diff(array) < 0)
-    if len(falls):
-        i = int(falls[0]) + 1
-        raise ValueError(f"{name}[{i}] is {array[i]}, below the {array[i - 1]} before it: offsets never fall")
-    if array[-1] != length:
-        raise ValueError(f"{name} ends at {array[-1]}, but there are {length} values to divide into rows")
-    return array
-
-
-def as_groups(groups: ArrayLike | None, n: int) -> Offsets:
-    """Return `groups` as offsets [P + 1] over `n` samples; all of them are one group if `groups` is `None`."""
-    return np.array([0, n], dtype=np.int64) if groups is None else check_offsets("groups", groups, n)
-
-
 def check_rows(name: str, rows: Any, *, or_padded: bool = False) -> None:
     """Raise `TypeError` that says how to make it, if `rows` is not `Ragged`, nor `Padded` where that will do."""
     if isinstance(rows, Ragged) or (or_padded and isinstance(rows, Padded)):
@@ -418,5 +394,4 @@ def _mask_of_lengths(lengths: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.b
 
 def counts_within(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """0, 1, ... within each row: [2, 3] gives [0, 1, 0, 1, 2]."""
-    starts = np.cumsum(lengths) - lengths
-    return np.arange(lengths.sum()) - np.repeat(starts, lengths)
+    return Groups.from_sizes(lengths).place

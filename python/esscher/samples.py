@@ -4,27 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
+from esscher import _core
 from esscher._core import ROUNDING
-from esscher.ragged import (
-    Offsets,
-    Ragged,
-    as_integers,
-    as_numbers,
-    as_token_ids,
-    check_offsets,
-    check_rows,
-    counts_within,
-    widened,
-)
+from esscher.groups import Groups, as_groups, as_integers
+from esscher.ragged import Ragged, as_floats, as_numbers, as_token_ids, check_rows, widened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
+
+TokenColumn = Literal["policy_logprobs", "prior_logprobs", "token_kl", "policy_entropy"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +36,8 @@ class Samples:
     completions
         Token ids of the N completions, those of one prompt side by side.
     groups
-        Offsets [P + 1]: prompt ``p`` has the completions ``groups[p]`` to ``groups[p + 1]``, at least one.
+        Offsets [P + 1]: prompt ``p`` has the completions ``groups[p]`` to ``groups[p + 1]``, at least one. Kept as
+        `Groups`.
     policy_logprobs, prior_logprobs
         Log-prob of each completion token given its past, in nats, with the rows of `completions`; float32 or float64.
     rewards
@@ -76,7 +72,7 @@ class Samples:
 
     prompts: Ragged
     completions: Ragged
-    groups: Offsets
+    groups: Groups
     policy_logprobs: Ragged | None = None
     prior_logprobs: Ragged | None = None
     rewards: NDArray[np.float64] | None = None
@@ -84,17 +80,35 @@ class Samples:
     token_kl: Ragged | None = None
     policy_entropy: Ragged | None = None
 
+    if TYPE_CHECKING:  # what callers may pass is wider than what is kept
+
+        def __init__(
+            self,
+            prompts: Ragged,
+            completions: Ragged,
+            groups: ArrayLike,
+            policy_logprobs: Ragged | None = None,
+            prior_logprobs: Ragged | None = None,
+            rewards: ArrayLike | None = None,
+            terminated: ArrayLike | None = None,
+            token_kl: Ragged | None = None,
+            policy_entropy: Ragged | None = None,
+        ) -> None: ...
+
     def __post_init__(self) -> None:
         self._set("prompts", as_token_ids("prompts", self.prompts))
         self._set("completions", as_token_ids("completions", self.completions))
-        self._set("groups", check_offsets("groups", self.groups, len(self.completions)))
+        self._set("groups", as_groups(self.groups, len(self.completions)))
         _check_groups(self.groups, self.prompts, self.completions)
-        for name in ("policy_logprobs", "prior_logprobs"):
+        for name in self._given("policy_logprobs", "prior_logprobs"):
             self._set(name, token_column(name, getattr(self, name), self.completions, "log-prob", highest=0.0))
-        for name in ("token_kl", "policy_entropy"):
+        for name in self._given("token_kl", "policy_entropy"):
             self._set(name, token_column(name, getattr(self, name), self.completions, name, lowest=0.0))
         self._set("rewards", _rewards(self.rewards, len(self.completions)))
         self._set("terminated", _terminated(self.terminated, len(self.completions)))
+
+    def _given(self, *names: str) -> list[str]:
+        return [name for name in names if getattr(self, name) is not None]
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -102,12 +116,43 @@ class Samples:
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the optional columns that are there."""
-        return tuple(field.name for field in fields(self)[3:] if getattr(self, field.name) is not None)
+        return tuple(self._given(*(field.name for field in fields(self)[3:])))
 
     @property
     def group_of(self) -> NDArray[np.int64]:
         """The index of each completion's prompt [N]."""
-        return np.repeat(np.arange(len(self.prompts)), np.diff(self.groups))
+        return self.groups.of
+
+    @cached_property
+    def policy_log_prob(self) -> NDArray[np.float64]:
+        """Log-prob of each completion under the policy [N], in nats; raises `ValueError` without its log-probs."""
+        return _sums_of(self.need("policy_logprobs", why="how likely the policy finds a completion is the sum of them"))
+
+    @cached_property
+    def prior_log_prob(self) -> NDArray[np.float64]:
+        """Log-prob of each completion under the prior [N], in nats; raises `ValueError` without its log-probs."""
+        return _sums_of(self.need("prior_logprobs", why="how likely the prior finds a completion is the sum of them"))
+
+    @overload
+    def need(self, column: TokenColumn, *, why: str) -> Ragged: ...
+    @overload
+    def need(self, column: Literal["rewards"], *, why: str) -> NDArray[np.float64]: ...
+    @overload
+    def need(self, column: Literal["terminated"], *, why: str) -> NDArray[np.bool_]: ...
+    def need(self, column: str, *, why: str) -> Any:
+        """Return a column that is needed, or raise `ValueError` that names it and says why.
+
+        Examples
+        --------
+        >>> samples = Samples(Ragged.from_rows([[1]]), Ragged.from_rows([[7]]), [0, 1])
+        >>> samples.need("rewards", why="a target is made of them")
+        Traceback (most recent call last):
+        ValueError: samples have no rewards: a target is made of them
+        """
+        values = getattr(self, column)
+        if values is None:
+            raise ValueError(f"samples have no {column}: {why}")
+        return values
 
     def take_prompts(self, prompts: ArrayLike) -> Samples:
         """Return the given prompts with their completions, in the given order.
@@ -119,9 +164,8 @@ class Samples:
         Samples(1 prompt, 1 completion, 1 token)
         """
         order = as_integers("prompts", prompts)
-        sizes = np.diff(self.groups)[order]
-        rows = np.repeat(self.groups[:-1][order], sizes) + counts_within(sizes)
-        return self._taken(order, rows, sizes)
+        rows, groups = self.groups.take(order)
+        return self._taken(order, rows, groups)
 
     def take_completions(self, rows: ArrayLike) -> Samples:
         """Return the given completions, each at most once, in rising order; prompts that keep none are left out.
@@ -135,15 +179,15 @@ class Samples:
         kept = as_integers("rows", rows)
         if (np.diff(kept) <= 0).any():
             raise ValueError("rows do not rise: name each completion once, in their order")
-        prompts, sizes = np.unique(self.group_of[kept], return_counts=True)
-        return self._taken(prompts, kept, sizes)
+        prompts, sizes = np.unique(self.groups.of[kept], return_counts=True)
+        return self._taken(prompts, kept, Groups.from_sizes(sizes))
 
-    def _taken(self, prompts: NDArray[np.int64], rows: NDArray[np.int64], sizes: NDArray[np.int64]) -> Samples:
+    def _taken(self, prompts: NDArray[np.int64], rows: NDArray[np.int64], groups: Groups) -> Samples:
         columns: dict[str, Any] = {name: getattr(self, name) for name in self.columns}
         return Samples(
             prompts=self.prompts.take(prompts),
             completions=self.completions.take(rows),
-            groups=np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]),
+            groups=groups,
             **{name: _take(column, rows) for name, column in columns.items()},
         )
 
@@ -188,11 +232,10 @@ def concatenate(parts: Sequence[Samples]) -> Samples:
         if part.columns != parts[0].columns:
             raise ValueError(f"parts[{i}] has the columns {part.columns}, parts[0] {parts[0].columns}: they must agree")
     joined = {name: _join([getattr(part, name) for part in parts]) for name in parts[0].columns}
-    sizes = np.concatenate([np.diff(part.groups) for part in parts])
     return Samples(
         prompts=_join([part.prompts for part in parts]),
         completions=_join([part.completions for part in parts]),
-        groups=np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]),
+        groups=Groups.from_sizes(np.concatenate([part.groups.sizes for part in parts])),
         **joined,
     )
 
@@ -232,6 +275,11 @@ def prompt_keys(samples: Samples) -> list[tuple[bytes, int]]:
     return keys
 
 
+def _sums_of(logprobs: Ragged) -> NDArray[np.float64]:
+    """Add up the log-probs of each completion [N]."""
+    return _core.aggregate_logprobs(as_floats("logprobs", logprobs.values), logprobs.layout)[0]
+
+
 def _take(column: Any, rows: NDArray[np.int64]) -> Any:
     return column.take(rows) if isinstance(column, Ragged) else column[rows]
 
@@ -242,14 +290,14 @@ def _join(columns: list[Any]) -> Any:
     return np.concatenate(columns)
 
 
-def _check_groups(groups: Offsets, prompts: Ragged, completions: Ragged) -> None:
+def _check_groups(groups: Groups, prompts: Ragged, completions: Ragged) -> None:
     if len(completions) == 0:
         raise ValueError("completions is empty: samples hold at least one completion")
     if len(groups) != len(prompts) + 1:
         raise ValueError(
             f"groups has {len(groups)} entries, but there are {len(prompts)} prompts: it has one more than prompts"
         )
-    _first_empty("groups", np.diff(groups), "has no completions: leave its prompt out")
+    _first_empty("groups", groups.sizes, "has no completions: leave its prompt out")
     _first_empty("completions", completions.lengths, "has no tokens: it holds at least the end-of-sequence token")
 
 
@@ -261,13 +309,13 @@ def _first_empty(name: str, lengths: NDArray[np.int64], what: str) -> None:
 
 def token_column(
     name: str,
-    column: Ragged | None,
+    column: Ragged,
     completions: Ragged,
     what: str,
     *,
     lowest: float = -np.inf,
     highest: float = np.inf,
-) -> Ragged | None:
+) -> Ragged:
     """Return a column of numbers with the rows of `completions`, checked; its name and `what` it holds go into errors.
 
     What rounding left beyond a bound stays as it is, and whoever reads it reads the bound.
@@ -279,8 +327,6 @@ def token_column(
     TypeError
         If it is not `Ragged`, or not of floating point.
     """
-    if column is None:
-        return None
     check_rows(name, column)
     column = Ragged(widened(column.values), column.offsets)
     if column.values.dtype not in (np.float32, np.float64):

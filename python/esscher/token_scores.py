@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from esscher import _core
-from esscher.ragged import BFLOAT16, as_integers, as_native, widened
+from esscher.groups import as_integers
+from esscher.ragged import BFLOAT16, as_native, widened
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from esscher.compare.best import find_ways
 from esscher.compare.efficiency import estimate_efficiency, mean_as_prior
+from esscher.compare.log_z import gap_of, summarise
+from esscher.compare.matching import check_shared, completions_of, is_own, match, naming
 from esscher.compare.record import Comparison, PolicyPoint
-from esscher.compare.shared import check_shared, completions_of, is_own, match
+from esscher.compare.ways import drawn_of
 from esscher.divergence import KlEstimate, estimate_kl, estimate_kls
-from esscher.divergence.columns import drawn_logprobs
+from esscher.divergence.columns import check_drawn
 from esscher.estimate import with_interval
 from esscher.evaluate import evaluate
 from esscher.evaluate.warnings import of_kl
-from esscher.evidence import best_gap, compare_log_z
-from esscher.frontier import A_PROMPT
-from esscher.prototype import prototype
+from esscher.frontier import A_PROMPT, prototype, solve_beta
 from esscher.samples import check_samples
-from esscher.solve import solve_beta
 from esscher.target import Tilt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from esscher.compare.efficiency import Efficiency
-    from esscher.compare.shared import Places
+    from esscher.compare.log_z import LogZ
+    from esscher.compare.matching import Places
     from esscher.evaluate import Report
-    from esscher.evidence import LogZ
     from esscher.frontier import Frontier
-    from esscher.samples import Samples
+    from esscher.samples import Samples, TokenColumn
 
 
+LOGPROBS: tuple[TokenColumn, ...] = ("policy_logprobs", "prior_logprobs")
+OF_REWARDS = "a comparison is of rewards"
 TOO_GOOD = (
     "It got more than any policy of its KL can: check that its rewards and the prior's are the same reward, and that "
     "both columns of log-probs are of the models that they are named after."
@@ -90,43 +91,33 @@ def compare(prior: Samples, policies: Mapping[str, Samples], beta: float | None 
     for argument, samples in (("prior", prior), *((f"policies[{name!r}]", each) for name, each in policies.items())):
         check_samples(argument, samples)
     target = None if beta is None else Tilt(beta)
-    if prior.rewards is None:
-        raise ValueError("prior: no rewards, and the frontier is that of a reward")
+    with naming("prior"):
+        prior.need("rewards", why="the frontier is that of a reward")
     if len(policies) > 1 or is_own(prior):
         prior = replace(prior, policy_logprobs=None)
     told: list[tuple[str, str]] = []
     of_prior = completions_of(prior)
     # What is wrong is named where it stands in the samples as they were given.
     for name, samples in policies.items():
-        with _naming(f"policy {name!r}"):
+        with naming(f"policy {name!r}"):
             told += [(name, text) for text in _check(samples, prior, of_prior)]
     prior, policies, warnings = match(prior, policies)
-    with _naming("prior, of the shared prompts" if warnings else "prior"):
+    with naming("prior, of the shared prompts" if warnings else "prior"):
         found = prototype(prior)
     points = []
     for name, samples in policies.items():
-        with _naming(f"policy {name!r}"):
+        with naming(f"policy {name!r}"):
             point, texts = _point(name, samples, prior, target, found.frontier)
         points.append(point)
         told += [(name, text) for text in texts]
     return Comparison(found, tuple(points), (*warnings, *found.warnings, *_by_text(told)))
 
 
-@contextmanager
-def _naming(whose: str) -> Iterator[None]:
-    """Say in errors whose samples they are about."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{whose}: {error}") from error
-
-
 def _check(samples: Samples, prior: Samples, of_prior: Places) -> list[str]:
-    missing = [column for column in ("rewards", "policy_logprobs", "prior_logprobs") if column not in samples.columns]
-    if missing:
-        raise ValueError(f"no {' and no '.join(missing)}, which a comparison needs: `esscher score` adds log-probs")
-    assert samples.policy_logprobs is not None
-    drawn_logprobs("policy_logprobs", samples.policy_logprobs)
+    samples.need("rewards", why=OF_REWARDS)
+    for column in LOGPROBS:
+        samples.need(column, why="a comparison needs those of policy and prior, which `esscher score` adds")
+    check_drawn("policy_logprobs", samples.policy_log_prob)
     return check_shared(samples, prior, of_prior)
 
 
@@ -141,8 +132,7 @@ def _by_text(warnings: list[tuple[str, str]]) -> list[str]:
 def _point(
     name: str, samples: Samples, prior: Samples, target: Tilt | None, curve: Frontier
 ) -> tuple[PolicyPoint, list[str]]:
-    assert samples.rewards is not None  # `_check` has seen them
-    reward, reward_interval = with_interval(samples.rewards, samples.groups)
+    reward, reward_interval = with_interval(samples.need("rewards", why=OF_REWARDS), samples.groups)
     kl = estimate_kl(samples, "k1" if samples.token_kl is None else "exact")
     beta, of_beta = _beta_of(samples, kl, prior, curve)
     got, of_got = (None, []) if beta is None else _efficiency(samples, kl, beta, prior)
@@ -150,8 +140,10 @@ def _point(
         of_got = [TOO_GOOD]
     against = target if target is not None else None if beta is None else Tilt(beta)
     report = None if against is None else evaluate(samples, against)
-    log_z = None if against is None else compare_log_z(prior, samples, against)
-    gap = None if against is None else best_gap(prior, samples, against)
+    drawn = None if against is None else drawn_of(prior, samples, against)
+    ways = None if drawn is None else find_ways(*drawn)
+    log_z = None if ways is None else summarise(ways)
+    gap = None if drawn is None or ways is None else gap_of(drawn[1], ways)
     own = None if report is None else report.target
     point = PolicyPoint(
         name=name,
@@ -188,13 +180,13 @@ def _beta_of(samples: Samples, kl: KlEstimate, prior: Samples, curve: Frontier) 
         return None, []  # which the warnings of the KL explain
     if not value > 0:
         return None, [f"The estimate of its KL is {value:.3g}, and no target has that. Draw more completions of it."]
-    assert prior.rewards is not None  # `prototype` has seen them
+    rewards = prior.need("rewards", why=OF_REWARDS)
     try:
-        beta = solve_beta(prior.rewards, kl=value, groups=prior.groups)
+        beta = solve_beta(rewards, kl=value, groups=prior.groups)
     except ValueError as error:
         reason, _, _ = str(error).partition(". ")  # what follows is advice to who asks for a KL
         act = "Draw more completions of the prior"
-        if np.isneginf(prior.rewards).any():
+        if np.isneginf(rewards).any():
             act += ", or give failures a finite reward"
         return None, [f"What its KL could buy is not known: {reason}. {act}."]
     trusted = curve.beta[curve.trusted]
@@ -205,8 +197,8 @@ def _beta_of(samples: Samples, kl: KlEstimate, prior: Samples, curve: Frontier) 
 
 def _efficiency(samples: Samples, kl: KlEstimate, beta: float, prior: Samples) -> tuple[Efficiency | None, list[str]]:
     """Return what it got of what it could reach, or why there is no such thing."""
-    for whose, rewards in (("its", samples.rewards), ("the prior's", prior.rewards)):
-        assert rewards is not None
+    for whose, of_whom in (("its", samples), ("the prior's", prior)):
+        rewards = of_whom.need("rewards", why=OF_REWARDS)
         excluded = int(np.isneginf(rewards).sum())
         if excluded:
             return None, [

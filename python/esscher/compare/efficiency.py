@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from esscher.estimate import NORMAL, Estimate, Interval, bias_of_log_mean, clustered_mean, with_interval
+from esscher.estimate import NORMAL, Estimate, Interval, clustered_mean, with_interval
 from esscher.inference.importance import exponential_weights
-from esscher.weights import LeftBias, cut_in_halves, left_bias, log_means, shown, shown_interval, worth_of
+from esscher.weights import LeftBias, bias_of_log_mean, left_bias, shown, shown_interval, weigh, worth_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from esscher.divergence import KlEstimate
-    from esscher.ragged import Offsets
+    from esscher.groups import Groups
     from esscher.samples import Samples
 
 
@@ -48,17 +48,15 @@ def estimate_efficiency(samples: Samples, kl: KlEstimate, beta: float, prior: Sa
     beta
         Where the target has that KL, with prompts counting as they do here.
     """
-    rewards, prior_rewards = samples.rewards, prior.rewards
-    assert rewards is not None
-    assert prior_rewards is not None
+    rewards, prior_rewards = (each.need("rewards", why="the efficiency is of rewards") for each in (samples, prior))
     weights, log_z, _ = exponential_weights(prior_rewards, beta, prior.groups)
-    sizes = np.diff(prior.groups)
-    relative = weights * sizes[prior.group_of]
+    groups, sizes = prior.groups, prior.groups.sizes
+    relative = weights * groups.spread(sizes)
     reward = float((relative * prior_rewards).sum()) / len(prior)
     # It is on average too low as log Z is, and no higher than the highest reward.
     reward -= beta * float(sizes @ bias_of_log_mean(relative, prior.groups)) / len(prior)
-    reward = min(reward, float(sizes @ np.maximum.reduceat(prior_rewards, prior.groups[:-1])) / len(prior))
-    of_target = beta * (log_z[prior.group_of] + relative - 1.0)
+    reward = min(reward, float(sizes @ groups.largest(prior_rewards)) / len(prior))
+    of_target = beta * (groups.spread(log_z) + relative - 1.0)
     reachable = Estimate(reward, clustered_mean(of_target, prior.groups).stderr)
     least = float(prior_rewards.mean())
     possible = reachable.value - least
@@ -74,11 +72,11 @@ def estimate_efficiency(samples: Samples, kl: KlEstimate, beta: float, prior: Sa
     )
 
 
-def _left_bias_of_log_z(log_potential: NDArray[np.float64], groups: Offsets) -> LeftBias:
-    whole = log_means(log_potential, groups)
-    halves = [log_means(log_potential[cut.order], cut.groups) for cut in cut_in_halves(log_potential, groups)]
+def _left_bias_of_log_z(log_potential: NDArray[np.float64], groups: Groups) -> LeftBias:
+    whole = weigh(log_potential, groups)
+    halves = [half for _, half in whole.halves]
     worth = worth_of(whole.ess, [half.ess for half in halves])
-    return left_bias(whole.log_z, [half.log_z for half in halves], np.diff(groups), worth)
+    return left_bias(whole.corrected_log_z, [half.corrected_log_z for half in halves], groups.sizes, worth)
 
 
 def _difference(
@@ -89,7 +87,7 @@ def _difference(
     What the same prompts have in common cancels; of one prompt, completions are the independent draws.
     """
     if len(samples.prompts) > 1:
-        sizes = np.diff(prior.groups).astype(np.float64)
+        sizes = prior.groups.sizes.astype(np.float64)
         differences = _prompt_means(of_policy, samples) - _prompt_means(of_prior, prior)
         around = value + differences - _shares(prior) @ differences
         return with_interval(around * sizes, np.arange(len(sizes) + 1), sizes)
@@ -100,11 +98,10 @@ def _difference(
 
 
 def _prompt_means(values: NDArray[np.float64], samples: Samples) -> NDArray[np.float64]:
-    means: NDArray[np.float64] = np.add.reduceat(values, samples.groups[:-1]) / np.diff(samples.groups)
-    return means
+    return samples.groups.means(values)
 
 
 def _shares(samples: Samples) -> NDArray[np.float64]:
     """Each prompt's share of the completions [P]."""
-    shares: NDArray[np.float64] = np.diff(samples.groups) / len(samples)
+    shares: NDArray[np.float64] = samples.groups.sizes / len(samples)
     return shares

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from esscher.compare.log_z import LogZ
     from esscher.divergence import KlEstimate
     from esscher.diversity import DiversityEstimate
     from esscher.estimate import Estimate, Interval
-    from esscher.evidence import LogZ
-    from esscher.prototype import Prototype
+    from esscher.frontier import Prototype
     from esscher.target import Tilt
 
 

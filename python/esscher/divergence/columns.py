@@ -19,11 +19,8 @@ if TYPE_CHECKING:
 def logprobs_of(samples: Samples) -> tuple[Ragged, Ragged]:
     """Return the log-probs of policy and prior; raises `ValueError` that names the column if there are none."""
     check_samples("samples", samples)
-    policy, prior = samples.policy_logprobs, samples.prior_logprobs
-    if policy is None or prior is None:
-        missing = "policy_logprobs" if policy is None else "prior_logprobs"
-        raise ValueError(f"samples have no {missing}: the KL needs those of policy and prior")
-    return policy, prior
+    why = "the KL needs those of policy and prior"
+    return samples.need("policy_logprobs", why=why), samples.need("prior_logprobs", why=why)
 
 
 def log_ratios_of(policy: Ragged, prior: Ragged) -> NDArray[np.float64]:
@@ -40,10 +37,8 @@ def _capped(logprobs: NDArray[Any]) -> NDArray[Any]:
 
 def exact_kl_of(token_kl: Ragged) -> NDArray[np.float64]:
     """Return the KL over the vocabulary of each completion [N], with 0 for what rounding left below it."""
-    sums: NDArray[np.float64] = np.add.reduceat(
-        np.maximum(token_kl.values.astype(np.float64), 0.0), token_kl.offsets[:-1]
-    )
-    return sums
+    values: NDArray[np.float64] = np.maximum(token_kl.values.astype(np.float64), 0.0)
+    return token_kl.rows.sums(values)
 
 
 def check_ratios(policy: Ragged, prior: Ragged) -> None:
@@ -57,23 +52,22 @@ def check_ratios(policy: Ragged, prior: Ragged) -> None:
         )
 
 
-def drawn_logprobs(column: str, logprobs: Ragged) -> NDArray[np.float64]:
-    """Return the log-prob of each completion under what it was drawn from [N], of the column of that name.
+def check_drawn(column: str, log_prob: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the log-prob of each completion under what it was drawn from [N], the sums of the column of that name.
 
     Raises
     ------
     ValueError
         If one is -inf.
     """
-    drawn = aggregate_logprobs(logprobs).log_prob
-    impossible = np.flatnonzero(np.isneginf(drawn))
+    impossible = np.flatnonzero(np.isneginf(log_prob))
     if len(impossible):
         whose = column.removesuffix("_logprobs")
         raise ValueError(
             f"{column}[{impossible[0]}] sums to -inf: the {whose} cannot have produced that completion. Is it the "
             f"{whose} that the completions came from?"
         )
-    return drawn
+    return log_prob
 
 
 def log_proposal_of(samples: Samples, proposal_logprobs: Ragged) -> NDArray[np.float64]:
@@ -87,5 +81,4 @@ def log_proposal_of(samples: Samples, proposal_logprobs: Ragged) -> NDArray[np.f
         If it is not `Ragged`, or not of floating point.
     """
     column = token_column("proposal_logprobs", proposal_logprobs, samples.completions, "log-prob", highest=0.0)
-    assert column is not None
-    return drawn_logprobs("proposal_logprobs", column)
+    return check_drawn("proposal_logprobs", aggregate_logprobs(column).log_prob)

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from esscher.groups import Groups
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from esscher.divergence.estimators import KlEstimators
-    from esscher.divergence.weighting import Weights
-    from esscher.ragged import Offsets
+    from esscher.divergence.weighting import PolicyWeights
 
 # With fewer completions a fitted coefficient would explain them away.
 FEWEST_FITTED = 10
@@ -19,7 +20,7 @@ FEWEST_FITTED = 10
 LARGEST_FITTED = 1e100
 
 
-def control_coefficients(columns: KlEstimators, weights: Weights, groups: Offsets) -> NDArray[np.float64]:
+def control_coefficients(columns: KlEstimators, weights: PolicyWeights, groups: Groups) -> NDArray[np.float64]:
     """Fit the c for which ``k1 + c (k3 - k1)`` varies least, for each completion [N]; 0 where too little is there.
 
     The second term is 0 on average only while c does not depend on the completion that it is for. So c is fitted to the
@@ -33,26 +34,26 @@ def control_coefficients(columns: KlEstimators, weights: Weights, groups: Offset
     --------
     >>> import numpy as np
     >>> from esscher.divergence.estimators import of_log_ratios
-    >>> from esscher.divergence.weighting import Weights
+    >>> from esscher.divergence.weighting import PolicyWeights
+    >>> from esscher.groups import Groups
     >>> d = np.linspace(-0.2, 0.4, 12)
-    >>> control_coefficients(of_log_ratios(d), Weights(np.ones(12)), np.array([0, 12]))[:4].round(2)
+    >>> control_coefficients(of_log_ratios(d), PolicyWeights(np.ones(12)), Groups([0, 12]))[:4].round(2)
     array([0.76, 0.8 , 0.83, 0.86])
     """
     n = len(columns.k1)
     if not np.isfinite(columns.k3).all():
         return np.zeros(n)
-    starts = np.arange(n) if len(groups) == 2 else groups[:-1]
-    sizes = np.diff(np.append(starts, n))
+    clusters = Groups(np.arange(n + 1)) if len(groups.sizes) == 1 else groups
     control = np.clip(weights.relative * (columns.k3 - columns.k1), -LARGEST_FITTED, LARGEST_FITTED)
     centred = weights.relative * (columns.k1 - columns.k1.mean())
 
     def of_others(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return _without_each(np.add.reduceat(values, starts))
+        return _without_each(clusters.sums(values))
 
     mean = _divided(of_others(centred), of_others(weights.relative))
     products = of_others(centred * control) - mean * of_others(weights.relative * control)
     coefficients = -_divided(products, of_others(control * control))
-    return np.repeat(np.where(n - sizes >= FEWEST_FITTED, coefficients, 0.0), sizes)
+    return clusters.spread(np.where(n - clusters.sizes >= FEWEST_FITTED, coefficients, 0.0))
 
 
 def _without_each(values: NDArray[np.float64]) -> NDArray[np.float64]:

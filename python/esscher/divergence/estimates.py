@@ -5,25 +5,24 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
 from esscher.divergence import warnings
 from esscher.divergence.columns import exact_kl_of, log_proposal_of, logprobs_of
 from esscher.divergence.control import control_coefficients
 from esscher.divergence.estimators import KlEstimators, kl_estimators, of_log_ratios
 from esscher.divergence.presets import estimate_preset
 from esscher.divergence.record import KlEstimate, signature
-from esscher.divergence.weighting import weights_of
+from esscher.divergence.weighting import policy_weights
 from esscher.estimate import above_zero, with_interval
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
     from esscher.divergence.estimators import Level
     from esscher.divergence.presets import PresetName
-    from esscher.divergence.weighting import Weights
+    from esscher.divergence.weighting import PolicyWeights
     from esscher.ragged import Ragged
     from esscher.samples import Samples
 
@@ -131,7 +130,7 @@ def estimate_kls(samples: Samples, *, proposal_logprobs: Ragged | None = None) -
      'sequence_k2': 0.125, 'sequence_k3': 0.1065, 'sequence_abs': 0.5, 'sequence_k1_cv': 0.5}
     """
     policy, prior = logprobs_of(samples)
-    weights = weights_of(samples, policy, proposal_logprobs)
+    weights = policy_weights(samples, proposal_logprobs)
     tokens = kl_estimators(policy, prior)
     unfit = (*warnings.of_columns(samples, weights), *warnings.of_impossible(tokens.k1, weights))
     make = partial(_estimate, samples, weights, unfit)
@@ -145,7 +144,7 @@ def estimate_kls(samples: Samples, *, proposal_logprobs: Ragged | None = None) -
 
 
 def _of_level(
-    samples: Samples, columns: KlEstimators, level: Level, weights: Weights, make: Callable[..., KlEstimate]
+    samples: Samples, columns: KlEstimators, level: Level, weights: PolicyWeights, make: Callable[..., KlEstimate]
 ) -> dict[str, KlEstimate]:
     rests_on_ratio = warnings.of_mean_ratio(samples, columns, level, weights)
     unfit = {"k3": rests_on_ratio}
@@ -175,7 +174,7 @@ UNBIASED = ("k1", "k1_cv")
 
 def _estimate(
     samples: Samples,
-    weights: Weights,
+    weights: PolicyWeights,
     unfit: tuple[str, ...],
     column: str,
     per_sequence: NDArray[np.float64],
@@ -202,6 +201,6 @@ def _estimate(
             *more,
             *spike,
             *(warnings.of_value(column, found) if column in UNBIASED else ()),
-            *warnings.of_clusters(np.add.reduceat(weights.relative, samples.groups[:-1])),
+            *warnings.of_clusters(samples.groups.sums(weights.relative)),
         ),
     )

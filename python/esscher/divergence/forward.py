@@ -6,28 +6,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from esscher import _core
 from esscher.divergence.columns import check_ratios, logprobs_of
-from esscher.divergence.estimators import aggregate_logprobs
 from esscher.divergence.record import KlEstimate, signature
 from esscher.divergence.warnings import of_clusters
-from esscher.estimate import (
+from esscher.estimate import above_zero, with_interval
+from esscher.groups import Groups
+from esscher.weights import (
     NEARLY_EQUAL,
     TRUSTED_BY_NONE,
-    above_zero,
+    LeftBias,
+    Weights,
     bias_of_log_mean,
     bias_of_weighted_mean,
     count_heavy,
-    tails_that_decide,
-    with_interval,
-)
-from esscher.weights import (
-    LeftBias,
-    cut_in_halves,
     left_bias,
-    log_means,
     shown,
     shown_interval,
+    weigh,
     weighted_means,
     worth_of,
 )
@@ -35,7 +30,6 @@ from esscher.weights import (
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from esscher.ragged import Offsets
     from esscher.samples import Samples
 
 # Of fewer completions no tail of weights is fitted.
@@ -88,71 +82,66 @@ def estimate_forward(
     >>> round(estimate_forward(samples, log_potential=[0.0, 0.0]).value, 4)
     0.0786
     """
-    policy, prior = logprobs_of(samples)
-    check_ratios(policy, prior)
-    log_policy = aggregate_logprobs(policy).log_prob
-    log_target = aggregate_logprobs(prior).log_prob + _log_potential(log_potential, len(samples))
-    log_ratios = log_target - _log_proposal(log_policy, log_proposal)
-    log_weights, log_z, ess = _core.normalise(log_ratios, samples.groups)
-    relative = np.exp(log_weights) * np.diff(samples.groups)[samples.group_of]
+    check_ratios(*logprobs_of(samples))
+    log_policy = samples.policy_log_prob
+    log_target = samples.prior_log_prob + _log_potential(log_potential, len(samples))
+    weights = weigh(log_target - _log_proposal(log_policy, log_proposal), samples.groups)
     with np.errstate(invalid="ignore"):  # of what neither can produce, which has no weight
         values = log_target - log_policy
-        products = _products(relative, values)
-    alive = np.isfinite(log_z)
-    uncorrected = products - np.where(alive, log_z, np.nan)[samples.group_of]
+    return estimate_weighted(samples, weights, values, corrected=corrected, **parts)
+
+
+def estimate_weighted(
+    samples: Samples, weights: Weights, values: NDArray[np.float64], *, corrected: bool = True, **parts: str
+) -> KlEstimate:
+    """As `estimate_forward`, from weights that are there and the values ``log P - log policy`` [N]."""
+    groups, relative = samples.groups, weights.relative
+    products = _products(relative, values)
+    alive = np.isfinite(weights.log_z)
+    uncorrected = products - groups.spread(np.where(alive, weights.log_z, np.nan))
     per_sequence = uncorrected
     if corrected:
-        bias = bias_of_weighted_mean(relative, values, samples.groups) - bias_of_log_mean(relative, samples.groups)
-        per_sequence = uncorrected - bias[samples.group_of]
-    kept, groups = alive[samples.group_of], _offsets(np.diff(samples.groups)[alive])
-    influences = _influences(per_sequence[kept], relative[kept], products[kept], groups)
-    estimate, interval = with_interval(influences, groups)
+        bias = bias_of_weighted_mean(values, relative, groups) - bias_of_log_mean(relative, groups)
+        per_sequence = uncorrected - groups.spread(bias)
+    kept, kept_groups = groups.spread(alive), Groups.from_sizes(groups.sizes[alive])
+    influences = _influences(per_sequence[kept], relative[kept], products[kept], kept_groups)
+    estimate, interval = with_interval(influences, kept_groups)
     if corrected:
-        left = _left_bias(log_ratios, values, samples.groups)
+        left = _left_bias(weights, values)
         estimate, interval = shown(estimate, left), shown_interval(estimate, interval, left)
-    interval = above_zero(interval)
-    weighted = np.add.reduceat(relative > 0, samples.groups[:-1], dtype=np.int64)
-    pareto_k = _core.pareto_smooth(log_ratios, samples.groups, "arviz-stats")[1]
     return KlEstimate(
         value=estimate.value,
         stderr=estimate.stderr,
         per_sequence=per_sequence,
         signature=signature(samples, "forward", level="sequence", dir="target-policy", **parts),
-        interval=interval,
+        interval=above_zero(interval),
         raw=float(uncorrected[kept].mean()) if kept.any() else np.nan,
-        ess=float(ess.sum()),
-        pareto_k=_largest(pareto_k),
+        ess=float(weights.ess.sum()),
+        pareto_k=weights.largest_pareto_k,
         warnings=(
             *_left_out(alive),
-            *_heavy(tails_that_decide(pareto_k, ess, weighted), np.diff(samples.groups)),
-            *_few(ess, np.diff(samples.groups)),
-            *of_clusters(np.diff(groups)),
+            *_heavy(weights.deciding_pareto_k, groups.sizes),
+            *_few(weights.ess, groups.sizes),
+            *of_clusters(kept_groups.sizes),
         ),
     )
 
 
-def _left_bias(log_ratios: NDArray[np.float64], values: NDArray[np.float64], groups: Offsets) -> LeftBias:
-    def of_prompts(order: NDArray[np.int64], borders: Offsets) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the KL of each prompt [P] and its effective sample size [P]; NaN where nothing has weight."""
-        log_z, ess, relative = log_means(log_ratios[order], borders)
+def _left_bias(weights: Weights, values: NDArray[np.float64]) -> LeftBias:
+    def of_prompts(weights: Weights, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the KL of each prompt [P]; NaN where nothing has weight."""
         with np.errstate(invalid="ignore"):
-            return weighted_means(values[order], relative, borders) - log_z, ess
+            return weighted_means(values, weights.relative, weights.groups) - weights.corrected_log_z
 
-    whole, ess = of_prompts(np.arange(len(log_ratios)), groups)
-    halves = [of_prompts(*cut) for cut in cut_in_halves(log_ratios, groups)]
-    worth = worth_of(ess, [ess_of_half for _, ess_of_half in halves])
-    return left_bias(whole, [kl for kl, _ in halves], np.diff(groups), worth)
+    of_halves = [of_prompts(half, values[order]) for order, half in weights.halves]
+    worth = worth_of(weights.ess, [half.ess for _, half in weights.halves])
+    return left_bias(of_prompts(weights, values), of_halves, weights.groups.sizes, worth)
 
 
 def _products(relative: NDArray[np.float64], log_ratios: NDArray[np.float64]) -> NDArray[np.float64]:
     """Multiply; where the target excludes a completion, 0 times -inf is 0."""
     products = np.zeros(len(relative))
     return np.multiply(relative, log_ratios, out=products, where=relative > 0)
-
-
-def _largest(pareto_k: NDArray[np.float64]) -> float:
-    known = pareto_k[~np.isnan(pareto_k)]
-    return float(known.max()) if len(known) else np.nan
 
 
 def _log_potential(log_potential: ArrayLike, n: int) -> NDArray[np.float64]:
@@ -183,20 +172,13 @@ def _column(name: str, values: ArrayLike, n: int) -> NDArray[np.float64]:
     return array.astype(np.float64)
 
 
-def _offsets(sizes: NDArray[np.int64]) -> Offsets:
-    offsets: Offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
-    return offsets
-
-
 def _influences(
-    per_sequence: NDArray[np.float64], relative: NDArray[np.float64], products: NDArray[np.float64], groups: Offsets
+    per_sequence: NDArray[np.float64], relative: NDArray[np.float64], products: NDArray[np.float64], groups: Groups
 ) -> NDArray[np.float64]:
     """Values with the means of `per_sequence` in each prompt that also vary with Z, which the completions share."""
     if not np.isfinite(per_sequence).all():
         return per_sequence
-    sizes = np.diff(groups)
-    ratio = np.repeat(np.add.reduceat(products, groups[:-1]) / sizes, sizes) if len(sizes) else products
-    return per_sequence + (1.0 - relative) * (1.0 + ratio)
+    return per_sequence + (1.0 - relative) * (1.0 + groups.spread(groups.means(products)))
 
 
 def _left_out(alive: NDArray[np.bool_]) -> tuple[str, ...]:
@@ -226,12 +208,12 @@ def _heavy(pareto_k: NDArray[np.float64], sizes: NDArray[np.int64]) -> tuple[str
     if beyond and not heavy:
         return (
             f"In {beyond} of {len(sizes)} prompts Pareto k of target/proposal is above {TRUSTED_BY_NONE} (up to "
-            f"{_largest(pareto_k):.2f}). Of so many prompts it may be chance: draw more completions a prompt to "
+            f"{np.nanmax(pareto_k):.2f}). Of so many prompts it may be chance: draw more completions a prompt to "
             "tell.",
         )
     if not heavy:
         return ()
     return (
         f"In {heavy} of {len(sizes)} prompts Pareto k of target/proposal is above what can be trusted (the largest is "
-        f"{_largest(pareto_k):.2f}): a few completions decide the KL. Raise beta, or draw more completions a prompt.",
+        f"{np.nanmax(pareto_k):.2f}): a few completions decide the KL. Raise beta, or draw more completions a prompt.",
     )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from esscher.ragged import Offsets
+    from esscher.groups import Offsets
     from esscher.samples import Samples
 
 PresetName = Literal["trl-grpo", "trl-rloo", "trl-ppo", "openrlhf", "verl", "nemo-rl", "disco"]
@@ -258,7 +258,7 @@ def _reverse(samples: Samples, preset: PresetName, estimator: str, recipe: Recip
             *faults.of_columns(samples),
             *(spike(name, per_sequence, tokens) or spike(f"{name} without clamps", raw, unclamped)),
             *_forbidden_by_policy(ratios, PRESETS[preset].tool, estimator, recipe),
-            *of_clusters(np.add.reduceat(denominators, samples.groups[:-1])),
+            *of_clusters(samples.groups.sums(denominators)),
         ),
     )
 
@@ -288,7 +288,7 @@ def _aggregate(
     """Give what each completion adds to the number's numerator and denominator [N]."""
     # Infinities of both signs have no sum: NaN, as in the tools.
     with np.errstate(invalid="ignore", over="ignore"):
-        sums, lengths = np.add.reduceat(tokens, rows.offsets[:-1]), rows.lengths.astype(np.float64)
+        sums, lengths = rows.rows.sums(tokens), rows.lengths.astype(np.float64)
     if aggregation == "token-mean":
         return sums, lengths
     return sums / lengths if aggregation == "seq-mean" else sums, np.ones(len(sums))

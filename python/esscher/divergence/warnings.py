@@ -9,7 +9,8 @@ import numpy as np
 from esscher import faults
 from esscher.divergence.columns import logprobs_of
 from esscher.divergence.estimators import of_log_ratios
-from esscher.estimate import Estimate, clustered_ratio, effective_clusters, trusted_pareto_k
+from esscher.estimate import Estimate, clustered_ratio, effective_clusters
+from esscher.weights import trusted_pareto_k
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from esscher.divergence.estimators import KlEstimators, Level
-    from esscher.divergence.weighting import Weights
+    from esscher.divergence.weighting import PolicyWeights
     from esscher.samples import Samples
 
 # A mean that should be 1 is not if it is off by so many standard errors, and moves k3 by this share of k1.
@@ -34,7 +35,7 @@ FEW_CLUSTERS = 10
 FEW_EFFECTIVE = 0.1
 
 
-def of_columns(samples: Samples, weights: Weights) -> tuple[str, ...]:
+def of_columns(samples: Samples, weights: PolicyWeights) -> tuple[str, ...]:
     """Say what is wrong with the samples, whatever the estimator."""
     return tuple(filter(None, [*faults.of_columns(samples), _weights(len(samples), weights)]))
 
@@ -69,7 +70,7 @@ def of_clusters(sizes: NDArray[np.int64] | NDArray[np.float64]) -> tuple[str, ..
     )
 
 
-def of_impossible(k1: NDArray[np.float64], weights: Weights) -> tuple[str, ...]:
+def of_impossible(k1: NDArray[np.float64], weights: PolicyWeights) -> tuple[str, ...]:
     """Say if completions are impossible under one of the two models, by their log-ratios [N]; weight 0 excuses it."""
     counted = k1[weights.relative > 0]
     by_prior, by_policy = int((counted == np.inf).sum()), int((counted == -np.inf).sum())
@@ -100,7 +101,7 @@ def of_exact(exact: NDArray[np.float64]) -> tuple[str, ...]:
     )
 
 
-def of_mean_ratio(samples: Samples, columns: KlEstimators, level: Level, weights: Weights) -> tuple[str, ...]:
+def of_mean_ratio(samples: Samples, columns: KlEstimators, level: Level, weights: PolicyWeights) -> tuple[str, ...]:
     """Say if k3 and what is made with it cannot be trusted: if prior / policy is not 1 on average over the samples.
 
     Its mean is ``1 + mean(k3 - k1)``, and 1 on the policy's own samples: it falls short where these miss what the prior
@@ -175,8 +176,7 @@ def of_spike(
 def tokens_of(samples: Samples, column: str, level: str, row: int) -> NDArray[np.float64]:
     """Return how a completion's tokens share in what it gives to an estimate."""
     if column == "exact":
-        assert samples.token_kl is not None
-        return samples.token_kl[row].astype(np.float64)
+        return samples.need("token_kl", why="the exact KL is made of it")[row].astype(np.float64)
     tokens = of_log_ratios(_log_ratios(samples, row))
     if level == "sequence":
         return tokens.abs
@@ -190,7 +190,7 @@ def _log_ratios(samples: Samples, row: int) -> NDArray[np.float64]:
     return ratios
 
 
-def _weights(n: int, weights: Weights) -> str:
+def _weights(n: int, weights: PolicyWeights) -> str:
     if weights.ess is None or weights.pareto_k is None:
         return ""
     if weights.pareto_k > trusted_pareto_k(n):

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from esscher import _core
 from esscher.divergence.columns import log_proposal_of
-from esscher.divergence.estimators import aggregate_logprobs
+from esscher.weights import weigh
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,8 +16,8 @@ if TYPE_CHECKING:
     from esscher.samples import Samples
 
 
-class Weights(NamedTuple):
-    """Weights of completions relative to equal ones [N], and how far they can be trusted.
+class PolicyWeights(NamedTuple):
+    """Weights that make completions stand for the policy's, relative to equal ones [N], and how far to trust them.
 
     `ess` and `pareto_k` are `None` where the completions are the policy's own.
     """
@@ -35,7 +34,7 @@ class Weights(NamedTuple):
         return weighted
 
 
-def weights_of(samples: Samples, policy_logprobs: Ragged, proposal_logprobs: Ragged | None) -> Weights:
+def policy_weights(samples: Samples, proposal_logprobs: Ragged | None) -> PolicyWeights:
     """Weigh completions by policy / proposal, self-normalised over all of them; equally without a proposal.
 
     The mean weight is 1 for every prompt, so that prompts share one normaliser, and one completion a prompt will do.
@@ -46,11 +45,9 @@ def weights_of(samples: Samples, policy_logprobs: Ragged, proposal_logprobs: Rag
         If the proposal's rows are not those of the completions, it cannot have produced one, or the policy none.
     """
     if proposal_logprobs is None:
-        return Weights(np.ones(len(samples)))
+        return PolicyWeights(np.ones(len(samples)))
     drawn = log_proposal_of(samples, proposal_logprobs)
-    log_ratios, everything = aggregate_logprobs(policy_logprobs).log_prob - drawn, np.array([0, len(samples)])
-    log_weights, _, ess = _core.normalise(log_ratios, everything)
-    if ess[0] == 0:
+    weights = weigh(samples.policy_log_prob - drawn, [0, len(samples)])
+    if weights.ess[0] == 0:
         raise ValueError("policy_logprobs sum to -inf in every completion: none has weight under the policy")
-    pareto_k = _core.pareto_smooth(log_ratios, everything, "arviz-stats")[1]
-    return Weights(np.exp(log_weights) * len(samples), float(ess[0]), float(pareto_k[0]))
+    return PolicyWeights(weights.relative, float(weights.ess[0]), float(weights.pareto_k[0]))

@@ -35,10 +35,8 @@ def as_orders(n: ArrayLike) -> NDArray[np.int64]:
     return orders
 
 
-def as_weights(weights: ArrayLike | None, n: int) -> NDArray[np.float64] | None:
+def as_weights(weights: ArrayLike, n: int) -> NDArray[np.float64]:
     """Return weights as float64 [n]; the kernels check their values."""
-    if weights is None:
-        return None
     array = np.asarray(weights)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"weights has dtype {array.dtype}: weights are numbers")

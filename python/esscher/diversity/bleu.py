@@ -10,14 +10,14 @@ import numpy as np
 from esscher import _core
 from esscher.diversity.arguments import check_order, check_texts
 from esscher.diversity.mteval import tokenise
-from esscher.ragged import Ragged, as_groups, as_token_ids
+from esscher.groups import Groups, as_groups
+from esscher.ragged import Ragged, as_token_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
-    from esscher.ragged import Offsets
 
 Smoothing = Literal["none", "method1", "exp"]
 Preset = Literal["nltk", "sacrebleu", "gdc", "fast-bleu"]
@@ -76,7 +76,7 @@ def self_bleu(
     """
     check_order(n)
     rows = as_token_ids("token_ids", token_ids)
-    return _core.self_bleu(rows.values, rows.offsets, as_groups(groups, len(rows)), n, smoothing, threads)
+    return _core.self_bleu(rows.values, rows.offsets, as_groups(groups, len(rows)).offsets, n, smoothing, threads)
 
 
 def self_bleu_of_texts(
@@ -144,7 +144,7 @@ def self_bleu_of_texts(
         words = _numbered(list(itertools.compress(texts, kept)), lambda text: tokenise(text.strip()))
         return 100 * self_bleu(words, 4 if n is None else n, _borders_of(kept, borders), "exp")
     if preset == "gdc":
-        kept = np.arange(len(texts)) - np.repeat(borders[:-1], np.diff(borders)) < GDC_TEXTS
+        kept = borders.place < GDC_TEXTS
         characters = _numbered(list(itertools.compress(texts, kept)), list)
         return self_bleu(characters, 3 if n is None else n, _borders_of(kept, borders), "method1")
     raise ValueError(f"preset is {preset!r}: it must be one of nltk, sacrebleu, gdc, fast-bleu")
@@ -158,6 +158,6 @@ def _numbered(texts: Iterable[str], tokens_of: Callable[[str], list[str]]) -> Ra
     return Ragged.from_lengths(flat, np.array([len(row) for row in rows], dtype=np.int64))
 
 
-def _borders_of(kept: NDArray[np.bool_], borders: Offsets) -> Offsets:
+def _borders_of(kept: NDArray[np.bool_], borders: Groups) -> Groups:
     """Offsets of the groups of those items that are kept."""
-    return np.concatenate([[0], np.cumsum(kept)])[borders]
+    return Groups.from_sizes(borders.sums(kept))

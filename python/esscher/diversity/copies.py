@@ -12,7 +12,8 @@ import numpy as np
 
 from esscher.diversity.arguments import check_texts
 from esscher.diversity.ngrams import distinct
-from esscher.ragged import Ragged, as_groups, as_token_ids
+from esscher.groups import as_groups
+from esscher.ragged import Ragged, as_token_ids
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,7 +111,7 @@ def compression_ratio(
     (True, True)
     """
     rows = as_token_ids("token_ids", token_ids)
-    borders = rows.offsets[as_groups(groups, len(rows))]
+    borders = rows.offsets[as_groups(groups, len(rows)).offsets]
     ids = rows.values.astype(f"<u{_width(rows.values, bytes_per_token)}")
     flat, ends = ids.tobytes(), (borders * ids.itemsize).tolist()
     return np.array([_ratio(memoryview(flat)[a:b]) for a, b in itertools.pairwise(ends)], dtype=np.float64)

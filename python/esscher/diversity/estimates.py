@@ -11,23 +11,24 @@ from esscher.diversity.bleu import self_bleu
 from esscher.diversity.copies import compression_ratio, unique_share
 from esscher.diversity.jackknife import bias_of_pairs
 from esscher.diversity.ngrams import (
-    NgramStatistics,
     distinct,
     distinct_without_each,
     ngram_statistics,
     repetition,
 )
 from esscher.diversity.vendi import scores_of_groups
-from esscher.estimate import Estimate, Interval, bias_of_weighted_mean, with_interval
-from esscher.ragged import as_groups, as_token_ids
-from esscher.weights import LeftBias, cut_in_halves, left_bias, shown, shown_interval, worth_of
+from esscher.estimate import Estimate, Interval, with_interval
+from esscher.groups import as_groups
+from esscher.ragged import as_token_ids
+from esscher.weights import LeftBias, bias_of_weighted_mean, cut_in_halves, left_bias, shown, shown_interval, worth_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import ArrayLike, NDArray
 
-    from esscher.ragged import Offsets, Ragged
+    from esscher.groups import Groups
+    from esscher.ragged import Ragged
 
 DISTINCT_ORDERS = (1, 2, 3)
 # The length of n-grams for the metrics that are given for one length only; TRL's default for repetition.
@@ -96,7 +97,7 @@ def estimate_diversity(
     completions
         Completions as integers, those of one prompt side by side.
     groups
-        Offsets [P + 1] of each prompt's completions.
+        Groups [P + 1] of each prompt's completions.
     weights
         One a completion [N], finite and at least 0, for the diversity of the distribution that they lead to. They are
         relative to a prompt's: across, all prompts keep the shares that they have without weights.
@@ -122,7 +123,8 @@ def estimate_diversity(
     >>> estimates["unique share"].across
     0.75
     """
-    rows, borders, relative = _checked(completions, groups, weights)
+    rows, borders = _checked(completions, groups)
+    relative = None if weights is None else _checked_weights(weights, borders)
     metrics = [*_of_ngrams(rows, borders, relative, subsample), _repetition(rows, borders, relative)]
     metrics += _of_completions(rows, borders, relative, vendi)
     return tuple(map(_estimate, metrics))
@@ -153,7 +155,9 @@ def estimate_size_free(
     >>> [(estimate.metric, estimate.within.value) for estimate in estimate_size_free(completions, groups=[0, 2, 4])]
     [('distinct-2 of 2', 0.625), ('repetition-3', 0.0)]
     """
-    return tuple(map(_estimate, _size_free(*_checked(completions, groups, weights))))
+    rows, borders = _checked(completions, groups)
+    relative = None if weights is None else _checked_weights(weights, borders)
+    return tuple(map(_estimate, _size_free(rows, borders, relative)))
 
 
 def estimate_excess(completions: Ragged, groups: ArrayLike, weights: ArrayLike) -> tuple[DiversityEstimate, ...]:
@@ -183,13 +187,13 @@ def estimate_excess(completions: Ragged, groups: ArrayLike, weights: ArrayLike) 
     >>> distinct.metric, round(distinct.within.value, 4)
     ('distinct-2 of 2', -0.0833)
     """
-    rows, borders, relative = _checked(completions, groups, weights)
-    assert relative is not None
+    rows, borders = _checked(completions, groups)
+    relative = _checked_weights(weights, borders)
     excess = _excess(rows, borders, relative)
     cuts = cut_in_halves(relative, borders, EXCESS_CUTS)
     halves = [_excess(rows.take(cut.order), cut.groups, relative[cut.order]) for cut in cuts]
     worth = worth_of(_ess(relative, borders), [_ess(relative[cut.order], cut.groups) for cut in cuts])
-    every_prompt = np.ones(len(borders) - 1, np.int64)
+    every_prompt = np.ones(len(borders.sizes), np.int64)
     left = {name: left_bias(excess[name], [half[name] for half in halves], every_prompt, worth) for name in SIZE_FREE}
     return tuple(_shown(_Metric(name, excess[name], None, 1.0, -1.0), left[name]) for name in SIZE_FREE)
 
@@ -207,7 +211,7 @@ def estimate_distinct(completions: Ragged, n: int, groups: ArrayLike) -> Estimat
     n
         Length of the n-grams, at least 1.
     groups
-        Offsets [P + 1] of each prompt's completions.
+        Groups [P + 1] of each prompt's completions.
 
     Returns
     -------
@@ -240,17 +244,17 @@ def estimate_distinct(completions: Ragged, n: int, groups: ArrayLike) -> Estimat
     return Estimate(value, float(np.sqrt((prompts - 1) / prompts * (spread @ spread))))
 
 
-def _checked(
-    completions: Ragged, groups: ArrayLike, weights: ArrayLike | None
-) -> tuple[Ragged, Offsets, NDArray[np.float64] | None]:
-    """Return completions, the prompts' offsets, and weights relative to their prompt's, all checked."""
+def _checked(completions: Ragged, groups: ArrayLike) -> tuple[Ragged, Groups]:
     rows = as_token_ids("completions", completions)
-    borders = as_groups(groups, len(rows))
-    relative = as_weights(weights, len(rows))
-    if relative is None:
-        return rows, borders, None
-    check_weights(relative)
-    return rows, borders, _relative_to_prompt(relative, borders)
+    return rows, as_groups(groups, len(rows))
+
+
+def _checked_weights(weights: ArrayLike, groups: Groups) -> NDArray[np.float64]:
+    """Return weights relative to the largest of their prompt, so that no scale of theirs over- or underflows."""
+    checked = as_weights(weights, int(groups[-1]))
+    check_weights(checked)
+    largest = groups.spread(groups.largest(checked))
+    return np.divide(checked, largest, out=np.zeros(len(checked)), where=largest > 0)
 
 
 def _estimate(metric: _Metric) -> DiversityEstimate:
@@ -262,18 +266,18 @@ def _estimate(metric: _Metric) -> DiversityEstimate:
     return DiversityEstimate(metric.name, within, interval, len(metric.within) - len(known), metric.across)
 
 
-def _excess(rows: Ragged, groups: Offsets, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+def _excess(rows: Ragged, groups: Groups, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     """Return the excess of each prompt [P] by metric, less its bias of order 1/n; NaN where it is not known."""
     plain, weighted = _without_bias(rows, groups, None), _without_bias(rows, groups, weights)
     excess = {name: plain[name] - weighted[name] for name in SIZE_FREE}
-    excess[PAIRS][np.diff(groups) <= SUBSAMPLE] = np.nan
+    excess[PAIRS][groups.sizes <= SUBSAMPLE] = np.nan
     return excess
 
 
-def _ess(weights: NDArray[np.float64], groups: Offsets) -> NDArray[np.float64]:
+def _ess(weights: NDArray[np.float64], groups: Groups) -> NDArray[np.float64]:
     """Effective sample size of each group; 0 where nothing has weight."""
-    squares = _sums(weights * weights, groups)
-    return np.divide(_sums(weights, groups) ** 2, squares, out=np.zeros(len(squares)), where=squares > 0)
+    squares = groups.sums(weights * weights)
+    return np.divide(groups.sums(weights) ** 2, squares, out=np.zeros(len(squares)), where=squares > 0)
 
 
 def _shown(metric: _Metric, left: LeftBias) -> DiversityEstimate:
@@ -284,22 +288,22 @@ def _shown(metric: _Metric, left: LeftBias) -> DiversityEstimate:
     return found._replace(within=within, interval=cut)
 
 
-def _of_ngrams(rows: Ragged, groups: Offsets, weights: NDArray[np.float64] | None, subsample: int) -> Iterator[_Metric]:
+def _of_ngrams(rows: Ragged, groups: Groups, weights: NDArray[np.float64] | None, subsample: int) -> Iterator[_Metric]:
     within = ngram_statistics(rows, DISTINCT_ORDERS, groups, weights, subsample)
     across = ngram_statistics(rows, DISTINCT_ORDERS, None, _of_all(weights, groups), subsample)
     for i, n in enumerate(DISTINCT_ORDERS):
         yield _Metric(f"distinct-{n}", within.distinct[i], float(across.distinct[i, 0]))
     at = DISTINCT_ORDERS.index(ORDER)
-    yield _Metric(f"distinct-{ORDER} of {subsample}", _rarefied(within)[at], float(_rarefied(across)[at, 0]))
+    yield _Metric(f"distinct-{ORDER} of {subsample}", within.rarefied[at], float(across.rarefied[at, 0]))
     yield _Metric(f"{ORDER}-gram entropy", within.entropy[at], float(across.entropy[at, 0]), np.inf)
 
 
-def _size_free(rows: Ragged, groups: Offsets, weights: NDArray[np.float64] | None) -> list[_Metric]:
+def _size_free(rows: Ragged, groups: Groups, weights: NDArray[np.float64] | None) -> list[_Metric]:
     metrics = [*_of_ngrams(rows, groups, weights, SUBSAMPLE), _repetition(rows, groups, weights)]
     return [metric for metric in metrics if metric.name in SIZE_FREE]
 
 
-def _without_bias(rows: Ragged, groups: Offsets, weights: NDArray[np.float64] | None) -> dict[str, NDArray[np.float64]]:
+def _without_bias(rows: Ragged, groups: Groups, weights: NDArray[np.float64] | None) -> dict[str, NDArray[np.float64]]:
     """Return the metrics of `SIZE_FREE` of each prompt [P] less their bias, cut to values that there can be."""
     values = {metric.name: metric.within for metric in _size_free(rows, groups, weights)}
     weights = np.ones(len(rows)) if weights is None else weights
@@ -307,39 +311,32 @@ def _without_bias(rows: Ragged, groups: Offsets, weights: NDArray[np.float64] | 
     return {name: np.clip(values[name] - biases[name], 0.0, 1.0) for name in SIZE_FREE}
 
 
-def _rarefied(said: NgramStatistics) -> NDArray[np.float64]:
-    assert said.rarefied is not None
-    return said.rarefied
-
-
-def _repetition(rows: Ragged, groups: Offsets, weights: NDArray[np.float64] | None) -> _Metric:
+def _repetition(rows: Ragged, groups: Groups, weights: NDArray[np.float64] | None) -> _Metric:
     """Means over completions; those without n-grams have no repetition."""
     values = repetition(rows, REPETITION_ORDER)
     known = ~np.isnan(values)
     name = f"repetition-{REPETITION_ORDER}"
     weights = np.ones(len(rows)) if weights is None else weights
-    within = _weighted_means(values, weights * known, groups)
-    overall = _of_all(weights, groups)
-    assert overall is not None
+    within, overall = _weighted_means(values, weights * known, groups), _relative_to_mean(weights, groups)
     return _Metric(name, within, float(_weighted_means(values, overall * known, as_groups(None, len(rows)))[0]))
 
 
-def _bias_of_repetition(rows: Ragged, weights: NDArray[np.float64], groups: Offsets) -> NDArray[np.float64]:
+def _bias_of_repetition(rows: Ragged, weights: NDArray[np.float64], groups: Groups) -> NDArray[np.float64]:
     values = repetition(rows, REPETITION_ORDER)
-    return bias_of_weighted_mean(_relative_to_mean(weights * ~np.isnan(values), groups), values, groups)
+    return bias_of_weighted_mean(values, _relative_to_mean(weights * ~np.isnan(values), groups), groups)
 
 
-def _weighted_means(values: NDArray[np.float64], weights: NDArray[np.float64], groups: Offsets) -> NDArray[np.float64]:
+def _weighted_means(values: NDArray[np.float64], weights: NDArray[np.float64], groups: Groups) -> NDArray[np.float64]:
     """Mean of each group, NaN where nothing has weight."""
     weighted = np.where(weights > 0, weights * np.nan_to_num(values), 0.0)
-    sums, totals = _sums(weighted, groups), _sums(weights, groups)
-    means = np.full(len(groups) - 1, np.nan)
+    sums, totals = groups.sums(weighted), groups.sums(weights)
+    means = np.full(len(totals), np.nan)
     np.divide(sums, totals, out=means, where=totals > 0)
     return means
 
 
 def _of_completions(
-    rows: Ragged, groups: Offsets, weights: NDArray[np.float64] | None, vendi: bool
+    rows: Ragged, groups: Groups, weights: NDArray[np.float64] | None, vendi: bool
 ) -> Iterator[_Metric]:
     unique = unique_share(rows, groups, weights)
     yield _Metric("unique share", unique, float(unique_share(rows, None, _of_all(weights, groups))[0]))
@@ -354,30 +351,14 @@ def _of_completions(
         yield _Metric(f"self-bleu-{BLEU_ORDER} (method1)", bleu, across)
 
 
-def _of_all(weights: NDArray[np.float64] | None, groups: Offsets) -> NDArray[np.float64] | None:
+def _of_all(weights: NDArray[np.float64] | None, groups: Groups) -> NDArray[np.float64] | None:
     """Weights among all completions, of which each prompt has its number."""
     return None if weights is None else _relative_to_mean(weights, groups)
 
 
-def _relative_to_mean(weights: NDArray[np.float64], groups: Offsets) -> NDArray[np.float64]:
+def _relative_to_mean(weights: NDArray[np.float64], groups: Groups) -> NDArray[np.float64]:
     """Weights that add up to the number of completions in each prompt; 0 where nothing has weight."""
-    sizes, totals = np.diff(groups), _sums(weights, groups)
-    factors = np.divide(sizes, totals, out=np.zeros(len(sizes)), where=totals > 0)
-    scaled: NDArray[np.float64] = weights * np.repeat(factors, sizes)
+    totals = groups.sums(weights)
+    factors = np.divide(groups.sizes, totals, out=np.zeros(len(totals)), where=totals > 0)
+    scaled: NDArray[np.float64] = weights * groups.spread(factors)
     return scaled
-
-
-def _relative_to_prompt(weights: NDArray[np.float64], groups: Offsets) -> NDArray[np.float64]:
-    """Weights relative to the largest of their prompt, so that no scale of theirs over- or underflows."""
-    sizes = np.diff(groups)
-    largest = np.zeros(len(sizes))
-    np.maximum.at(largest, np.repeat(np.arange(len(sizes)), sizes), weights)
-    per_completion = np.repeat(largest, sizes)
-    return np.divide(weights, per_completion, out=np.zeros(len(weights)), where=per_completion > 0)
-
-
-def _sums(values: NDArray[np.float64], groups: Offsets) -> NDArray[np.float64]:
-    """Sum of each group."""
-    sizes = np.diff(groups)
-    sums = np.bincount(np.repeat(np.arange(len(sizes)), sizes), values, len(sizes))
-    return sums.astype(np.float64, copy=False)

@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from esscher.groups import as_groups
+
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
-    from esscher.ragged import Offsets, Ragged
+    from esscher.groups import Groups
+    from esscher.ragged import Ragged
 
 
-def bias_of_pairs(rows: Ragged, n: int, weights: NDArray[np.float64], groups: Offsets) -> NDArray[np.float64]:
+def bias_of_pairs(rows: Ragged, n: int, weights: NDArray[np.float64], groups: ArrayLike) -> NDArray[np.float64]:
     """Return the bias of each group's distinct-n of 2 [P] by the jackknife over its completions.
 
     Distinct-n of 2 is a ratio of sums over pairs of completions, ``sum w_i w_j |G_i or G_j| / sum w_i w_j (L_i + L_j)``
@@ -24,36 +27,33 @@ def bias_of_pairs(rows: Ragged, n: int, weights: NDArray[np.float64], groups: Of
     >>> import numpy as np
     >>> from esscher import Ragged
     >>> rows = Ragged.from_rows([[1, 1], [1, 2, 3], [2, 2]])
-    >>> bias_of_pairs(rows, 1, np.array([1.0, 1.0, 2.0]), np.array([0, 3])).round(4)
+    >>> bias_of_pairs(rows, 1, np.array([1.0, 1.0, 2.0]), [0, 3]).round(4)
     array([0.0029])
     """
-    sizes = np.diff(groups)
-    group_of = np.repeat(np.arange(len(sizes)), sizes)
-    held, shared = _held(rows, n, weights, group_of)
+    groups = as_groups(groups, len(rows))
+    sizes, sums, spread = groups.sizes, groups.sums, groups.spread
+    held, shared = _held(rows, n, weights, groups)
     length = np.maximum(rows.lengths - (n - 1), 0).astype(np.float64)
-
-    def sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.bincount(group_of, values, len(sizes)).astype(np.float64, copy=False)
 
     def pairs(mass: NDArray[np.float64], overlap: NDArray[np.float64]) -> NDArray[np.float64]:
         """Weight of the pairs of each completion with every other [N], `mass` being what each brings."""
-        others = sums(weights)[group_of] - weights
-        return weights * (mass * others + sums(weights * mass)[group_of] - weights * mass - overlap)
+        others = spread(sums(weights)) - weights
+        return weights * (mass * others + spread(sums(weights * mass)) - weights * mass - overlap)
 
     of_unions, of_lengths = pairs(held, shared - weights * held), pairs(length, np.zeros(len(length)))
     # Each pair is in the sums of both.
     unions, lengths = sums(of_unions) / 2, sums(of_lengths) / 2
-    value = np.divide(unions, lengths, out=np.zeros(len(sizes)), where=lengths > 0)[group_of]
-    left = lengths[group_of] - of_lengths
-    without = np.divide(unions[group_of] - of_unions, left, out=value.copy(), where=left > 1e-12 * lengths[group_of])
+    value = spread(np.divide(unions, lengths, out=np.zeros(len(sizes)), where=lengths > 0))
+    left = spread(lengths) - of_lengths
+    without = np.divide(spread(unions) - of_unions, left, out=value.copy(), where=left > 1e-12 * spread(lengths))
     return (sizes - 1) / np.maximum(sizes, 1) * sums(without - value)
 
 
 def _held(
-    rows: Ragged, n: int, weights: NDArray[np.float64], group_of: NDArray[np.int64]
+    rows: Ragged, n: int, weights: NDArray[np.float64], groups: Groups
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Count the different n-grams of each row [N], and sum the weights of the group's rows that hold each [N]."""
-    row, ngram = _ngrams(rows, n, group_of)
+    row, ngram = _ngrams(rows, n, groups.of)
     order = np.argsort(ngram, kind="stable")  # rows are in order, and stay so within each n-gram
     row, ngram = row[order], ngram[order]
     is_new = np.diff(ngram, prepend=-1) != 0
@@ -66,7 +66,7 @@ def _held(
 
 def _ngrams(rows: Ragged, n: int, group_of: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Give the row of each n-gram, and a number of it that no other, and none of another group, has."""
-    row = np.repeat(np.arange(len(rows)), rows.lengths)
+    row = rows.rows.of
     starts = np.flatnonzero(row[: max(len(row) - n + 1, 0)] == row[n - 1 :])
     bits = int(rows.values.max(initial=1)).bit_length()
     number = group_of[row[starts]]

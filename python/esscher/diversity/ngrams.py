@@ -8,7 +8,8 @@ import numpy as np
 
 from esscher import _core
 from esscher.diversity.arguments import as_orders, as_weights, check_order
-from esscher.ragged import as_groups, as_token_ids
+from esscher.groups import as_groups
+from esscher.ragged import as_token_ids
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
 class NgramStatistics(NamedTuple):
     """What n-grams say of the diversity of each group, by order [len(orders), P]; NaN where there is no answer.
 
-    `distinct` and `rarefied` are shares, `entropy` is in nats. `rarefied` is `None` where no subsample was asked for.
+    `distinct` and `rarefied` are shares, `entropy` is in nats. `rarefied` is NaN where no subsample was asked for.
     """
 
     distinct: NDArray[np.float64]
     entropy: NDArray[np.float64]
-    rarefied: NDArray[np.float64] | None
+    rarefied: NDArray[np.float64]
 
 
 class TopNgrams(NamedTuple):
@@ -121,11 +122,10 @@ def ngram_statistics(
     borders = as_groups(groups, len(rows))
     if subsample is not None and subsample < 1:
         raise ValueError(f"subsample is {subsample}: draw at least 1 completion")
-    said = _core.ngram_statistics(
-        rows.values, rows.offsets, borders, lengths, as_weights(weights, len(rows)), subsample, threads
-    )
-    shape = (len(lengths), len(borders) - 1)
-    rarefied = None if said[2] is None else said[2].reshape(shape)
+    relative = None if weights is None else as_weights(weights, len(rows))
+    said = _core.ngram_statistics(rows.values, rows.offsets, borders.offsets, lengths, relative, subsample, threads)
+    shape = (len(lengths), len(borders.sizes))
+    rarefied = np.full(shape, np.nan) if said[2] is None else said[2].reshape(shape)
     return NgramStatistics(said[0].reshape(shape), said[1].reshape(shape), rarefied)
 
 
@@ -188,8 +188,8 @@ def distinct(
         return said.distinct.reshape(*orders.shape, said.distinct.shape[1])
     rows = as_token_ids("token_ids", token_ids)
     borders = as_groups(groups, len(rows))
-    shares = _core.distinct(rows.values, rows.offsets, borders, orders.ravel().tolist(), threads)
-    return shares.reshape(*orders.shape, len(borders) - 1)
+    shares = _core.distinct(rows.values, rows.offsets, borders.offsets, orders.ravel().tolist(), threads)
+    return shares.reshape(*orders.shape, len(borders.sizes))
 
 
 def distinct_without_each(
@@ -231,8 +231,8 @@ def distinct_without_each(
     orders = as_orders(n)
     rows = as_token_ids("token_ids", token_ids)
     borders = as_groups(groups, len(rows))
-    shares = _core.distinct_without_each(rows.values, rows.offsets, borders, orders.ravel().tolist(), threads)
-    return shares.reshape(*orders.shape, len(borders) - 1)
+    shares = _core.distinct_without_each(rows.values, rows.offsets, borders.offsets, orders.ravel().tolist(), threads)
+    return shares.reshape(*orders.shape, len(borders.sizes))
 
 
 def ngram_entropy(
@@ -266,9 +266,7 @@ def rarefied_distinct(
     >>> rarefied_distinct(copies, 1, subsample=2, groups=[0, 2, 8])
     array([0.5, 0.5])
     """
-    rarefied = ngram_statistics(token_ids, [n], groups, weights, subsample).rarefied
-    assert rarefied is not None
-    return rarefied.reshape(-1)
+    return ngram_statistics(token_ids, [n], groups, weights, subsample).rarefied.reshape(-1)
 
 
 def repetition(token_ids: Ragged, n: int) -> NDArray[np.float64]:
@@ -337,8 +335,7 @@ def ead(token_ids: Ragged, n: int, vocabulary_size: int, groups: ArrayLike | Non
         raise ValueError(f"vocabulary_size is {vocabulary_size}: a vocabulary has at least 1 entry")
     rows = as_token_ids("token_ids", token_ids)
     borders = as_groups(groups, len(rows))
-    before = np.concatenate([[0], np.cumsum(np.maximum(rows.lengths - n + 1, 0))])
-    totals = np.diff(before[borders]).astype(np.float64)
+    totals = borders.sums(np.maximum(rows.lengths - n + 1, 0)).astype(np.float64)
     # For V = 1 the logarithm is -inf, and one n-gram is expected, as it should be; the NaN of no n-grams is not used.
     with np.errstate(divide="ignore", invalid="ignore"):
         expected = -vocabulary_size * np.expm1(totals * np.log1p(-1 / vocabulary_size))
@@ -387,10 +384,11 @@ def top_ngrams(
     if k < 1:
         raise ValueError(f"k is {k}: ask for at least 1 n-gram")
     rows = as_token_ids("token_ids", token_ids)
-    relative, masses = as_weights(weights, len(rows)), None
-    if relative is None:
+    masses = None
+    if weights is None:
         starts, counts = _core.top_ngrams(rows.values, rows.offsets, n, k, threads)
     else:
+        relative = as_weights(weights, len(rows))
         starts, counts, masses = _core.top_weighted_ngrams(rows.values, rows.offsets, relative, n, k, threads)
     found = rows.values[starts[:, None] + np.arange(n)] if len(starts) else np.empty((0, n), np.uint32)
     return TopNgrams(found, counts, masses)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from esscher.diversity.arguments import as_weights, check_order, check_weights
-from esscher.ragged import Ragged, as_groups, as_token_ids
+from esscher.groups import as_groups
+from esscher.ragged import Ragged, as_token_ids
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from esscher.ragged import Offsets
+    from esscher.groups import Groups
 
 # The eigenvalues of a larger kernel take minutes.
 MOST_COMPLETIONS = 4096
@@ -72,10 +73,9 @@ def vendi_score(
     check_order(n)
     rows = as_token_ids("token_ids", token_ids)
     borders = as_groups(groups, len(rows))
-    relative = as_weights(weights, len(rows))
-    relative = np.ones(len(rows)) if relative is None else relative
+    relative = np.ones(len(rows)) if weights is None else as_weights(weights, len(rows))
     check_weights(relative)
-    sizes = np.diff(borders)
+    sizes = borders.sizes
     if len(sizes) and sizes.max() > MOST_COMPLETIONS:
         raise ValueError(
             f"group {sizes.argmax()} has {sizes.max()} completions: the Vendi score's cost is cubic, so at most "
@@ -84,12 +84,12 @@ def vendi_score(
     return scores_of_groups(rows, n, borders, relative)
 
 
-def scores_of_groups(rows: Ragged, n: int, groups: Offsets, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def scores_of_groups(rows: Ragged, n: int, groups: Groups, weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the Vendi score of each group [P]; NaN where a group has more completions than are taken."""
     numbers = np.unique(rows.values, return_inverse=True)[1].astype(np.int64)
     # Of longer n-grams there are none either.
     n = min(n, int(rows.lengths.max(initial=0)) + 1)
-    scores = np.full(len(groups) - 1, np.nan)
+    scores = np.full(len(groups.sizes), np.nan)
     for i, (a, b) in enumerate(itertools.pairwise(groups.tolist())):
         if 0 < b - a <= MOST_COMPLETIONS:
             start, end = rows.offsets[a], rows.offsets[b]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from esscher.divergence import KlEstimate
     from esscher.diversity import DiversityEstimate
     from esscher.estimate import Estimate
-    from esscher.posterior import TargetReport
+    from esscher.evaluate.posterior import TargetReport
 
 
 @dataclass(frozen=True)

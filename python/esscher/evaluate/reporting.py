@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from esscher import _core
-from esscher.divergence import KlEstimate, PresetName, estimate_kl, estimate_kls, sequence_logprobs
+from esscher.divergence import KlEstimate, PresetName, estimate_kl, estimate_kls
 from esscher.diversity import (
     SIZE_FREE,
     SUBSAMPLE,
@@ -19,17 +19,17 @@ from esscher.diversity import (
 )
 from esscher.estimate import clustered_mean
 from esscher.evaluate import warnings
+from esscher.evaluate.posterior import Proposal, assess
 from esscher.evaluate.record import Counts, Ngram, PerCompletion, Report
-from esscher.posterior import Proposal, assess
 from esscher.samples import check_samples
 from esscher.target import Target
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
-    from esscher.inference.importance import Importance
     from esscher.ragged import Ragged
     from esscher.samples import Samples
+    from esscher.weights import Weights
 
 # Those of policy and prior: disco's needs a target.
 TRAINERS: tuple[PresetName, ...] = ("trl-grpo", "trl-rloo", "trl-ppo", "openrlhf", "verl", "nemo-rl")
@@ -107,15 +107,15 @@ def evaluate(
         reward=None if samples.rewards is None else clustered_mean(samples.rewards, samples.groups),
         kl=kl,
         trainer_kl={preset: estimate_kl(samples, preset=preset) for preset in TRAINERS} if kl else {},
-        prior_perplexity=None if samples.prior_logprobs is None else _perplexity(samples.prior_logprobs),
-        entropy=_surprise(samples.policy_logprobs) if kl and samples.policy_logprobs is not None else None,
+        prior_perplexity=None if samples.prior_logprobs is None else _perplexity(samples),
+        entropy=_surprise(samples, samples.policy_log_prob) if kl else None,
         target=posterior,
         diversity=estimate_diversity(samples.completions, samples.groups, vendi=_is_small(samples)),
         target_diversity=() if weights is None else _target_diversity(samples, weights),
         excess_collapse=excess,
         top_ngrams={n: _top_ngrams(samples.completions, n) for n in TOP_ORDERS},
         per_completion=PerCompletion(
-            prompts=samples.group_of,
+            prompts=samples.groups.of,
             lengths=samples.completions.lengths,
             rewards=samples.rewards,
             kl=kl["k1"].per_sequence if kl else None,
@@ -161,32 +161,32 @@ def _counts(samples: Samples) -> Counts:
     return Counts(len(samples.prompts), len(samples), len(samples.completions.values), terminated)
 
 
-def _surprise(logprobs: Ragged) -> float:
+def _surprise(samples: Samples, log_prob: NDArray[np.float64]) -> float:
     """Mean negative log-prob of a token, in nats."""
-    return -float(sequence_logprobs(logprobs).sum()) / len(logprobs.values)
+    return -float(log_prob.sum()) / len(samples.completions.values)
 
 
-def _perplexity(logprobs: Ragged) -> float:
+def _perplexity(samples: Samples) -> float:
     with np.errstate(over="ignore"):  # what is beyond any number is infinite
-        return float(np.exp(_surprise(logprobs)))
+        return float(np.exp(_surprise(samples, samples.prior_log_prob)))
 
 
 def _is_small(samples: Samples) -> bool:
-    return int(np.diff(samples.groups).max()) <= MOST_VENDI
+    return int(samples.groups.sizes.max()) <= MOST_VENDI
 
 
-def _target_diversity(samples: Samples, weights: Importance) -> tuple[DiversityEstimate, ...]:
+def _target_diversity(samples: Samples, weights: Weights) -> tuple[DiversityEstimate, ...]:
     return estimate_size_free(samples.completions, samples.groups, np.exp(weights.log_weights))
 
 
-def _excess_collapse(samples: Samples, weights: Importance) -> tuple[DiversityEstimate, ...]:
+def _excess_collapse(samples: Samples, weights: Weights) -> tuple[DiversityEstimate, ...]:
     return estimate_excess(samples.completions, samples.groups, np.exp(weights.log_weights))
 
 
 def _without_excess(samples: Samples, excess: tuple[DiversityEstimate, ...]) -> dict[str, str]:
     """Say why a metric has no excess."""
     no_pairs = "in no prompt three completions or more have n-grams and are worth two or more under the target"
-    if np.diff(samples.groups).max() <= SUBSAMPLE:
+    if samples.groups.sizes.max() <= SUBSAMPLE:
         no_pairs = "of two completions there is one pair, the same under policy and target: draw three a prompt or more"
     no_repeats = "no completion that is long enough to repeat itself has weight under the target"
     reasons = dict(zip(SIZE_FREE, (no_pairs, no_repeats), strict=True))

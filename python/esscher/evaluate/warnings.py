@@ -9,18 +9,18 @@ import numpy as np
 from esscher import faults
 from esscher.divergence.forward import FEW
 from esscher.divergence.warnings import of_clusters
-from esscher.estimate import NEARLY_EQUAL, TRUSTED_BY_NONE, count_heavy, tails_that_decide, trusted_pareto_k
 from esscher.target import Condition, Tilt
+from esscher.weights import NEARLY_EQUAL, TRUSTED_BY_NONE, count_heavy, trusted_pareto_k
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from esscher.divergence import KlEstimate
     from esscher.diversity import DiversityEstimate
-    from esscher.inference.importance import Importance
-    from esscher.posterior import TargetReport
+    from esscher.evaluate.posterior import TargetReport
     from esscher.samples import Samples
     from esscher.target import Target
+    from esscher.weights import Weights
 
 # Whose warnings the report repeats: those that are unbiased on policy, and made of tokens.
 KL_WARNED = ("exact", "k1", "k1_cv", "k3")
@@ -36,7 +36,7 @@ def of_kl(samples: Samples, kl: dict[str, KlEstimate]) -> list[str]:
     """Say what makes estimates of the KL unfit to be trusted."""
     known = faults.of_samples(samples)
     # Without a KL, too: the mean reward rests on the same prompts.
-    clusters = of_clusters(np.diff(samples.groups))
+    clusters = of_clusters(samples.groups.sizes)
     own = {name: [said for said in kl[name].warnings if said not in (*known, *clusters)] for name in kl}
     # Several estimators may say the same, and that with the control variate says of k1's value what k1 has said.
     told = KL_WARNED if not own.get("k1") else tuple(n for n in KL_WARNED if n != "k1_cv")
@@ -62,12 +62,12 @@ def of_target(
     target: Target | None,
     features: ArrayLike | None,
     posterior: TargetReport | None,
-    weights: Importance | None,
+    weights: Weights | None,
 ) -> list[str]:
     """Say what makes numbers of the target unfit to be trusted."""
     if target is None or posterior is None or weights is None:
         return []
-    sizes, weightless = np.diff(samples.groups), int((weights.ess == 0).sum())
+    sizes, weightless = samples.groups.sizes, int((weights.ess == 0).sum())
     if weightless == len(sizes):
         return [_no_weight(samples, target, features)]
     warnings = []
@@ -104,10 +104,10 @@ def of_excess(excess: tuple[DiversityEstimate, ...], prompts: int) -> list[str]:
     ]
 
 
-def _of_weights(samples: Samples, target: Target, posterior: TargetReport, weights: Importance, what: str) -> list[str]:
+def _of_weights(samples: Samples, target: Target, posterior: TargetReport, weights: Weights, what: str) -> list[str]:
     """Say if weights are too few or too unequal for what is made of them."""
     warnings = []
-    n, sizes = len(samples), np.diff(samples.groups)
+    n, sizes = len(samples), samples.groups.sizes
     if posterior.ess < FEW_EFFECTIVE * n:
         warnings.append(
             f"The effective sample size is {posterior.ess:.1f} of {n} completions: {what} likely too low. "
@@ -129,8 +129,7 @@ def _of_weights(samples: Samples, target: Target, posterior: TargetReport, weigh
             "Of one prompt, the errors of what rests on weights are made of these very weights, and rough: evaluate on "
             "several prompts, or draw more completions of it."
         )
-    alive = np.add.reduceat(weights.log_weights > -np.inf, samples.groups[:-1], dtype=np.int64)
-    pareto_k = tails_that_decide(weights.pareto_k, weights.ess, alive)
+    pareto_k = weights.deciding_pareto_k
     heavy, beyond = int(count_heavy(pareto_k, sizes)), int((pareto_k > TRUSTED_BY_NONE).sum())
     if beyond and not heavy:
         warnings.append(
@@ -179,11 +178,11 @@ def of_left_bias(
 
 
 def _no_weight(samples: Samples, target: Target, features: ArrayLike | None) -> str:
-    assert samples.rewards is not None  # the weights are made of them
-    highest = float(samples.rewards.max())
+    rewards = samples.need("rewards", why="the weights are made of them")
+    highest = float(rewards.max())
     if highest == -np.inf:
         return "All rewards are -inf: the target excludes every completion, and nothing can be said of it."
-    if (target.log_potential(samples.rewards, features) > -np.inf).any():
+    if (target.log_potential(rewards, features) > -np.inf).any():
         return (
             "The prior cannot produce any of the completions that the target allows (their log-prob is -inf): check "
             "that its log-probs are those of the model before fine-tuning."

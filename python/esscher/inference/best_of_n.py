@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from esscher.estimate import ROUNDING, Interval, confidence_interval
+from esscher.groups import as_groups, as_integers
 from esscher.inference.columns import as_column
 from esscher.inference.resampling import resample
-from esscher.ragged import as_groups, as_integers
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from esscher.ragged import Offsets
+    from esscher.groups import Offsets
 
 # Below it the log of n times a winner's probability changes no digit of the KL's term.
 RARE = -40.0
@@ -191,7 +191,7 @@ def best_of_n_rewards(
     """
     column = as_column("rewards", rewards)
     _check_rewards(column)
-    offsets = as_groups(groups, len(column))
+    offsets = as_groups(groups, len(column)).offsets
     sizes = np.diff(offsets)
     wanted = _powers_of_two(int(sizes.max(initial=0))) if n is None else as_integers("n", n)
     for k, one in enumerate(wanted):
@@ -441,7 +441,7 @@ def _pool(rewards: ArrayLike, n: int, groups: ArrayLike | None) -> tuple[NDArray
     column = as_column("rewards", rewards)
     _check_rewards(column)
     _check_n("n", n)
-    offsets = as_groups(groups, len(column))
+    offsets = as_groups(groups, len(column)).offsets
     small = np.flatnonzero(np.diff(offsets) < n)
     if len(small):
         p = small[0]

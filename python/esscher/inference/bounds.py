@@ -12,7 +12,7 @@ from esscher.inference.columns import below_infinity, filled_offsets, finite_col
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from esscher.ragged import Offsets
+    from esscher.groups import Offsets
 
 
 OF_TARGET = "a draw of the target has weight, and the policy can draw it"

@@ -13,7 +13,7 @@ from esscher.inference.columns import as_column, below_infinity, filled_offsets,
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from esscher.ragged import Offsets
+    from esscher.groups import Offsets
 
 
 class MixtureLogZ(NamedTuple):

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from esscher.ragged import as_numbers, check_offsets
+from esscher.groups import check_offsets
+from esscher.ragged import as_numbers
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from esscher.ragged import Offsets
+    from esscher.groups import Offsets
 
 
 def as_column(name: str, values: ArrayLike) -> NDArray[np.float64]:

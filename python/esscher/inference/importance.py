@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from esscher import _core
+from esscher.groups import as_groups
 from esscher.inference.columns import as_column
-from esscher.ragged import as_groups
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,7 +107,7 @@ def exponential_weights(
     (array([0.6201, 1.    ]), array([1.6481, 2.    ]))
     """
     column = as_column("rewards", rewards)
-    return ExponentialWeights(*_core.exponential_weights(column, beta, as_groups(groups, len(column)), threads))
+    return ExponentialWeights(*_core.exponential_weights(column, beta, as_groups(groups, len(column)).offsets, threads))
 
 
 def log_normaliser(
@@ -121,7 +121,7 @@ def log_normaliser(
     array([0.6201])
     """
     column = as_column("rewards", rewards)
-    return Normaliser(*_core.log_normaliser(column, beta, as_groups(groups, len(column)), threads))
+    return Normaliser(*_core.log_normaliser(column, beta, as_groups(groups, len(column)).offsets, threads))
 
 
 def importance(
@@ -173,7 +173,7 @@ def importance(
     array([1.6, 1.8])
     """
     log_ratios = _core.log_ratios(as_column("log_target", log_target), as_column("log_proposal", log_proposal))
-    offsets = as_groups(groups, len(log_ratios))
+    offsets = as_groups(groups, len(log_ratios)).offsets
     smoothed, pareto_k = pareto_smooth(log_ratios, offsets, tail_rule=tail_rule, threads=threads)
     log_weights, log_z, ess = _core.normalise(smoothed if smooth else log_ratios, offsets, threads)
     return Importance(log_weights, log_z, ess, pareto_k)
@@ -212,4 +212,4 @@ def pareto_smooth(
     array([0.4966])
     """
     column = as_column("log_ratios", log_ratios)
-    return ParetoSmoothed(*_core.pareto_smooth(column, as_groups(groups, len(column)), tail_rule, threads))
+    return ParetoSmoothed(*_core.pareto_smooth(column, as_groups(groups, len(column)).offsets, tail_rule, threads))

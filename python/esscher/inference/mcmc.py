@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from esscher import _core
+from esscher.groups import as_groups
 from esscher.inference.columns import as_column
-from esscher.ragged import as_groups
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from esscher.ragged import Offsets
+    from esscher.groups import Offsets
 
 
 class Chain(NamedTuple):
@@ -78,7 +78,7 @@ def independent_metropolis(
     array([0.5249, 1.    ])
     """
     log_weights = _core.log_ratios(as_column("log_target", log_target), as_column("log_proposal", log_proposal))
-    offsets = as_groups(groups, len(log_weights))
+    offsets = as_groups(groups, len(log_weights)).offsets
     starts = _starts(log_weights, offsets)
     first = np.repeat(starts, np.diff(offsets))
     slack = rng.standard_exponential(len(log_weights))

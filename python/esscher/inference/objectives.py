@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 import numpy as np
 
 from esscher import _core
+from esscher.groups import as_groups
 from esscher.inference.columns import below_infinity, finite_column, group_of, group_sums
-from esscher.ragged import as_groups
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from esscher.ragged import Offsets
+    from esscher.groups import Offsets
 
 FDivergence = Literal["forward-kl", "reverse-kl", "tv", "js", "forward-chi2", "reverse-chi2"]
 
@@ -73,7 +73,7 @@ def plain_rl(rewards: ArrayLike, groups: ArrayLike | None = None) -> Objective:
     Objective(value=2.0, coefficients=array([-3. , -1.5,  4.5,  2. ]))
     """
     column = _rewards(rewards)
-    return Objective(float(column.mean()), _less_the_others(column, as_groups(groups, len(column))))
+    return Objective(float(column.mean()), _less_the_others(column, as_groups(groups, len(column)).offsets))
 
 
 def kl_rl(
@@ -117,7 +117,7 @@ def kl_rl(
     rule = "the policy draws what the prior cannot, and KL(policy‖prior) is infinite: dpg can bear that"
     prior = _same_length("log_prior", finite_column("log_prior", log_prior, rule), len(column))
     pseudo_rewards = column - beta * (policy - prior)
-    coefficients = _less_the_others(pseudo_rewards, as_groups(groups, len(column)))
+    coefficients = _less_the_others(pseudo_rewards, as_groups(groups, len(column)).offsets)
     return Objective(float(pseudo_rewards.mean()), coefficients)
 
 
@@ -175,7 +175,7 @@ def dpg(
     target, policy = _target_and_policy(log_target, log_policy)
     proposal = policy if log_proposal is None else finite_column("log_proposal", log_proposal, DRAWN)
     proposal = _same_length("log_proposal", proposal, len(target))
-    offsets = as_groups(groups, len(target))
+    offsets = as_groups(groups, len(target)).offsets
     log_normaliser = _normaliser(target - proposal, log_z, offsets)
     known = (log_normaliser > -np.inf)[group_of(offsets)]
     log_normaliser = np.where(log_normaliser > -np.inf, log_normaliser, 0.0)[group_of(offsets)]
@@ -243,7 +243,7 @@ def f_dpg(
     Objective(value=-0.25, coefficients=array([-1.,  1.]))
     """
     target, policy = _target_and_policy(log_target, log_policy)
-    offsets = as_groups(groups, len(target))
+    offsets = as_groups(groups, len(target)).offsets
     log_weights = target - policy - _of_each_group("log_z", log_z, len(offsets) - 1)[group_of(offsets)]
     _check_divergence(divergence, target)
     pseudo_rewards = _pseudo_rewards(log_weights, divergence)

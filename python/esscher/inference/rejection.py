@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from esscher import _core
+from esscher.groups import as_groups
 from esscher.inference.columns import as_column, group_sums
-from esscher.ragged import as_groups
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from esscher.ragged import Offsets
+    from esscher.groups import Offsets
 
 
 class Rejection(NamedTuple):
@@ -112,7 +112,7 @@ def rejection(
     (array([0.75, 1.  ]), array([0., 1.]))
     """
     log_weights = _core.log_ratios(as_column("log_target", log_target), as_column("log_proposal", log_proposal))
-    offsets = as_groups(groups, len(log_weights))
+    offsets = as_groups(groups, len(log_weights)).offsets
     log_bounds = _bound_of_each_group(log_bound, len(offsets) - 1)
     _, log_z, _ = _core.normalise(log_weights, offsets, None)
     excess = log_weights - np.repeat(log_bounds, np.diff(offsets))
@@ -175,7 +175,7 @@ def quasi_rejection(
     (array([0.1733, 0.0589, 0.    ]), array([0.25  , 0.1667, 0.    ]))
     """
     log_weights = _core.log_ratios(as_column("log_target", log_target), as_column("log_proposal", log_proposal))
-    offsets = as_groups(groups, len(log_weights))
+    offsets = as_groups(groups, len(log_weights)).offsets
     bounds = as_column("log_bounds", log_bounds)
     _check_finite("log_bounds", bounds)
     log_p, _, ess = _core.normalise(log_weights, offsets, None)

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from esscher import _core
+from esscher.groups import as_groups
 from esscher.inference.columns import as_column
-from esscher.ragged import as_groups
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from esscher.ragged import Offsets
+    from esscher.groups import Offsets
 
 Scheme = Literal["multinomial", "residual", "stratified", "systematic"]
 # Far above what the weights' rounding adds to size * w_i, relative to it, and far below what a user can see.
@@ -73,7 +73,7 @@ def resample(
     if size < 1:
         raise ValueError(f"size is {size}: draw at least 1 sample")
     column = as_column("log_weights", log_weights)
-    offsets = as_groups(groups, len(column))
+    offsets = as_groups(groups, len(column)).offsets
     if scheme == "residual":
         return _residual(column, offsets, size, rng)
     return _core.resample(column, offsets, _uniforms(len(offsets) - 1, size, rng, scheme).ravel())

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from esscher.groups import as_groups, as_integers
 from esscher.mismatch import causes, structure
 from esscher.mismatch.alignment import Alignment, Pairs, align, fitting_scale
 from esscher.mismatch.metrics import metrics_of
@@ -21,14 +22,14 @@ from esscher.mismatch.values import (
     find_sentinels,
     rounding_of,
 )
-from esscher.ragged import Ragged, as_groups, as_integers
+from esscher.ragged import Ragged
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from esscher.groups import Offsets
     from esscher.mismatch.record import Column
     from esscher.mismatch.values import Grid
-    from esscher.ragged import Offsets
 
     Floats = NDArray[np.float64]
     Integers = NDArray[np.int64]
@@ -95,7 +96,7 @@ def mismatch(
     """
     train, rollout = as_raw("train_logprobs", train_logprobs), as_raw("rollout_logprobs", rollout_logprobs)
     _check_rows(train, rollout)
-    known_groups = as_groups(groups, len(train))
+    known_groups = as_groups(groups, len(train)).offsets
     ended = _terminated(terminated, len(train))
     numbers = _numbers(row_numbers, len(train))
     found: list[Cause] = []

@@ -13,8 +13,8 @@ from esscher.inference.importance import importance
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from esscher.groups import Offsets
     from esscher.mismatch.alignment import Pairs
-    from esscher.ragged import Offsets
 
     Floats = NDArray[np.float64]
 

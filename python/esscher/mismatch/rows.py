@@ -12,8 +12,9 @@ from esscher.mismatch.alignment import CLIP, SHIFTED_GAIN
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from esscher.groups import Offsets
     from esscher.mismatch.alignment import Pairs
-    from esscher.ragged import Offsets, Ragged
+    from esscher.ragged import Ragged
 
     Floats = NDArray[np.float64]
     Integers = NDArray[np.int64]

@@ -14,9 +14,9 @@ from esscher.mismatch.metrics import groups_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from esscher.groups import Offsets
     from esscher.mismatch.alignment import Pairs
     from esscher.mismatch.record import Column
-    from esscher.ragged import Offsets
 
     Floats = NDArray[np.float64]
     Integers = NDArray[np.int64]

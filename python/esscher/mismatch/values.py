@@ -11,8 +11,8 @@ from esscher.ragged import Ragged, widened
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from esscher.groups import Offsets
     from esscher.mismatch.alignment import Pairs
-    from esscher.ragged import Offsets
 
     Floats = NDArray[np.float64]
     Mask = NDArray[np.bool_]

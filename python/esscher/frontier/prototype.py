@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from esscher import _core, faults
-from esscher.divergence.columns import drawn_logprobs
+from esscher.divergence.columns import check_drawn
 from esscher.diversity import estimate_size_free
-from esscher.frontier import Curve, Frontier, average_curve, frontier
+from esscher.frontier.averages import Curve, average_curve
+from esscher.frontier.curve import Frontier, frontier
 from esscher.inference.best_of_n import (
     best_of_n_interval,
     best_of_n_kl,
@@ -129,23 +130,22 @@ def prototype(samples: Samples, betas: ArrayLike | None = None, *, threads: int 
     array([ 1,  2,  4,  8, 16, 32, 64])
     """
     check_samples("samples", samples)
-    if samples.rewards is None:
-        raise ValueError("samples have no rewards: the frontier is that of a reward")
-    curve = frontier(samples.rewards, betas, samples.groups, threads=threads)
-    best = _best_of_n(samples, samples.rewards)
+    rewards = samples.need("rewards", why="the frontier is that of a reward")
+    curve = frontier(rewards, betas, samples.groups, threads=threads)
+    best = _best_of_n(samples, rewards)
     return Prototype(
         version=_core.__version__,
         prompts=len(samples.prompts),
         completions=len(samples),
         frontier=curve,
         best_of_n=best,
-        diversity=_diversity(samples, samples.rewards, curve),
+        diversity=_diversity(samples, rewards, curve),
         warnings=(*faults.of_samples(samples), *curve.warnings, *_of_best(best, len(samples))),
     )
 
 
 def _best_of_n(samples: Samples, rewards: NDArray[np.float64]) -> BestOfNCurve:
-    sizes = np.diff(samples.groups)
+    sizes = samples.groups.sizes
     # Of more than half of the samples there is no second opinion.
     n = 2 ** np.arange(int(np.log2(max(int(sizes.min()) // 2, 1))) + 1)
     best = best_of_n_rewards(rewards, samples.groups, n)
@@ -159,7 +159,7 @@ def _best_of_n(samples: Samples, rewards: NDArray[np.float64]) -> BestOfNCurve:
     if samples.prior_logprobs is None:
         bound, none = best_of_n_kl_bound(n), np.zeros(len(n))
         return BestOfNCurve(n, reward, Curve(bound, none, bound, bound), kl_is_bound=True)
-    log_prior = drawn_logprobs("prior_logprobs", samples.prior_logprobs)
+    log_prior = check_drawn("prior_logprobs", samples.prior_log_prob)
     kl = np.stack([_kl(log_prior, rewards, int(one), samples) for one in n], axis=1)
     return BestOfNCurve(n, reward, average_curve(kl, np.full(kl.shape, np.nan), sizes)[0], kl_is_bound=False)
 
@@ -179,8 +179,7 @@ def _of_best(best: BestOfNCurve, n: int) -> tuple[str, ...]:
 def _kl(log_prior: NDArray[np.float64], rewards: NDArray[np.float64], n: int, samples: Samples) -> NDArray[np.float64]:
     """KL(best-of-n‖prior) of each prompt [P]: the mean over winners of Beirami's terms."""
     winning = best_of_n_weights(rewards, n, samples.groups)
-    terms: NDArray[np.float64] = np.add.reduceat(winning * best_of_n_kl(log_prior, n), samples.groups[:-1])
-    return terms
+    return samples.groups.sums(winning * best_of_n_kl(log_prior, n))
 
 
 def _diversity(samples: Samples, rewards: NDArray[np.float64], curve: Frontier) -> tuple[TargetDiversity, ...]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from esscher.divergence import sequence_logprobs
 from esscher.samples import match_prompts, prompt_keys
 
 if TYPE_CHECKING:
@@ -30,6 +30,15 @@ SAMPLER = ", and leave policy_logprobs out of the prior's samples if they are th
 
 # Where completions are, by their prompt (see `prompt_keys`) and their token ids.
 Places = dict[tuple[tuple[bytes, int], bytes], int]
+
+
+@contextmanager
+def naming(whose: str) -> Iterator[None]:
+    """Say in errors whose samples they are about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{whose}: {error}") from error
 
 
 def match(prior: Samples, policies: Mapping[str, Samples]) -> tuple[Samples, dict[str, Samples], list[str]]:
@@ -65,8 +74,8 @@ def is_own(prior: Samples) -> bool:
     """Whether there are no log-probs but the prior's own, be it as those of the policy that drew its samples."""
     if prior.policy_logprobs is None or prior.prior_logprobs is None:
         return True
-    own, others = sequence_logprobs(prior.prior_logprobs), sequence_logprobs(prior.policy_logprobs)
-    return float(np.median(_differences(own, others) / prior.completions.lengths)) <= SAME
+    differences = _differences(prior.prior_log_prob, prior.policy_log_prob)
+    return float(np.median(differences / prior.completions.lengths)) <= SAME
 
 
 def completions_of(samples: Samples) -> Places:
@@ -89,16 +98,16 @@ def check_shared(samples: Samples, prior: Samples, of_prior: Places) -> list[str
     if len(mine) == 0:
         return []
     warnings = []
-    for column in ("prior_logprobs", "policy_logprobs"):
-        if getattr(prior, column) is not None:
-            own, known = (sequence_logprobs(getattr(each, column)) for each in (samples, prior))
+    for whose in ("prior", "policy"):
+        column = f"{whose}_logprobs"
+        if column in prior.columns:
+            own, known = (getattr(each, f"{whose}_log_prob") for each in (samples, prior))
             warnings += _check_logprobs(column, own[mine], known[others], samples.completions.lengths, mine)
-    assert samples.rewards is not None  # `compare` has seen them
-    assert prior.rewards is not None
-    finite = prior.rewards[np.isfinite(prior.rewards)]
+    rewards, of_prior_rewards = (each.need("rewards", why="they are compared") for each in (samples, prior))
+    finite = of_prior_rewards[np.isfinite(of_prior_rewards)]
     with np.errstate(over="ignore"):  # `prototype` refuses such rewards
         spread = float(finite.std()) if len(finite) else 0.0
-    return warnings + _check_rewards(samples.rewards[mine], prior.rewards[others], spread, mine)
+    return warnings + _check_rewards(rewards[mine], of_prior_rewards[others], spread, mine)
 
 
 def _check_logprobs(
@@ -143,7 +152,7 @@ def _check_rewards(
 def _rows(samples: Samples) -> Iterator[tuple[tuple[bytes, int], bytes]]:
     """Prompt and completion of each, to find the same again."""
     prompts = prompt_keys(samples)
-    return ((prompts[p], row.tobytes()) for p, row in zip(samples.group_of.tolist(), samples.completions, strict=True))
+    return ((prompts[p], row.tobytes()) for p, row in zip(samples.groups.of.tolist(), samples.completions, strict=True))
 
 
 def _differences(some: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from esscher.evidence.ways import OfPrompts, by_every_way
+from esscher.compare.ways import OfPrompts, by_every_way
 from esscher.inference.bounds import agreement
 from esscher.weights import LeftBias, left_bias, worth_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from esscher.compare.ways import Drawn
     from esscher.estimate import Estimate
-    from esscher.evidence.ways import Drawn
 
 # Estimates that are further apart, in standard errors of their difference, do not differ by chance.
 APART = 3.0
@@ -47,7 +47,7 @@ class Ways(NamedTuple):
 
 def find_ways(prior: Drawn, policy: Drawn) -> Ways:
     """Estimate log Z by every way, and choose the best in each prompt (see `LogZ.best`)."""
-    sizes, found = np.diff(policy.groups), by_every_way(prior, policy)
+    sizes, found = policy.groups.sizes, by_every_way(prior, policy)
     halves = [by_every_way(*cut) for cut in zip(prior.in_halves(), policy.in_halves(), strict=True)]
     chosen = _choose(found, sizes)
     best, best_of_halves = _take(found, chosen), [_take(cut, np.repeat(chosen, 2)) for cut in halves]

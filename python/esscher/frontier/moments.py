@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from esscher.ragged import as_groups
-from esscher.solve.groups import Groups, filled_groups
+from esscher.groups import Groups, as_groups
 from esscher.target import as_features
 
 if TYPE_CHECKING:
@@ -67,20 +67,20 @@ def solve_moments(
            [0.2747]])
     """
     array = as_features(features)
-    offsets = as_groups(groups, len(array))
-    prompts, k = len(offsets) - 1, array.shape[1]
+    given = as_groups(groups, len(array))
+    prompts, k = len(given.sizes), array.shape[1]
     goals = _as_moments(moments, k, prompts if per_prompt else None)
     if not per_prompt:
-        filled = filled_groups(offsets)
+        filled = Groups.from_sizes(given.sizes[given.sizes > 0])
         if len(filled.sizes) == 0:
             raise ValueError("features is empty: there is nothing to take moments of")
         return _coefficients(array, goals, filled, "moments", "")
     goals = np.broadcast_to(goals, (prompts, k))
     found = np.empty((prompts, k))
-    for p, (start, stop) in enumerate(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)):
+    for p, (start, stop) in enumerate(itertools.pairwise(given.tolist())):
         if start == stop:
             raise ValueError(f"prompt {p} has no samples: there is nothing to take its moments of")
-        one = filled_groups(np.array([0, stop - start]))
+        one = as_groups(None, stop - start)
         name = f"moments[{p}]" if np.ndim(moments) == 2 else "moments"
         found[p] = _coefficients(array[start:stop], goals[p], one, name, f" of prompt {p}")
     return found
@@ -102,12 +102,12 @@ def _as_moments(moments: ArrayLike, k: int, prompts: int | None) -> NDArray[np.f
 def _coefficients(
     features: NDArray[np.float64], moments: NDArray[np.float64], groups: Groups, name: str, where: str
 ) -> NDArray[np.float64]:
-    low = groups.shares @ np.minimum.reduceat(features, groups.starts, axis=0)
-    high = groups.shares @ np.maximum.reduceat(features, groups.starts, axis=0)
+    low = _shares(groups) @ groups.smallest(features)
+    high = _shares(groups) @ groups.largest(features)
     _check_range(moments, low, high, name, where)
     deviations, whitening = _whiten(features, groups)
     # Both in units in which the prior's features have covariance 1.
-    goal = (moments - groups.shares @ _group_means(features, groups)) @ whitening
+    goal = (moments - _shares(groups) @ _group_means(features, groups)) @ whitening
     found = _minimum(deviations @ whitening, goal, groups)
     coefficients: NDArray[np.float64] = whitening @ found if found is not None else np.full(len(moments), np.nan)
     if found is None or not _meets(features, moments, coefficients, groups):
@@ -140,10 +140,16 @@ def _check_range(
     )
 
 
+def _shares(groups: Groups) -> NDArray[np.float64]:
+    """Return each prompt's share of the samples [G]."""
+    shares: NDArray[np.float64] = groups.sizes / groups[-1]
+    return shares
+
+
 def _group_means(features: NDArray[np.float64], groups: Groups) -> NDArray[np.float64]:
     # From a sample of the same prompt, so that a large offset that all share costs no digits.
     first = features[groups.starts]
-    return first + groups.sums(features - groups.spread(first)) / groups.sizes[:, None]
+    return first + groups.means(features - groups.spread(first))
 
 
 def _whiten(features: NDArray[np.float64], groups: Groups) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -156,10 +162,10 @@ def _whiten(features: NDArray[np.float64], groups: Groups) -> tuple[NDArray[np.f
     constant = size <= 1e-14 * np.abs(features).max(axis=0)  # but for rounding
     size[constant], deviations[:, constant] = 1.0, 0.0
     scaled = deviations / size
-    deviation = np.sqrt(groups.shares @ (groups.sums(scaled * scaled) / groups.sizes[:, None]))
+    deviation = np.sqrt(_shares(groups) @ groups.means(scaled * scaled))
     deviation[constant] = 1.0
     scaled /= deviation
-    equal = np.broadcast_to(groups.spread(1 / groups.sizes), len(features))
+    equal = groups.spread(1 / groups.sizes)
     values, vectors = np.linalg.eigh(_covariance(scaled, equal, groups))
     kept = values > 1e-13 * len(values)
     unit = vectors[:, kept] / np.sqrt(values[kept])
@@ -168,7 +174,7 @@ def _whiten(features: NDArray[np.float64], groups: Groups) -> tuple[NDArray[np.f
 
 def _covariance(centred: NDArray[np.float64], weights: NDArray[np.float64], groups: Groups) -> NDArray[np.float64]:
     """Mean over prompts of the covariance within each [K, K]; `centred` has mean 0 in each prompt."""
-    columns = [groups.shares @ groups.sums(weights[:, None] * column[:, None] * centred) for column in centred.T]
+    columns = [_shares(groups) @ groups.sums(weights[:, None] * column[:, None] * centred) for column in centred.T]
     return np.stack(columns)
 
 
@@ -184,12 +190,12 @@ def _dual(points: NDArray[np.float64], goal: NDArray[np.float64], groups: Groups
     weights, log_z = _tilted(points @ z, groups)
     means = groups.sums(weights[:, None] * points)
     hessian = _covariance(points - groups.spread(means), weights, groups)
-    return _Dual(float(groups.shares @ log_z - goal @ z), groups.shares @ means - goal, hessian)
+    return _Dual(float(_shares(groups) @ log_z - goal @ z), _shares(groups) @ means - goal, hessian)
 
 
 def _tilted(potential: NDArray[np.float64], groups: Groups) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Self-normalised weights [N] and the log of the mean unnormalised one [G]."""
-    highest = np.maximum.reduceat(potential, groups.starts)
+    highest = groups.largest(potential)
     weights = np.exp(potential - groups.spread(highest))
     total = groups.sums(weights)
     return weights / groups.spread(total), highest + np.log(total / groups.sizes)
@@ -210,7 +216,7 @@ def _minimum(points: NDArray[np.float64], goal: NDArray[np.float64], groups: Gro
         step = np.asarray(-np.linalg.solve(here.hessian, here.gradient), dtype=np.float64)
         if np.abs(step).max(initial=0.0) <= LAST_STEP * (1 + np.abs(z).max(initial=0.0)):
             return z + step
-        if float(groups.shares @ np.maximum.reduceat(points @ step, groups.starts)) <= goal @ step:
+        if float(_shares(groups) @ groups.largest(points @ step)) <= goal @ step:
             return None  # all mixtures lie on one side of the goal
         z, here = _descend(points, goal, groups, z, here, step)
     return None
@@ -241,6 +247,6 @@ def _meets(
     first = features[groups.starts]
     from_first = features - groups.spread(first)
     weights, _ = _tilted(from_first @ coefficients, groups)
-    attained = groups.shares @ groups.sums(weights[:, None] * from_first)
+    attained = _shares(groups) @ groups.sums(weights[:, None] * from_first)
     size = np.abs(from_first).max(axis=0) + 1e-3 * np.abs(features).max(axis=0)
-    return bool((np.abs(attained - (moments - groups.shares @ first)) <= 1e-10 * size).all())
+    return bool((np.abs(attained - (moments - _shares(groups) @ first)) <= 1e-10 * size).all())

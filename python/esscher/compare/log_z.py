@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from esscher.compare.best import Ways, difference_of, find_ways
+from esscher.compare.ways import Drawn, OfPrompts, drawn_of
 from esscher.estimate import Estimate, Interval, above_zero, clustered_mean, student_interval, with_interval
-from esscher.evidence.best import Ways, difference_of, find_ways
-from esscher.evidence.ways import OfPrompts, drawn_of
+from esscher.groups import as_groups
 from esscher.weights import shown, shown_interval
 
 if TYPE_CHECKING:
@@ -102,7 +103,11 @@ def compare_log_z(prior: Samples, policy: Samples, target: Target) -> LogZ:
     >>> [round(estimate.value, 3) for estimate in (found.prior, found.policy, found.both)], found.agree
     ([0.632, 0.622, 0.621], True)
     """
-    ways = find_ways(*drawn_of(prior, policy, target))
+    return summarise(find_ways(*drawn_of(prior, policy, target)))
+
+
+def summarise(ways: Ways) -> LogZ:
+    """Return log Z by every way, as `compare_log_z` does."""
     estimates = {name: shown(way.mean(ways.sizes), ways.left[name]) for name, way in ways.found.items()}
     compared, difference, agree = _agreement(ways)
     counts = np.bincount(ways.chosen, minlength=len(estimates)).tolist()
@@ -148,10 +153,13 @@ def best_gap(prior: Samples, policy: Samples, target: Target) -> Gap:
     0.013
     """
     of_prior, of_policy = drawn_of(prior, policy, target)
-    ways = find_ways(of_prior, of_policy)
-    assert of_policy.log_probs is not None  # `drawn_of` has seen them
-    elbo = of_policy.log_potential + of_policy.log_probs.ratios
-    means = np.add.reduceat(elbo, of_policy.groups[:-1]) / ways.sizes
+    return gap_of(of_policy, find_ways(of_prior, of_policy))
+
+
+def gap_of(policy: Drawn, ways: Ways) -> Gap:
+    """Return the gap that `best_gap` does, by log Z that is found."""
+    elbo = policy.log_ratios
+    means = policy.groups.means(elbo)
     with np.errstate(invalid="ignore"):  # -inf - -inf: a prompt without weight has no gap, and NaN says so
         gaps = ways.best.log_z - means
     if len(gaps) > 1:
@@ -168,7 +176,7 @@ def _of_one_prompt(gap: float, way: OfPrompts, elbo: NDArray[np.float64]) -> tup
     drawn = [-elbo if way.of_policy is None else way.of_policy - elbo]
     if way.of_prior is not None:
         drawn.append(way.of_prior)
-    stderr = float(np.hypot.reduce([clustered_mean(values, np.array([0, len(values)])).stderr for values in drawn]))
+    stderr = float(np.hypot.reduce([clustered_mean(values, as_groups(None, len(values))).stderr for values in drawn]))
     low, high, assumes = student_interval(np.array([gap]), np.array([stderr]), n=min(map(len, drawn)))
     return Estimate(gap, stderr), Interval(float(low[0]), float(high[0]), assumes)
 

@@ -7,16 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from esscher.ragged import as_groups
-from esscher.solve.groups import Groups
+from esscher.groups import Groups, as_groups
 from esscher.target import as_rewards
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import ArrayLike, NDArray
-
-    from esscher.ragged import Offsets
 
 # Below this KL, in nats, the formula for large ones would lose digits.
 SMALL_KL = 1e-3
@@ -30,10 +27,11 @@ class _Deficits(NamedTuple):
 
     `deficits` [M] are from -1 to 0, `highest` [G] the prompts' highest rewards less the highest of all, in the
     same units, which is `top` as it was given; `excluded` is the mean of log(completions / those with weight) in
-    nats, and `supremum` the mean KL of the limit beta -> 0, without it.
+    nats, and `supremum` the mean KL of the limit beta -> 0, without it. `shares` are the prompts' [G] in a mean.
     """
 
     groups: Groups
+    shares: NDArray[np.float64]
     deficits: NDArray[np.float64]
     highest: NDArray[np.float64]
     exponent: int
@@ -97,55 +95,54 @@ def solve_beta(
     >>> round(solve_beta([0.0, 1.0, 0.0, 3.0], kl=0.2, groups=[0, 2, 4]), 4)
     1.4453
     """
-    if (kl is None) == (reward is None):
-        raise ValueError("give either kl, in nats, or reward: one of them determines beta")
     array = as_rewards(rewards)
-    offsets = as_groups(groups, len(array))
-    below = _deficits(array, offsets)
-    if kl is not None:
-        limits = _kl_range(below, float(kl), np.diff(offsets))
+    prompts = as_groups(groups, len(array))
+    below = _deficits(array, prompts)
+    if kl is not None and reward is None:
+        limits = _kl_range(below, float(kl), prompts.sizes)
         inverse = _solve_rising(lambda t: _kl_at(below, t), limits, math.sqrt(2 * limits.goal / _variance(below, 0.0)))
-    else:
-        assert reward is not None  # one of them is given
+    elif reward is not None and kl is None:
         limits = _reward_range(below, float(reward))
         guess = (limits.goal - limits.bottom) / _variance(below, 0.0)
         inverse = _solve_rising(lambda t: _reward_at(below, t), limits, guess)
+    else:
+        raise ValueError("give either kl, in nats, or reward: one of them determines beta")
     try:
         return math.ldexp(1 / inverse, below.exponent)
     except OverflowError:
         raise ValueError(f"beta is above {np.finfo(np.float64).max:.1e}: ask for more, or scale the rewards") from None
 
 
-def _deficits(rewards: NDArray[np.float64], offsets: Offsets) -> _Deficits:
+def _deficits(rewards: NDArray[np.float64], prompts: Groups) -> _Deficits:
     if len(rewards) == 0:
         raise ValueError("rewards is empty: there is nothing to find beta from")
     finite = np.isfinite(rewards)
-    counts = np.diff(np.concatenate([[0], np.cumsum(finite)])[offsets])  # with weight, in each prompt
+    counts = prompts.sums(finite)  # with weight, in each prompt
     kept = counts > 0
     if not kept.any():
         raise ValueError("all rewards are -inf: nothing has weight, whatever beta")
-    drawn = np.diff(offsets)[kept]
-    sizes = counts[kept]
-    groups = Groups(np.cumsum(sizes) - sizes, sizes, drawn / drawn.sum())
+    drawn, groups = prompts.sizes[kept], Groups.from_sizes(counts[kept])
+    shares = drawn / drawn.sum()
     # By powers of two, exactly: no difference of rewards overflows, and none that matters underflows.
     array = rewards[finite]
     first = math.frexp(float(np.abs(array).max()))[1]
     scaled = np.ldexp(array, -first)
     scaled -= scaled.max()
-    highest = np.maximum.reduceat(scaled, groups.starts)
+    highest = groups.largest(scaled)
     scaled -= groups.spread(highest)
     second = math.frexp(float(scaled.min()))[1]
     if scaled.min() == 0:
         raise ValueError(_no_frontier(drawn))
-    ties = groups.sums((scaled == 0).astype(np.float64))
+    ties = groups.sums(scaled == 0)
     return _Deficits(
         groups,
+        shares,
         np.ldexp(scaled, -second),
         np.ldexp(highest, -second),
         first + second,
         float(array.max()),
-        float(groups.shares @ np.log(drawn / sizes)),
-        float(groups.shares @ np.log(sizes / ties)),
+        float(shares @ np.log(drawn / groups.sizes)),
+        float(shares @ np.log(groups.sizes / ties)),
     )
 
 
@@ -180,7 +177,7 @@ def _kl_range(below: _Deficits, kl: float, drawn: NDArray[np.int64]) -> _Range:
 def _reward_range(below: _Deficits, reward: float) -> _Range:
     if not math.isfinite(reward):
         raise ValueError(f"reward is {reward}: it must be finite")
-    shares, unit = below.groups.shares, math.ldexp(0.125, below.exponent)
+    shares, unit = below.shares, math.ldexp(0.125, below.exponent)
     prior = float(shares @ _means(below))
     # In eighths, which cannot overflow; then in the units of the deficits, from the mean of the prompts' highest.
     highest = float(shares @ below.highest)
@@ -204,7 +201,7 @@ def _restored(below: _Deficits, deficit: float) -> float:
 
 
 def _means(below: _Deficits) -> NDArray[np.float64]:
-    return below.groups.sums(below.deficits) / below.groups.sizes
+    return below.groups.means(below.deficits)
 
 
 def _weights(below: _Deficits, inverse: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -223,7 +220,7 @@ def _spread_of(below: _Deficits, weights: NDArray[np.float64]) -> tuple[NDArray[
     residuals = deficits - groups.spread(means)
     residuals *= residuals
     residuals *= weights
-    return means, float(groups.shares @ groups.sums(residuals))
+    return means, float(below.shares @ groups.sums(residuals))
 
 
 def _variance(below: _Deficits, inverse: float) -> float:
@@ -233,14 +230,14 @@ def _variance(below: _Deficits, inverse: float) -> float:
 def _reward_at(below: _Deficits, inverse: float) -> tuple[float, float]:
     """Mean deficit at this 1/beta, and its derivative."""
     means, variance = _spread_of(below, _weights(below, inverse)[0])
-    return float(below.groups.shares @ means), variance
+    return float(below.shares @ means), variance
 
 
 def _kl_at(below: _Deficits, inverse: float) -> tuple[float, float]:
     """Mean KL to the prior's samples with weight, in nats, at this 1/beta, and its derivative."""
     weights, log_z = _weights(below, inverse)
     means, variance = _spread_of(below, weights)
-    kl = float(below.groups.shares @ (inverse * means - log_z))
+    kl = float(below.shares @ (inverse * means - log_z))
     if kl < SMALL_KL:
         kl = _small_kl(below, inverse)
     return kl, inverse * variance
@@ -250,7 +247,7 @@ def _small_kl(below: _Deficits, inverse: float) -> float:
     """Mean of ``w log w - w + 1``, where w is 1 on average: a sum of terms that are never negative loses no digits."""
     groups = below.groups
     potential = below.deficits * inverse
-    log_z = np.log1p(groups.sums(np.expm1(potential)) / groups.sizes)
+    log_z = np.log1p(groups.means(np.expm1(potential)))
     y = potential - groups.spread(log_z)
     terms = y * np.exp(y) - np.expm1(y)
     near = np.flatnonzero(np.abs(y) < 0.01)
@@ -261,7 +258,7 @@ def _small_kl(below: _Deficits, inverse: float) -> float:
         series *= small
         series += (k - 1) / math.factorial(k)
     terms[near] = series * small * small
-    return float(groups.shares @ (groups.sums(terms) / groups.sizes))
+    return float(below.shares @ groups.means(terms))
 
 
 def _solve_rising(at: Callable[[float], tuple[float, float]], limits: _Range, guess: float) -> float:

@@ -7,27 +7,17 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from esscher.divergence import KlEstimate, sequence_logprobs
-from esscher.divergence.columns import drawn_logprobs
-from esscher.divergence.forward import estimate_forward
+from esscher.divergence.columns import check_drawn, check_ratios, logprobs_of
+from esscher.divergence.forward import estimate_weighted
 from esscher.estimate import Estimate, Interval, above_zero, clustered_mean, with_interval
-from esscher.inference.importance import Importance, importance
+from esscher.groups import Groups
 from esscher.target import Target, Tilt
-from esscher.weights import (
-    LeftBias,
-    cut_in_halves,
-    left_bias,
-    log_means,
-    shown,
-    shown_interval,
-    weighted_means,
-    worth_of,
-)
+from esscher.weights import LeftBias, Weights, left_bias, shown, shown_interval, weigh, weighted_means, worth_of
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from esscher.ragged import Offsets
+    from esscher.divergence import KlEstimate
     from esscher.samples import Samples
 
 Proposal = Literal["policy", "prior"]
@@ -90,7 +80,7 @@ class TargetReport:
 
 def assess(
     samples: Samples, target: Target, proposal: Proposal = "policy", features: ArrayLike | None = None
-) -> tuple[TargetReport, Importance]:
+) -> tuple[TargetReport, Weights]:
     """Weight the samples so that they stand for the target, prompt by prompt.
 
     From the policy's samples ``w = prior exp(log_potential) / policy``, from the prior's ``w = exp(log_potential)``.
@@ -120,83 +110,72 @@ def assess(
     >>> round(posterior.log_z.value, 4), round(posterior.reward.value, 4)
     (0.6612, 0.9621)
     """
-    if samples.rewards is None:
-        raise ValueError("samples have no rewards: a target is made of them")
-    log_potential = target.log_potential(samples.rewards, features)
+    rewards = samples.need("rewards", why="a target is made of them")
+    log_potential = target.log_potential(rewards, features)
     if len(log_potential) != len(samples):
         raise ValueError(f"features has {len(log_potential)} rows for {len(samples)} completions: give a row for each")
-    zeros = np.zeros(len(samples))
-    policy, prior = _log_probs(samples) if proposal == "policy" else (zeros, zeros)
-    weights = importance(prior + log_potential, policy, samples.groups)
-    log_ratios = log_potential - (policy - prior)
-    forward = None if proposal == "prior" else estimate_forward(samples, log_potential, target=str(target))
-    return _report(samples, target, proposal, log_ratios, weights, forward), weights
+    of_policy = proposal == "policy"
+    weights = weigh(log_potential - _log_ratios(samples) if of_policy else log_potential, samples.groups)
+    forward = estimate_weighted(samples, weights, weights.log_ratios, target=str(target)) if of_policy else None
+    return _report(samples, target, proposal, rewards, weights, forward), weights
 
 
-def _log_probs(samples: Samples) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Log-probs of each completion under policy and prior."""
-    if samples.policy_logprobs is None or samples.prior_logprobs is None:
-        missing = "policy_logprobs" if samples.policy_logprobs is None else "prior_logprobs"
-        raise ValueError(f"samples have no {missing}: without, their weight under the target is not known")
-    policy = drawn_logprobs("policy_logprobs", samples.policy_logprobs)
-    return policy, sequence_logprobs(samples.prior_logprobs)
+def _log_ratios(samples: Samples) -> NDArray[np.float64]:
+    """Return log(policy / prior) of each completion that the policy drew [N]."""
+    check_ratios(*logprobs_of(samples))
+    ratios: NDArray[np.float64] = check_drawn("policy_logprobs", samples.policy_log_prob) - samples.prior_log_prob
+    return ratios
 
 
 class _OfPrompts(NamedTuple):
-    """What each prompt's weights say [P], less the bias of order 1/n, and the weights relative to equal ones [N]."""
+    """What each prompt's weights say, less the bias of order 1/n [P]."""
 
     log_z: NDArray[np.float64]
     reward: NDArray[np.float64]
     eubo: NDArray[np.float64]
-    ess: NDArray[np.float64]
-    relative: NDArray[np.float64]
 
 
-def _of_prompts(log_ratios: NDArray[np.float64], rewards: NDArray[np.float64], groups: Offsets) -> _OfPrompts:
-    log_z, ess, relative = log_means(log_ratios, groups)
-    reward, eubo = (weighted_means(values, relative, groups) for values in (rewards, log_ratios))
-    return _OfPrompts(log_z, reward, eubo, ess, relative)
+def _of_prompts(weights: Weights, rewards: NDArray[np.float64]) -> _OfPrompts:
+    reward, eubo = (weighted_means(one, weights.relative, weights.groups) for one in (rewards, weights.log_ratios))
+    return _OfPrompts(weights.corrected_log_z, reward, eubo)
 
 
-def _left_biases(
-    samples: Samples, rewards: NDArray[np.float64], log_ratios: NDArray[np.float64], found: _OfPrompts
-) -> list[LeftBias]:
-    """Of log Z, the target's reward and EUBO."""
-    cuts = cut_in_halves(log_ratios, samples.groups)
-    halves = [_of_prompts(log_ratios[cut.order], rewards[cut.order], cut.groups) for cut in cuts]
-    sizes, worth = np.diff(samples.groups), worth_of(found.ess, [of_halves.ess for of_halves in halves])
-    return [left_bias(found[i], [of_halves[i] for of_halves in halves], sizes, worth) for i in range(3)]
+def _left_biases(weights: Weights, rewards: NDArray[np.float64], found: _OfPrompts) -> list[LeftBias]:
+    halves = [_of_prompts(half, rewards[order]) for order, half in weights.halves]
+    worth = worth_of(weights.ess, [half.ess for _, half in weights.halves])
+    return [
+        left_bias(one, of_halves, weights.groups.sizes, worth) for one, *of_halves in zip(found, *halves, strict=True)
+    ]
 
 
 def _report(
     samples: Samples,
     target: Target,
     proposal: Proposal,
-    log_ratios: NDArray[np.float64],
-    weights: Importance,
+    rewards: NDArray[np.float64],
+    weights: Weights,
     forward: KlEstimate | None,
 ) -> TargetReport:
-    assert samples.rewards is not None  # `assess` has seen them
-    found, groups = _of_prompts(log_ratios, samples.rewards, samples.groups), samples.groups
-    of_log_z, of_reward, of_eubo = _left_biases(samples, samples.rewards, log_ratios, found)
+    found, groups, log_ratios = _of_prompts(weights, rewards), samples.groups, weights.log_ratios
+    of_log_z, of_reward, of_eubo = _left_biases(weights, rewards, found)
     # Influence values: their means over a prompt are its log Z, their spread is its Monte Carlo error.
-    log_z = found.log_z[samples.group_of] + (found.relative - 1.0)
-    of_policy = proposal == "policy"
-    elbo = clustered_mean(log_ratios, groups) if of_policy else None
-    gap, interval = _gap(log_z, log_ratios, groups, of_log_z) if of_policy else (None, None)
+    log_z = groups.spread(found.log_z) + (weights.relative - 1.0)
     log_z_mean = shown(clustered_mean(log_z, groups), of_log_z)
-    eubo = _weighted_mean(samples, log_ratios, found.eubo, found.relative) if of_policy else None
+    elbo, eubo, gap, interval = None, None, None, None
+    if proposal == "policy":
+        elbo = clustered_mean(log_ratios, groups)
+        eubo = shown(_weighted_mean(weights, log_ratios, found.eubo), of_eubo)
+        gap, interval = _gap(log_z, log_ratios, groups, of_log_z)
     beta = target.beta if isinstance(target, Tilt) else None
-    k = weights.pareto_k[~np.isnan(weights.pareto_k)]
     return TargetReport(
         target=str(target),
         proposal=proposal,
         log_z=log_z_mean,
-        reward=shown(_weighted_mean(samples, samples.rewards, found.reward, found.relative), of_reward),
+        reward=shown(_weighted_mean(weights, rewards, found.reward), of_reward),
         ess=float(weights.ess.sum()),
-        pareto_k=float(k.max()) if len(k) else np.nan,
+        pareto_k=weights.largest_pareto_k,
         elbo=elbo,
-        eubo=None if eubo is None else shown(eubo, of_eubo),
+        eubo=eubo,
         inference_gap=gap,
         inference_gap_interval=interval,
         forward_kl=forward,
@@ -206,24 +185,22 @@ def _report(
 
 
 def _gap(
-    log_z: NDArray[np.float64], elbo: NDArray[np.float64], groups: Offsets, left: LeftBias
+    log_z: NDArray[np.float64], elbo: NDArray[np.float64], groups: Groups, left: LeftBias
 ) -> tuple[Estimate, Interval]:
     with np.errstate(invalid="ignore"):  # -inf - -inf: a prompt without weight has no gap, and NaN says so
         gap, interval = with_interval(log_z - elbo, groups)
     return shown(gap, left), above_zero(shown_interval(gap, interval, left))
 
 
-def _weighted_mean(
-    samples: Samples, values: NDArray[np.float64], means: NDArray[np.float64], relative: NDArray[np.float64]
-) -> Estimate:
+def _weighted_mean(weights: Weights, values: NDArray[np.float64], means: NDArray[np.float64]) -> Estimate:
     """E_target[values] from the prompts' means [P]; prompts in which nothing has weight are left out."""
-    sizes, group_of = np.diff(samples.groups), samples.group_of
+    groups, relative = weights.groups, weights.relative
     weighted = relative * np.where(relative > 0, values, 0.0)
-    uncorrected = np.add.reduceat(weighted, samples.groups[:-1]) / sizes
+    uncorrected = groups.means(weighted)
     uncorrected[np.isinf(uncorrected)] = 0.0  # where a value of -inf has weight, and so has the mean
-    influence = weighted - relative * uncorrected[group_of] + means[group_of]
-    kept = np.add.reduceat(relative, samples.groups[:-1]) > 0
-    return clustered_mean(influence[kept[group_of]], np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes[kept])]))
+    influence = weighted - relative * groups.spread(uncorrected) + groups.spread(means)
+    kept = weights.ess > 0
+    return clustered_mean(influence[groups.spread(kept)], Groups.from_sizes(groups.sizes[kept]))
 
 
 def _scale(estimate: Estimate | None, factor: float | None) -> Estimate | None:

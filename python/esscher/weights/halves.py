@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from esscher import _core
-from esscher.estimate import Estimate, Interval, bias_of_log_mean, bias_of_weighted_mean
+from esscher.estimate import Estimate, Interval
+from esscher.groups import Groups, as_groups
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
-
-    from esscher.ragged import Offsets
+    from numpy.typing import ArrayLike, NDArray
 
 # How often completions are halved: the halves of one cut say little of how far halves are off.
 CUTS = 4
@@ -33,10 +31,10 @@ ROUNDING = 1e-12
 
 
 class Halves(NamedTuple):
-    """Completions cut in two at random within each prompt: their order [N], and the offsets of the halves [2P + 1]."""
+    """Completions cut in two at random within each prompt: their order [N], and the 2 P halves that they make then."""
 
     order: NDArray[np.int64]
-    groups: Offsets
+    groups: Groups
 
 
 class LeftBias(NamedTuple):
@@ -68,7 +66,7 @@ class LeftBias(NamedTuple):
         return LeftBias(self.shift * factor, self.stderr * abs(factor), self.worth)
 
 
-def cut_in_halves(values: NDArray[np.float64], groups: Offsets, cuts: int = CUTS) -> list[Halves]:
+def cut_in_halves(values: NDArray[np.float64], groups: ArrayLike, cuts: int = CUTS) -> list[Halves]:
     """Cut the completions of each prompt in two at random, several times over.
 
     What the values [N] of a prompt are decides how it is cut, so that it is cut alike wherever it stands.
@@ -77,17 +75,16 @@ def cut_in_halves(values: NDArray[np.float64], groups: Offsets, cuts: int = CUTS
     --------
     >>> import numpy as np
     >>> (halves,) = cut_in_halves(np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]), np.array([0, 4, 7]), cuts=1)
-    >>> sorted(halves.order[:4].tolist()), halves.groups
+    >>> sorted(halves.order[:4].tolist()), halves.groups.offsets
     ([0, 1, 2, 3], array([0, 2, 4, 5, 7]))
     """
-    sizes = np.diff(groups)
-    prompt = np.repeat(np.arange(len(sizes)), sizes)
-    place = (np.arange(len(prompt)) - groups[:-1][prompt]).astype(np.uint64)
-    seeds = np.zeros(len(sizes), np.uint64)
-    seeds[sizes > 0] = np.bitwise_xor.reduceat(values.view(np.uint64), groups[:-1][sizes > 0])
-    borders = np.append(np.stack([groups[:-1], groups[:-1] + sizes // 2], axis=1).ravel(), groups[-1])
-    keys = (_mixed(_mixed(seeds)[prompt] + place * np.uint64(cuts) + np.uint64(cut)) for cut in range(cuts))
-    return [Halves(np.argsort(prompt + (key >> np.uint64(11)) * 2.0**-53), borders) for key in keys]
+    groups = as_groups(groups, len(values))
+    seeds, filled = np.zeros(len(groups.sizes), np.uint64), groups.sizes > 0
+    seeds[filled] = np.bitwise_xor.reduceat(values.view(np.uint64), groups.starts[filled])
+    of_two = Groups.from_sizes(np.stack([groups.sizes // 2, groups.sizes - groups.sizes // 2], axis=1).ravel())
+    bits = groups.spread(_mixed(seeds)) + groups.place.astype(np.uint64) * np.uint64(cuts)
+    keys = (_mixed(bits + np.uint64(cut)) for cut in range(cuts))
+    return [Halves(np.argsort(groups.of + (key >> np.uint64(11)) * 2.0**-53), of_two) for key in keys]
 
 
 def _mixed(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -96,47 +93,6 @@ def _mixed(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
-
-
-class LogMeans(NamedTuple):
-    """log Z of each prompt [P] less its bias of order 1/n, effective sample size [P], weights beside equal ones [N]."""
-
-    log_z: NDArray[np.float64]
-    ess: NDArray[np.float64]
-    relative: NDArray[np.float64]
-
-
-def log_means(log_ratios: NDArray[np.float64], groups: Offsets) -> LogMeans:
-    """Weigh completions by the log of ``target / proposal`` [N], and estimate log Z of each prompt less its bias.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> found = log_means(np.log([0.5, 1.0, 1.5]), np.array([0, 3]))
-    >>> found.log_z.round(4), found.ess.round(4), found.relative.round(4)
-    (array([0.043]), array([2.5714]), array([0.5, 1. , 1.5]))
-    """
-    log_weights, log_z, ess = _core.normalise(log_ratios, groups)
-    sizes = np.diff(groups)
-    relative = np.exp(log_weights) * np.repeat(sizes, sizes)
-    return LogMeans(log_z - bias_of_log_mean(relative, groups), ess, relative)
-
-
-def weighted_means(values: NDArray[np.float64], relative: NDArray[np.float64], groups: Offsets) -> NDArray[np.float64]:
-    """Return each prompt's self-normalised mean [P] less its bias of order 1/n; NaN where nothing has weight.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> weighted_means(np.array([0.0, 1.0, 2.0]), np.array([0.5, 1.0, 1.5]), np.array([0, 3])).round(4)
-    array([1.4889])
-    """
-    sizes = np.diff(groups)
-    weighted = np.append(relative * np.where(relative > 0, values, 0.0), 0.0)
-    sums, totals = np.add.reduceat(weighted, groups[:-1]), np.add.reduceat(np.append(relative, 0.0), groups[:-1])
-    means = np.full(len(sizes), np.nan)
-    np.divide(sums, sizes, out=means, where=(sizes > 0) & (totals > 0))
-    return means - bias_of_weighted_mean(relative, values, groups)
 
 
 def left_bias(

@@ -6,19 +6,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from esscher import _core
-from esscher.divergence import sequence_logprobs
-from esscher.divergence.columns import drawn_logprobs
+from esscher.compare.matching import naming
+from esscher.divergence.columns import check_drawn
 from esscher.estimate import Estimate
+from esscher.groups import Groups
 from esscher.inference.bridge import mixture_log_z
-from esscher.inference.columns import group_of, group_sums
 from esscher.samples import match_prompts
-from esscher.weights import cut_in_halves, log_means
+from esscher.weights import cut_in_halves, weigh
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from esscher.ragged import Offsets
     from esscher.samples import Samples
     from esscher.target import Target
 
@@ -36,11 +34,16 @@ class LogProbs(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """Completions that one of the two drew: their log potential [N], their log-probs, and the prompts' offsets."""
+    """Completions that one of the two drew: their log potential [N], their log-probs, and those of each prompt."""
 
     log_potential: NDArray[np.float64]
     log_probs: LogProbs | None
-    groups: Offsets
+    groups: Groups
+
+    @property
+    def log_ratios(self) -> NDArray[np.float64]:
+        """log(target / proposal) of each completion [N]: of the prior's without log-probs, `log_potential`."""
+        return self.log_potential if self.log_probs is None else self.log_potential + self.log_probs.ratios
 
     def in_halves(self) -> list[Drawn]:
         """Cut them in two at random within each prompt, several times over."""
@@ -89,72 +92,63 @@ def drawn_of(prior: Samples, policy: Samples, target: Target) -> tuple[Drawn, Dr
     if matched is None:
         raise ValueError("prior and policy have no prompt in common: log Z is that of a prompt")
     prior, policy = matched
-    of_prior = target.log_potential(_rewards("prior", prior))
     are_both_known = prior.policy_logprobs is not None and prior.prior_logprobs is not None
-    log_probs = _log_probs("prior", prior) if are_both_known else None
-    of_policy = Drawn(target.log_potential(_rewards("policy", policy)), _log_probs("policy", policy), policy.groups)
-    return Drawn(of_prior, log_probs, prior.groups), of_policy
+    with naming("prior"):
+        of_prior = Drawn(
+            _potential(prior, target), _log_probs(prior, "prior") if are_both_known else None, prior.groups
+        )
+    with naming("policy"):
+        of_policy = Drawn(_potential(policy, target), _log_probs(policy, "policy"), policy.groups)
+    return of_prior, of_policy
 
 
 def by_every_way(prior: Drawn, policy: Drawn) -> dict[str, OfPrompts]:
     """Estimate log Z of each prompt by what the "prior" drew, by what the "policy" drew, and by "both" where it can."""
-    assert policy.log_probs is not None  # `drawn_of` has seen them
-    log_ratios = policy.log_potential + policy.log_probs.ratios
     ways = {
         "prior": _by_one(prior.log_potential, prior.groups)._replace(of_policy=None),
-        "policy": _by_one(log_ratios, policy.groups)._replace(of_prior=None),
+        "policy": _by_one(policy.log_ratios, policy.groups)._replace(of_prior=None),
     }
-    if prior.log_probs is None:
+    if prior.log_probs is None or policy.log_probs is None:
         return ways
     return ways | {"both": _by_both(prior, prior.log_probs, policy, policy.log_probs)}
 
 
-def _by_one(log_ratios: NDArray[np.float64], groups: Offsets) -> OfPrompts:
+def _by_one(log_ratios: NDArray[np.float64], groups: Groups) -> OfPrompts:
     """Estimate from ``log(target / proposal)`` of the samples of one proposal [N]."""
-    sizes = np.diff(groups)
-    log_z, ess, relative = log_means(log_ratios, groups)
-    squares = group_sums((relative - 1.0) ** 2, groups)
-    known = (sizes > 1) & np.isfinite(log_z)
+    weights, sizes = weigh(log_ratios, groups), groups.sizes
+    squares = groups.sums((weights.relative - 1.0) ** 2)
+    known = (sizes > 1) & np.isfinite(weights.corrected_log_z)
     stderr = np.where(known, np.sqrt(squares / np.maximum(sizes, 1) / np.maximum(sizes - 1, 1)), np.inf)
-    return OfPrompts(log_z, stderr, ess, relative, relative)
+    return OfPrompts(weights.corrected_log_z, stderr, weights.ess, weights.relative, weights.relative)
 
 
 def _by_both(prior: Drawn, of_prior: LogProbs, policy: Drawn, of_policy: LogProbs) -> OfPrompts:
     """Estimate from both together, as draws of their mixture."""
-    groups = prior.groups + policy.groups
-    order = np.argsort(np.concatenate([group_of(prior.groups), group_of(policy.groups)]), kind="stable")
+    groups = Groups.from_sizes(prior.groups.sizes + policy.groups.sizes)
+    order = np.argsort(np.concatenate([prior.groups.of, policy.groups.of]), kind="stable")
     log_potential = np.concatenate([prior.log_potential, policy.log_potential])[order]
     log_prior, log_policy = (np.concatenate(columns)[order] for columns in zip(of_prior, of_policy, strict=True))
     from_policy = (np.arange(len(order)) >= len(prior.log_potential))[order]
     log_target = log_prior + log_potential
-    filled = np.diff(groups) > 0  # of a prompt's only completions one half is empty
-    borders = np.append(groups[:-1][filled], groups[-1])
-    found = mixture_log_z(log_target, log_prior, log_policy, from_policy, borders)
+    filled = groups.sizes > 0  # of a prompt's only completions one half is empty
+    found = mixture_log_z(log_target, log_prior, log_policy, from_policy, Groups.from_sizes(groups.sizes[filled]))
     # The log of a noisy mean is on average too low by half its variance.
     variance = np.where(np.isfinite(found.stderr), found.stderr, 0.0) ** 2
-    log_z, stderr, ess = np.full(len(filled), np.nan), np.full(len(filled), np.inf), np.zeros(len(filled))
+    log_z, stderr = np.full(len(filled), np.nan), np.full(len(filled), np.inf)
     log_z[filled], stderr[filled] = found.log_z + variance / 2, found.stderr
-    share = (np.diff(policy.groups) / np.maximum(np.diff(groups), 1))[group_of(groups)]
+    share = groups.spread(policy.groups.sizes / np.maximum(groups.sizes, 1))
     with np.errstate(divide="ignore"):  # where one of them drew nothing
         log_mixture = np.logaddexp(np.log1p(-share) + log_prior, np.log(share) + log_policy)
-    log_weights, _, ess[filled] = _core.normalise(log_target - log_mixture, borders)
-    influence = np.exp(log_weights) * np.diff(groups)[group_of(groups)]
-    influence *= np.where(from_policy, share, 1.0 - share)
-    return OfPrompts(log_z, stderr, ess, influence[~from_policy], influence[from_policy])
+    weights = weigh(log_target - log_mixture, groups)
+    influence = weights.relative * np.where(from_policy, share, 1.0 - share)
+    return OfPrompts(log_z, stderr, weights.ess, influence[~from_policy], influence[from_policy])
 
 
-def _rewards(name: str, samples: Samples) -> NDArray[np.float64]:
-    if samples.rewards is None:
-        raise ValueError(f"{name} has no rewards: a target is made of them")
-    return samples.rewards
+def _potential(samples: Samples, target: Target) -> NDArray[np.float64]:
+    return target.log_potential(samples.need("rewards", why="a target is made of them"))
 
 
-def _log_probs(name: str, samples: Samples) -> LogProbs:
-    return LogProbs(*(_log_prob(name, samples, f"{whose}_logprobs") for whose in LogProbs._fields))
-
-
-def _log_prob(name: str, samples: Samples, column: str) -> NDArray[np.float64]:
-    logprobs = getattr(samples, column)
-    if logprobs is None:
-        raise ValueError(f"{name} has no {column}: without, the weights of its samples are not known")
-    return drawn_logprobs(column, logprobs) if column == f"{name}_logprobs" else sequence_logprobs(logprobs)
+def _log_probs(samples: Samples, drawn_by: str) -> LogProbs:
+    whose = {"prior": samples.prior_log_prob, "policy": samples.policy_log_prob}
+    check_drawn(f"{drawn_by}_logprobs", whose[drawn_by])
+    return LogProbs(**whose)
