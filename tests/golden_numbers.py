@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 
 import esscher
-from esscher import Condition, Moments, Ragged, Samples, Tilt, compare, evaluate, mismatch, prototype
+from esscher import Condition, Moments, Ragged, Samples, Tilt, compare, evaluate, mismatch, prototype, solve_beta
 from esscher.divergence import estimate_kls
 from esscher.frontier import frontier
 from esscher.inference import best_of_n, bounds, bridge, importance
-from esscher import solve_beta
 
 HERE = Path(__file__).parent / "golden"
 NUMBERS = HERE / "numbers.json"

@@ -15,15 +15,14 @@ from scipy import stats
 
 from esscher import Ragged, Samples, Tilt, compare, evaluate, sequence_logprobs
 from esscher.compare.efficiency import estimate_efficiency
+from esscher.compare.log_z import best_gap
 from esscher.divergence import estimate_kls
 from esscher.diversity import estimate_excess
 from esscher.estimate import effective_clusters, with_interval
-from esscher.evaluate.warnings import of_kl, of_target
-from esscher.compare.log_z import best_gap
-from esscher.frontier import frontier
-from esscher.lm.tabular import TabularLM
 from esscher.evaluate.posterior import assess
-from esscher.frontier import solve_beta
+from esscher.evaluate.warnings import of_kl, of_target
+from esscher.frontier import frontier, solve_beta
+from esscher.lm.tabular import TabularLM
 
 KLS = ("k1", "exact", "k3", "k1_cv")
 # What rests on weights that make the policy's completions stand for the target.

@@ -9,7 +9,6 @@ import pytest
 from scipy import stats
 from scipy.linalg import fractional_matrix_power
 
-from esscher.weights import bias_of_weighted_mean, count_heavy, trusted_pareto_k
 from esscher.estimate import (
     LEVEL,
     MANY,
@@ -23,6 +22,7 @@ from esscher.estimate import (
     student_interval,
     with_interval,
 )
+from esscher.weights import bias_of_weighted_mean, count_heavy, trusted_pareto_k
 
 
 def clustered(rng, clusters):

@@ -20,8 +20,8 @@ from esscher import (
     resample,
     sequence_logprobs,
 )
-from esscher.lm.tabular import TabularLM
 from esscher.evaluate.posterior import assess
+from esscher.lm.tabular import TabularLM
 
 BETAS = (0.1, 0.7, 3.0)
 

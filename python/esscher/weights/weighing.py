@@ -92,7 +92,7 @@ def weigh(log_ratios: NDArray[np.float64], groups: ArrayLike) -> Weights:
     >>> weights = weigh(np.log([0.5, 1.0, 1.5]), [0, 3])
     >>> weights.relative.round(4), weights.ess.round(4)
     (array([0.5, 1. , 1.5]), array([2.5714]))
-    >>> weights.log_z.round(4), weights.corrected_log_z.round(4)
+    >>> weights.log_z.round(4) + 0.0, weights.corrected_log_z.round(4)
     (array([0.]), array([0.043]))
     """
     found = as_groups(groups, len(log_ratios))
