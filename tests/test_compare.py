@@ -456,7 +456,7 @@ def test_few_completions_are_told_to_be_few_and_not_to_be_wrong(prior):
 def test_columns_that_lack_are_named(prior, policies):
     with pytest.raises(ValueError, match="policy 'bare': samples have no rewards: a comparison is of rewards"):
         compare(prior, {"bare": replace(policies["much"], rewards=None)})
-    with pytest.raises(ValueError, match="policy 'bare': samples have no prior_logprobs: .* `esscher score` adds"):
+    with pytest.raises(ValueError, match=r"policy 'bare': samples have no prior_logprobs: .* `esscher score` adds"):
         compare(prior, {"bare": replace(policies["much"], prior_logprobs=None)})
     with pytest.raises(ValueError, match="policies is empty"):
         compare(prior, {})

@@ -20,7 +20,7 @@ from esscher.divergence import estimate_kls
 from esscher.diversity import estimate_excess
 from esscher.estimate import effective_clusters, with_interval
 from esscher.evaluate.posterior import assess
-from esscher.evaluate.warnings import of_kl, of_target
+from esscher.evaluate.report_warnings import warn_of_kl, warn_of_target
 from esscher.frontier import frontier, solve_beta
 from esscher.lm.tabular import TabularLM
 
@@ -279,8 +279,8 @@ def report(samples: Samples, prior: Samples):
         "efficiency": estimate_efficiency(samples, kl, beta, prior)[1:],
         "best_gap": (gap.value, gap.interval),
     }
-    few = [text for text in of_kl(samples, {}) if "there are only" in text]
-    is_far = any(map(is_grave, of_target(samples, TARGET, None, posterior, weights)))
+    few = [text for text in warn_of_kl(samples, {}) if "there are only" in text]
+    is_far = any(map(is_grave, warn_of_target(samples, TARGET, None, posterior, weights)))
     warned = {name: bool(kls[name].warnings) for name in KLS} | dict.fromkeys(WEIGHTED, is_far)
     warned["forward_kl"] |= any(map(is_grave, posterior.forward_kl.warnings))
     warned |= {"efficiency": is_beyond, "reward": False, "elbo": False, "best_gap": is_far}

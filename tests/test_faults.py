@@ -7,7 +7,7 @@ import pytest
 
 from esscher import Ragged, Samples, Tilt, compare, evaluate, prototype
 from esscher.divergence import estimate_kl
-from esscher.faults import of_samples
+from esscher.faults import warn_of_samples
 
 END, PAD, START = 2, 0, 1
 SENTINELS = [-9999.0, -100.0, -1000.0, -10000.0, -1e9, -65504.0, *(float(np.finfo(np.float32).min) for _ in range(1))]
@@ -50,14 +50,14 @@ def padded(rows, width, pad):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_nothing_is_said_of_samples_without_a_fault(seed):
-    assert of_samples(drawn(seed=seed)) == ()
-    assert of_samples(drawn(seed=seed, terminated=False)) == ()
+    assert warn_of_samples(drawn(seed=seed)) == ()
+    assert warn_of_samples(drawn(seed=seed, terminated=False)) == ()
 
 
 @pytest.mark.parametrize("name", ["policy_logprobs", "prior_logprobs"])
 @pytest.mark.parametrize("value", SENTINELS)
 def test_values_that_stand_for_no_log_prob_are_named(name, value):
-    (said,) = of_samples(with_values(drawn(), name, value, [5, 77]))
+    (said,) = warn_of_samples(with_values(drawn(), name, value, [5, 77]))
     row, token = drawn().completions.locate(5)
     assert said.startswith(f"{name} holds {value:g} at 2 tokens, in 2 of 64 completions (the first at [{row}][{token}]")
 
@@ -65,12 +65,14 @@ def test_values_that_stand_for_no_log_prob_are_named(name, value):
 def test_the_least_number_of_bfloat16_and_several_values_are_named():
     lowest = -3.3895313892515355e38
     samples = with_values(with_values(drawn(), "prior_logprobs", lowest, [1, 2, 3]), "prior_logprobs", -100.0, [9])
-    assert of_samples(samples)[0].startswith(f"prior_logprobs holds {lowest:g} at 3 tokens and -100 at 1 token, in ")
+    assert warn_of_samples(samples)[0].startswith(
+        f"prior_logprobs holds {lowest:g} at 3 tokens and -100 at 1 token, in "
+    )
 
 
 @pytest.mark.parametrize("value", [-1.0, -20.0, -50.0])
 def test_a_whole_number_that_comes_back_is_named(value):
-    (said,) = of_samples(with_values(drawn(), "policy_logprobs", value, np.arange(0, 60, 6)))
+    (said,) = warn_of_samples(with_values(drawn(), "policy_logprobs", value, np.arange(0, 60, 6)))
     assert said.startswith(f"policy_logprobs holds {value:g} at 10 tokens")
 
 
@@ -79,7 +81,7 @@ def test_whole_numbers_are_no_accident_among_numbers_of_16_bits():
     values = samples.prior_logprobs.values
     coarse = (values.view(np.uint32) & 0xFFFF0000).view(np.float32)
     assert (coarse == -1).sum() >= 5
-    assert of_samples(replace(samples, prior_logprobs=Ragged(coarse, samples.completions.offsets))) == ()
+    assert warn_of_samples(replace(samples, prior_logprobs=Ragged(coarse, samples.completions.offsets))) == ()
 
 
 def test_a_sentinel_is_told_wherever_the_column_is_read():
@@ -110,30 +112,31 @@ def test_one_above_zero_stays_an_error_that_names_it():
 def test_rows_and_columns_of_zeros_are_named(name):
     samples = drawn()
     row = slice(*samples.completions.offsets[3:5])
-    (said,) = of_samples(with_values(samples, f"{name}_logprobs", 0.0, row))
+    (said,) = warn_of_samples(with_values(samples, f"{name}_logprobs", 0.0, row))
     assert said.startswith(f"1 of 64 completions have {name} log-probs of exactly 0 at every token")
-    (said,) = of_samples(with_values(samples, f"{name}_logprobs", 0.0, slice(None)))
+    (said,) = warn_of_samples(with_values(samples, f"{name}_logprobs", 0.0, slice(None)))
     assert said.startswith(f"64 of 64 completions have {name} log-probs of exactly 0")
 
 
 def test_a_column_of_zeros_is_named_where_rows_have_one_token():
     zeros, ones = Ragged.from_rows([[0.0], [0.0]]), Ragged.from_rows([[-0.3], [-0.7]])
-    (said,) = of_samples(with_rows([[5], [6]], policy_logprobs=ones, prior_logprobs=zeros))
+    (said,) = warn_of_samples(with_rows([[5], [6]], policy_logprobs=ones, prior_logprobs=zeros))
     assert said.startswith("2 of 2 completions have prior log-probs of exactly 0 at every token")
     assert (
-        of_samples(with_rows([[5], [6]], policy_logprobs=ones, prior_logprobs=Ragged.from_rows([[0.0], [-1.5]]))) == ()
+        warn_of_samples(with_rows([[5], [6]], policy_logprobs=ones, prior_logprobs=Ragged.from_rows([[0.0], [-1.5]])))
+        == ()
     )
 
 
 def test_zeros_of_kl_and_entropy_are_named_where_log_probs_speak_against_them():
     zeros = Ragged(np.zeros_like(drawn().prior_logprobs.values), drawn().completions.offsets)
-    (said,) = of_samples(replace(drawn(), token_kl=zeros))
+    (said,) = warn_of_samples(replace(drawn(), token_kl=zeros))
     assert said.startswith("token_kl is exactly 0 at every token, but by the log-probs policy and prior differ at ")
-    (said,) = of_samples(replace(drawn(), policy_entropy=zeros))
+    (said,) = warn_of_samples(replace(drawn(), policy_entropy=zeros))
     assert said.startswith(
         "policy_entropy is exactly 0 at every token, but by the log-probs the policy was not certain"
     )
-    assert of_samples(replace(drawn(), token_kl=zeros, policy_logprobs=drawn().prior_logprobs)) == ()
+    assert warn_of_samples(replace(drawn(), token_kl=zeros, policy_logprobs=drawn().prior_logprobs)) == ()
 
 
 @pytest.mark.parametrize("terminated", [True, False])
@@ -149,7 +152,7 @@ def test_padding_that_is_kept_is_named(pad, terminated):
         rewards=samples.rewards,
         terminated=samples.terminated,
     )
-    (said,) = of_samples(longer)
+    (said,) = warn_of_samples(longer)
     behind = sum(width - len(row) for row in rows)
     on = sum(width - len(row) > (pad == PAD) for row in rows)
     first = next(i for i, row in enumerate(rows) if width - len(row) > (pad == PAD))
@@ -174,20 +177,20 @@ def test_padding_that_is_kept_is_named(pad, terminated):
     ],
 )
 def test_natural_repetition_is_not_padding(rows):
-    assert of_samples(with_rows(rows)) == ()
+    assert warn_of_samples(with_rows(rows)) == ()
 
 
 def test_a_policy_that_repeats_itself_until_it_is_cut_off_has_no_end():
     rows = padded([[5], [6, 7], [4, 3, 5]], 12, 9)
-    assert of_samples(with_rows(rows, terminated=np.zeros(3, bool))) == ()
-    assert len(of_samples(with_rows(rows))) == 1
+    assert warn_of_samples(with_rows(rows, terminated=np.zeros(3, bool))) == ()
+    assert len(warn_of_samples(with_rows(rows))) == 1
 
 
 def test_a_start_token_too_many_is_named():
     samples = drawn()
     prompts = [[START, *row] if p in (2, 5) else row.tolist() for p, row in enumerate(samples.prompts)]
     doubled = replace(samples, prompts=Ragged.from_rows(prompts))
-    (said,) = of_samples(doubled)
+    (said,) = warn_of_samples(doubled)
     assert said.startswith(
         "2 of 8 prompts begin with the token 1 twice, the others with it once (the first of them is p"
     )
@@ -207,15 +210,15 @@ def test_a_start_token_too_many_is_named():
 def test_other_starts_are_none(prompts):
     n = len(prompts)
     samples = Samples(Ragged.from_rows(prompts), Ragged.from_rows([[7 + i, END] for i in range(n)]), np.arange(n + 1))
-    assert of_samples(samples) == ()
+    assert warn_of_samples(samples) == ()
 
 
 def test_rewards_that_are_all_equal_are_told():
-    (said,) = of_samples(replace(drawn(), rewards=np.full(64, 0.5)))
-    assert said.startswith("All 64 rewards are 0.5: they prefer no completion to another")
+    (said,) = warn_of_samples(replace(drawn(), rewards=np.full(64, 0.5)))
+    assert said.startswith("All 64 rewards are 0.5: the reward prefers no completion to another")
     assert said in evaluate(replace(drawn(), rewards=np.full(64, 0.5)), Tilt(0.1)).warnings
-    (said,) = of_samples(replace(drawn(), rewards=np.repeat(np.arange(8.0), 8)))
+    (said,) = warn_of_samples(replace(drawn(), rewards=np.repeat(np.arange(8.0), 8)))
     assert said.startswith("Within every prompt all completions have the same reward")
     one_each = Samples(Ragged.from_rows([[1], [3]]), Ragged.from_rows([[7], [8]]), [0, 1, 2], rewards=[1.0, 1.0])
-    assert of_samples(one_each)[0].startswith("All 2 rewards are 1")
-    assert of_samples(replace(one_each, rewards=[1.0, 2.0])) == ()
+    assert warn_of_samples(one_each)[0].startswith("All 2 rewards are 1")
+    assert warn_of_samples(replace(one_each, rewards=[1.0, 2.0])) == ()

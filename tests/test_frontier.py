@@ -236,7 +236,7 @@ def test_beta_so_small_that_one_sample_has_all_the_weight():
     assert found.kl.value[1] == pytest.approx(np.log(4) - 3 / 8, abs=1e-9)  # the correction of log Z is (n - 1) / 2n
     assert found.reward.value == pytest.approx([1.0, 1.0])
     assert not found.trusted.any()
-    assert found.warnings == ("With 4 samples, no target can be trusted, whatever beta: draw 50 a prompt or more.",)
+    assert found.warnings == ("With 4 samples, no target can be trusted, whatever beta. Draw 50 a prompt or more.",)
 
 
 def test_rewards_of_minus_infinity_have_no_weight():

@@ -135,7 +135,7 @@ def test_few_samples_are_told_to_be_few_whatever_beta():
     )
     found = prototype(pairs)
     assert found.warnings == (
-        "With 40 samples, 2 a prompt, no target can be trusted, whatever beta: draw 8 a prompt or more.",
+        "With 40 samples, 2 a prompt, no target can be trusted, whatever beta. Draw 8 a prompt or more.",
     )
     out = StringIO()
     print_prototype(found, Console(width=100, file=out))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from esscher.warning import ReportWarning
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -42,7 +44,7 @@ class Filler(NamedTuple):
     tokens: Indices
 
 
-def of_samples(samples: Samples) -> tuple[str, ...]:
+def warn_of_samples(samples: Samples) -> tuple[ReportWarning, ...]:
     """Say all that is known to be wrong with samples, whatever is made of them.
 
     Examples
@@ -50,13 +52,13 @@ def of_samples(samples: Samples) -> tuple[str, ...]:
     >>> from esscher import Ragged, Samples
     >>> rows = Ragged.from_rows([[-1.0, -9999.0]])
     >>> samples = Samples(Ragged.from_rows([[1]]), Ragged.from_rows([[2, 3]]), [0, 1], prior_logprobs=rows)
-    >>> of_samples(samples)[0].split(":")[0]
+    >>> warn_of_samples(samples)[0].split(":")[0]
     'prior_logprobs holds -9999 at 1 token, in 1 of 1 completions (the first at [0][1], counted from 0)'
     """
-    return (*of_columns(samples), *of_rows(samples), *of_rewards(samples))
+    return (*warn_of_columns(samples), *warn_of_rows(samples), *warn_of_rewards(samples))
 
 
-def of_columns(samples: Samples) -> tuple[str, ...]:
+def warn_of_columns(samples: Samples) -> tuple[ReportWarning, ...]:
     """Say what is wrong with the token columns: fillers, zeros that were filled in, and what rounding left beyond 0."""
     found = []
     for name in LOGPROBS:
@@ -67,53 +69,52 @@ def of_columns(samples: Samples) -> tuple[str, ...]:
     return tuple(filter(None, found))
 
 
-def of_rows(samples: Samples) -> tuple[str, ...]:
+def warn_of_rows(samples: Samples) -> tuple[ReportWarning, ...]:
     """Say if completions go on after their end, or prompts begin with a start token too many."""
     return tuple(filter(None, [_past_end(samples), _doubled_start(samples.prompts)]))
 
 
-def of_rewards(samples: Samples) -> tuple[str, ...]:
+def warn_of_rewards(samples: Samples) -> tuple[ReportWarning, ...]:
     """Say if rewards do not tell completions apart."""
     rewards = samples.rewards
     if rewards is None or len(rewards) == 1 or np.isneginf(rewards).any():
         return ()
-    advice = "check that the rewards are those of these completions, and are not filled in."
+    groups = samples.groups
+    seen = "Within every prompt all completions have the same reward"
     if rewards.min() == rewards.max():
-        return (
-            f"All {len(rewards):,} rewards are {rewards[0]:g}: they prefer no completion to another, so that the "
-            f"target is no different from the prior, and what is said of it says nothing of the reward: {advice}",
-        )
-    starts = samples.groups[:-1]
-    if (
-        len(rewards) == len(starts)
-        or (np.maximum.reduceat(rewards, starts) > np.minimum.reduceat(rewards, starts)).any()
-    ):
+        seen = f"All {len(rewards):,} rewards are {rewards[0]:g}"
+    elif len(rewards) == len(groups.sizes) or (groups.largest(rewards) > groups.smallest(rewards)).any():
         return ()
     return (
-        "Within every prompt all completions have the same reward: it prefers no completion to another, so that the "
-        f"target is no different from the prior: {advice}",
+        ReportWarning(
+            "equal-rewards",
+            f"{seen}: the reward prefers no completion to another, so that the target is no different from the prior, "
+            "and what is said of it says nothing of the reward.",
+            "Check that the rewards are those of these completions, and are not filled in.",
+        ),
     )
 
 
-def _rounded(samples: Samples, name: str) -> str:
+def _rounded(samples: Samples, name: str) -> ReportWarning | None:
     column: Ragged | None = getattr(samples, name)
     if column is None:
-        return ""
+        return None
     beyond = column.values if name in LOGPROBS else -column.values
     most = float(beyond.max())
     if not most > 0:
-        return ""
+        return None
     side = "above" if name in LOGPROBS else "below"
-    return (
+    return ReportWarning(
+        "rounded",
         f"{int((beyond > 0).sum()):,} of {len(beyond):,} values of {name} are {side} 0 by up to {most:.2g}, which "
-        "rounding leaves: they are read as 0."
+        "rounding leaves: they are read as 0.",
     )
 
 
-def _fillers(name: str, column: Ragged) -> str:
+def _fillers(name: str, column: Ragged) -> ReportWarning | None:
     fillers = _find_fillers(column.values)
     if not fillers:
-        return ""
+        return None
     shown = " and ".join(
         f"{filler.value:g} at {_times(len(filler.tokens), 'token')}" for filler in fillers[:KINDS_SHOWN]
     )
@@ -121,10 +122,11 @@ def _fillers(name: str, column: Ragged) -> str:
     tokens = np.concatenate([filler.tokens for filler in fillers])
     rows = np.unique(np.searchsorted(column.offsets, tokens, side="right"))
     row, token = column.locate(tokens.min())
-    return (
+    return ReportWarning(
+        "filler-values",
         f"{name} holds {shown}{more}, in {len(rows):,} of {len(column):,} completions (the first at [{row}][{token}], "
-        "counted from 0): such a value stands for a log-prob that is missing, and is counted as if it were one. "
-        "Recompute these log-probs, or leave the completions out."
+        "counted from 0): such a value stands for a log-prob that is missing, and is counted as if it were one.",
+        "Recompute these log-probs, or leave the completions out.",
     )
 
 
@@ -148,7 +150,7 @@ def _are_exact(values: NDArray[np.floating]) -> bool:
     return len(others) >= FEWEST_OTHERS and bool((others.view(np.uint32) & 0xFFFF == 0).mean() < ON_GRID)
 
 
-def _zero_rows(name: str, logprobs: Ragged) -> str:
+def _zero_rows(name: str, logprobs: Ragged) -> ReportWarning | None:
     """Rows of zeros are told by up to three of their tokens first, so that not every token is read."""
     starts, lengths = logprobs.offsets[:-1], logprobs.lengths
     suspects = np.flatnonzero(lengths > 1) if logprobs.values[-1] or logprobs.values.any() else np.arange(len(lengths))
@@ -156,42 +158,42 @@ def _zero_rows(name: str, logprobs: Ragged) -> str:
         suspects = suspects[logprobs.values[place[suspects]] == 0]
     rows = sum(not logprobs[row].any() for row in suspects.tolist())
     if not rows:
-        return ""
-    return (
+        return None
+    return ReportWarning(
+        "zero-values",
         f"{rows:,} of {len(logprobs):,} completions have {name} log-probs of exactly 0 at every token, which says "
-        "that each was certain: such zeros mostly stand for missing log-probs. Recompute them, or leave these out."
+        "that each was certain: such zeros mostly stand for missing log-probs.",
+        "Recompute them, or leave these out.",
     )
 
 
-def _zero_kl(samples: Samples) -> str:
+def _zero_kl(samples: Samples) -> ReportWarning | None:
     column, policy, prior = samples.token_kl, samples.policy_logprobs, samples.prior_logprobs
     if column is None or policy is None or prior is None or column.values.any():
-        return ""
+        return None
     with np.errstate(invalid="ignore"):  # both impossible: no difference
         differ = int((np.abs(policy.values - prior.values) > APART).sum())
-    return _zero_column("token_kl", f"policy and prior differ at {_times(differ, 'token')}") if differ else ""
+    return _zero_column("token_kl", f"policy and prior differ at {_times(differ, 'token')}") if differ else None
 
 
-def _zero_entropy(samples: Samples) -> str:
+def _zero_entropy(samples: Samples) -> ReportWarning | None:
     column, policy = samples.policy_entropy, samples.policy_logprobs
     if column is None or policy is None or column.values.any():
-        return ""
+        return None
     uncertain = int((policy.values < -APART).sum())
-    return (
-        _zero_column("policy_entropy", f"the policy was not certain of {_times(uncertain, 'token')}")
-        if uncertain
-        else ""
+    seen = f"the policy was not certain of {_times(uncertain, 'token')}"
+    return _zero_column("policy_entropy", seen) if uncertain else None
+
+
+def _zero_column(name: str, why: str) -> ReportWarning:
+    return ReportWarning(
+        "zero-values",
+        f"{name} is exactly 0 at every token, but by the log-probs {why}: the zeros stand for values that are missing.",
+        f"Recompute {name}, or leave the column out.",
     )
 
 
-def _zero_column(name: str, why: str) -> str:
-    return (
-        f"{name} is exactly 0 at every token, but by the log-probs {why}: the zeros stand for values that are missing. "
-        f"Recompute {name}, or leave the column out."
-    )
-
-
-def _past_end(samples: Samples) -> str:
+def _past_end(samples: Samples) -> ReportWarning | None:
     """Tell an end or padding token by this: it fills the ends of rows from different places on, and nothing follows it.
 
     Where samples say that all such rows were cut off, they are of a model that repeats itself.
@@ -204,14 +206,16 @@ def _past_end(samples: Samples) -> str:
     for end in ids[np.argsort(-counts, kind="stable")][:ENDS_TRIED]:
         rows, behind = _rows_that_go_on(samples, int(end))
         if behind:
-            return (
+            return ReportWarning(
+                "past-the-end",
                 f"{len(rows):,} of {len(lengths):,} completions go on after their end (the first is completion "
                 f"{rows[0]}, counted from 0): the token {end} is repeated to their last place, and nothing else ever "
                 f"follows it, as padding does. If it is padding or the end-of-sequence token, {behind:,} of "
                 f"{len(values):,} tokens should not count, and are in the log-probs, the KL, the lengths and the "
-                "n-grams: end each completion with its first end-of-sequence token."
+                "n-grams.",
+                "End each completion with its first end-of-sequence token.",
             )
-    return ""
+    return None
 
 
 def _rows_that_go_on(samples: Samples, end: int) -> tuple[Indices, int]:
@@ -228,18 +232,20 @@ def _rows_that_go_on(samples: Samples, end: int) -> tuple[Indices, int]:
     return rows, 0 if few or cut_off else len(within)
 
 
-def _doubled_start(prompts: Ragged) -> str:
+def _doubled_start(prompts: Ragged) -> ReportWarning | None:
     longer = np.flatnonzero(prompts.lengths > 1)
     if len(longer) < FEWEST_PROMPTS:
-        return ""
+        return None
     first, second = (prompts.values[prompts.offsets[longer] + place] for place in (0, 1))
     doubled = longer[second == first]
     if (first != first[0]).any() or len(doubled) in (0, len(longer)):
-        return ""
-    return (
+        return None
+    return ReportWarning(
+        "doubled-start",
         f"{len(doubled):,} of {len(prompts):,} prompts begin with the token {first[0]} twice, the others with it once "
-        f"(the first of them is prompt {doubled[0]}, counted from 0): a start token was put before text that had one. "
-        "Models see these prompts differently from the others: tokenise them again, without a second start token."
+        f"(the first of them is prompt {doubled[0]}, counted from 0): a start token was put before text that had one, "
+        "and models see these prompts differently from the others.",
+        "Tokenise them again, without a second start token.",
     )
 
 

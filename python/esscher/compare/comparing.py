@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from esscher.compare.best import find_ways
+from esscher.compare.comparison import Comparison, PolicyPoint
 from esscher.compare.efficiency import estimate_efficiency, mean_as_prior
 from esscher.compare.log_z import gap_of, summarise
 from esscher.compare.matching import check_shared, completions_of, is_own, match, naming
-from esscher.compare.record import Comparison, PolicyPoint
 from esscher.compare.ways import drawn_of
 from esscher.divergence import KlEstimate, estimate_kl, estimate_kls
-from esscher.divergence.columns import check_drawn
+from esscher.divergence.checked_columns import check_drawn
 from esscher.estimate import with_interval
-from esscher.evaluate import evaluate
-from esscher.evaluate.warnings import of_kl
+from esscher.evaluate.against_target import measure, why_not_measured
+from esscher.evaluate.report_warnings import warn_of_kl
 from esscher.frontier import A_PROMPT, prototype, solve_beta
 from esscher.samples import check_samples
 from esscher.target import Tilt
+from esscher.warning import ReportWarning, merge_warnings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,16 +29,19 @@ if TYPE_CHECKING:
     from esscher.compare.efficiency import Efficiency
     from esscher.compare.log_z import LogZ
     from esscher.compare.matching import Places
-    from esscher.evaluate import Report
     from esscher.frontier import Frontier
     from esscher.samples import Samples, TokenColumn
 
 
 LOGPROBS: tuple[TokenColumn, ...] = ("policy_logprobs", "prior_logprobs")
+# What warnings call the gap that the policy's own samples show, beside the best one.
+OWN_GAP = "the gap by its own samples"
 OF_REWARDS = "a comparison is of rewards"
-TOO_GOOD = (
-    "It got more than any policy of its KL can: check that its rewards and the prior's are the same reward, and that "
-    "both columns of log-probs are of the models that they are named after."
+TOO_GOOD = ReportWarning(
+    "above-the-frontier",
+    "It got more than any policy of its KL can.",
+    "Check that its rewards and the prior's are the same reward, and that both columns of log-probs are of the models "
+    "that they are named after.",
 )
 
 
@@ -95,25 +98,25 @@ def compare(prior: Samples, policies: Mapping[str, Samples], beta: float | None 
         prior.need("rewards", why="the frontier is that of a reward")
     if len(policies) > 1 or is_own(prior):
         prior = replace(prior, policy_logprobs=None)
-    told: list[tuple[str, str]] = []
+    told: list[ReportWarning] = []
     of_prior = completions_of(prior)
     # What is wrong is named where it stands in the samples as they were given.
     for name, samples in policies.items():
         with naming(f"policy {name!r}"):
-            told += [(name, text) for text in _check(samples, prior, of_prior)]
+            told += [warning.at(name) for warning in _check(samples, prior, of_prior)]
     prior, policies, warnings = match(prior, policies)
     with naming("prior, of the shared prompts" if warnings else "prior"):
         found = prototype(prior)
     points = []
     for name, samples in policies.items():
         with naming(f"policy {name!r}"):
-            point, texts = _point(name, samples, prior, target, found.frontier)
+            point, warned = _point(name, samples, prior, target, found.frontier)
         points.append(point)
-        told += [(name, text) for text in texts]
-    return Comparison(found, tuple(points), (*warnings, *found.warnings, *_by_text(told)))
+        told += [warning.at(name) for warning in warned]
+    return Comparison(found, tuple(points), merge_warnings([*warnings, *found.warnings, *told]))
 
 
-def _check(samples: Samples, prior: Samples, of_prior: Places) -> list[str]:
+def _check(samples: Samples, prior: Samples, of_prior: Places) -> list[ReportWarning]:
     samples.need("rewards", why=OF_REWARDS)
     for column in LOGPROBS:
         samples.need(column, why="a comparison needs those of policy and prior, which `esscher score` adds")
@@ -121,17 +124,9 @@ def _check(samples: Samples, prior: Samples, of_prior: Places) -> list[str]:
     return check_shared(samples, prior, of_prior)
 
 
-def _by_text(warnings: list[tuple[str, str]]) -> list[str]:
-    """Say once, of all policies together, what is the same of several."""
-    names: dict[str, list[str]] = {}
-    for name, text in warnings:
-        names.setdefault(text, []).append(name)
-    return [f"{', '.join(named)}: {text}" for text, named in names.items()]
-
-
 def _point(
     name: str, samples: Samples, prior: Samples, target: Tilt | None, curve: Frontier
-) -> tuple[PolicyPoint, list[str]]:
+) -> tuple[PolicyPoint, list[ReportWarning]]:
     reward, reward_interval = with_interval(samples.need("rewards", why=OF_REWARDS), samples.groups)
     kl = estimate_kl(samples, "k1" if samples.token_kl is None else "exact")
     beta, of_beta = _beta_of(samples, kl, prior, curve)
@@ -139,12 +134,15 @@ def _point(
     if got is not None and got.interval.low > 1 and not of_beta:
         of_got = [TOO_GOOD]
     against = target if target is not None else None if beta is None else Tilt(beta)
-    report = None if against is None else evaluate(samples, against)
+    why = why_not_measured(samples)
+    measured = (
+        None if against is None or why is not None else measure(samples, against, gap="the gap by its own samples")
+    )
     drawn = None if against is None else drawn_of(prior, samples, against)
     ways = None if drawn is None else find_ways(*drawn)
     log_z = None if ways is None else summarise(ways)
     gap = None if drawn is None or ways is None else gap_of(drawn[1], ways)
-    own = None if report is None else report.target
+    own = None if measured is None else measured.report
     point = PolicyPoint(
         name=name,
         reward=reward,
@@ -160,26 +158,35 @@ def _point(
         inference_gap=None if gap is None else gap.value,
         inference_gap_interval=None if gap is None else gap.interval,
         own_inference_gap=None if own is None else own.inference_gap,
-        excess_collapse=() if report is None else report.excess_collapse,
+        excess_collapse=() if measured is None else measured.excess_collapse,
     )
-    of_report = of_kl(samples, estimate_kls(samples)) if report is None else _of_report(report)
-    return point, [*of_beta, *of_got, *_of_log_z(against, log_z, prior, samples), *of_report]
+    told = [*of_beta, *of_got, *_of_log_z(against, log_z, prior, samples), *warn_of_kl(samples, estimate_kls(samples))]
+    if measured is not None:
+        told += [*measured.warnings, *(_not_available(what, why) for what, why in measured.unavailable.items())]
+    elif against is not None and why is not None:
+        told.append(_not_available("Gap and excess", why))
+    return point, told
 
 
-def _beta_of(samples: Samples, kl: KlEstimate, prior: Samples, curve: Frontier) -> tuple[float | None, list[str]]:
+def _not_available(what: str, why: str) -> ReportWarning:
+    return ReportWarning("not-available", f"{what[0].upper()}{what[1:]} not available: {why}.")
+
+
+def _beta_of(
+    samples: Samples, kl: KlEstimate, prior: Samples, curve: Frontier
+) -> tuple[float | None, list[ReportWarning]]:
     """Return the beta whose target has this KL, and what keeps it from being known or trusted."""
     if kl.value == np.inf:
         return None, []  # which the warnings of the KL explain
     if not kl.per_sequence.any():
-        return None, [
-            "Its KL is exactly 0 in every completion: it has not moved, or one column of log-probs is a copy of the "
-            "other."
-        ]
+        seen = "Its KL is exactly 0 in every completion: it has not moved, or one column of log-probs is a copy of the"
+        return None, [ReportWarning("copied-log-probs", f"{seen} other.")]
     value = mean_as_prior(kl.per_sequence, samples, prior)
     if kl.value < -2 * kl.stderr:
         return None, []  # which the warnings of the KL explain
     if not value > 0:
-        return None, [f"The estimate of its KL is {value:.3g}, and no target has that. Draw more completions of it."]
+        seen = f"The estimate of its KL is {value:.3g}, and no target has that."
+        return None, [ReportWarning("reachable-unknown", seen, "Draw more completions of it.")]
     rewards = prior.need("rewards", why=OF_REWARDS)
     try:
         beta = solve_beta(rewards, kl=value, groups=prior.groups)
@@ -188,54 +195,54 @@ def _beta_of(samples: Samples, kl: KlEstimate, prior: Samples, curve: Frontier) 
         act = "Draw more completions of the prior"
         if np.isneginf(rewards).any():
             act += ", or give failures a finite reward"
-        return None, [f"What its KL could buy is not known: {reason}. {act}."]
+        return None, [ReportWarning("reachable-unknown", f"What its KL could buy is not known: {reason}.", f"{act}.")]
     trusted = curve.beta[curve.trusted]
     if len(trusted) == 0 or beta < trusted[-1]:
-        return beta, ["It lies beyond what the prior's samples can be trusted for: draw more of them."]
+        seen = "It lies beyond what the prior's samples can be trusted for."
+        return beta, [ReportWarning("beyond-the-samples", seen, "Draw more of them.")]
     return beta, []
 
 
-def _efficiency(samples: Samples, kl: KlEstimate, beta: float, prior: Samples) -> tuple[Efficiency | None, list[str]]:
+def _efficiency(
+    samples: Samples, kl: KlEstimate, beta: float, prior: Samples
+) -> tuple[Efficiency | None, list[ReportWarning]]:
     """Return what it got of what it could reach, or why there is no such thing."""
     for whose, of_whom in (("its", samples), ("the prior's", prior)):
         rewards = of_whom.need("rewards", why=OF_REWARDS)
         excluded = int(np.isneginf(rewards).sum())
         if excluded:
+            seen = f"{excluded} of {whose} {len(rewards)} completions {'has' if excluded == 1 else 'have'} a reward of"
             return None, [
-                f"{excluded} of {whose} {len(rewards)} completions {'has' if excluded == 1 else 'have'} a reward of "
-                "-inf, and so has their mean: there is no share of a gain to speak of. Give failures a finite reward."
+                ReportWarning(
+                    "infinite-rewards",
+                    f"{seen} -inf, and so has their mean: there is no share of a gain to speak of.",
+                    "Give failures a finite reward.",
+                )
             ]
     return estimate_efficiency(samples, kl, beta, prior), []
 
 
-def _of_log_z(target: Tilt | None, log_z: LogZ | None, prior: Samples, samples: Samples) -> list[str]:
+def _of_log_z(target: Tilt | None, log_z: LogZ | None, prior: Samples, samples: Samples) -> list[ReportWarning]:
     """Say where the samples of prior and policy disagree about log Z, or cannot be compared."""
     if log_z is None or log_z.agree:
         return []
     if log_z.agree is None:
         return [
-            f"log Z of {target} by the prior's samples and by its own cannot be compared: of no prompt both give it "
-            "with an error. Draw several completions of each prompt."
+            ReportWarning(
+                "few-completions",
+                f"log Z of {target} by the prior's samples and by its own cannot be compared: of no prompt both give "
+                "it with an error.",
+                "Draw several completions of each prompt.",
+            )
         ]
     prompts = len(prior.prompts)
     where = "" if log_z.compared == prompts else f", over the {log_z.compared} of {prompts} prompts where both know it"
     why = "One of them misses where the target is: raise beta, or draw more of both"
     if min(len(prior), len(samples)) < A_PROMPT * prompts:
         why = f"With few completions a prompt both are on average too low: draw {A_PROMPT} or more of each"
-    return [f"log Z of {target} by the prior's samples and by its own {_apart(log_z.difference)}{where}. {why}."]
+    seen = f"log Z of {target} by the prior's samples and by its own {_apart(log_z.difference)}{where}."
+    return [ReportWarning("log-z-disagrees", seen, f"{why}.")]
 
 
 def _apart(difference: float) -> str:
     return f"are {difference:.3g} standard errors apart" if np.isfinite(difference) else "differ, and neither varies"
-
-
-def _of_report(report: Report) -> list[str]:
-    """Say what `evaluate` does, and why gap or excess are not known."""
-    told = {
-        "Gap and excess" if what == "target" else what.capitalize(): why
-        for what, why in report.unavailable.items()
-        if what == "target" or what.startswith("excess")
-    }
-    # The gap that `evaluate` speaks of is that by the policy's own samples.
-    own = [re.sub("(the) inference gap", r"\1 gap by its own samples", said, flags=re.I) for said in report.warnings]
-    return [*own, *(f"{what} not available: {why}." for what, why in told.items())]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from esscher.samples import match_prompts, prompt_keys
+from esscher.warning import ReportWarning
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -41,7 +42,7 @@ def naming(whose: str) -> Iterator[None]:
         raise ValueError(f"{whose}: {error}") from error
 
 
-def match(prior: Samples, policies: Mapping[str, Samples]) -> tuple[Samples, dict[str, Samples], list[str]]:
+def match(prior: Samples, policies: Mapping[str, Samples]) -> tuple[Samples, dict[str, Samples], list[ReportWarning]]:
     """Return of all only the prompts that all have, in the prior's order, and say which were left out.
 
     Raises
@@ -60,8 +61,8 @@ def match(prior: Samples, policies: Mapping[str, Samples]) -> tuple[Samples, dic
     if all(len(samples.prompts) == kept for samples in parts.values()):
         return matched[0], dict(zip(policies, matched[1:], strict=True)), []
     had = ", ".join(f"{name} {'has' if i else 'have'} {_count(part)}" for i, (name, part) in enumerate(parts.items()))
-    warning = f"Only the prompts that all samples share are compared, {kept} of them: {had}."
-    return matched[0], dict(zip(policies, matched[1:], strict=True)), [warning]
+    seen = f"Only the prompts that all samples share are compared, {kept} of them: {had}."
+    return matched[0], dict(zip(policies, matched[1:], strict=True)), [ReportWarning("unshared-prompts", seen)]
 
 
 def _count(samples: Samples) -> str:
@@ -83,7 +84,7 @@ def completions_of(samples: Samples) -> Places:
     return {row: i for i, row in enumerate(_rows(samples))}
 
 
-def check_shared(samples: Samples, prior: Samples, of_prior: Places) -> list[str]:
+def check_shared(samples: Samples, prior: Samples, of_prior: Places) -> list[ReportWarning]:
     """Compare rewards and log-probs of the completions that are in both samples; say if some differ.
 
     `of_prior` is what `completions_of` gives of the prior's samples, so that it is made once for all policies.
@@ -116,7 +117,7 @@ def _check_logprobs(
     of_prior: NDArray[np.float64],
     lengths: NDArray[np.int64],
     rows: NDArray[np.int64],
-) -> list[str]:
+) -> list[ReportWarning]:
     differences = _differences(log_probs, of_prior) / lengths[rows]
     worst, many = int(differences.argmax()), int((differences > DIFFERENT).sum())
     if many <= FEW * len(rows):
@@ -130,12 +131,13 @@ def _check_logprobs(
             f"the {said}: they are of different models, or of other sampling settings. Score both with the same model"
             f"{SAMPLER if column == 'policy_logprobs' else ''}"
         )
-    return [f"The {said}: some are of another model, or of other sampling settings. Score all with the same."]
+    seen = f"The {said}: some are of another model, or of other sampling settings."
+    return [ReportWarning("other-models", seen, "Score all with the same.")]
 
 
 def _check_rewards(
     rewards: NDArray[np.float64], of_prior: NDArray[np.float64], spread: float, rows: NDArray[np.int64]
-) -> list[str]:
+) -> list[ReportWarning]:
     differences = _differences(rewards, of_prior)
     worst, many = int(differences.argmax()), int((differences > SAME_REWARD * spread).sum())
     if many == 0:
@@ -146,7 +148,7 @@ def _check_rewards(
     )
     if np.median(differences) > spread:
         raise ValueError(f"the {said}: it is another reward. Give both the same")
-    return [f"The {said}: what it got is known only if both have the same reward."]
+    return [ReportWarning("other-reward", f"The {said}: what it got is known only if both have the same reward.")]
 
 
 def _rows(samples: Samples) -> Iterator[tuple[tuple[bytes, int], bytes]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from esscher.compare.matching import naming
-from esscher.divergence.columns import check_drawn
+from esscher.divergence.checked_columns import check_drawn
 from esscher.estimate import Estimate
 from esscher.groups import Groups
 from esscher.inference.bridge import mixture_log_z

@@ -1,6 +1,6 @@
 """KL divergences from log-probs of sampled tokens."""
 
-from esscher.divergence.estimates import estimate_kl, estimate_kls
+from esscher.divergence.estimating import estimate_kl, estimate_kls
 from esscher.divergence.estimators import (
     KlEstimators,
     LogprobAggregates,
@@ -9,8 +9,8 @@ from esscher.divergence.estimators import (
     kl_estimators,
     sequence_logprobs,
 )
+from esscher.divergence.kl_estimate import KlEstimate
 from esscher.divergence.presets import PRESETS, PresetName
-from esscher.divergence.record import KlEstimate
 
 __all__ = [
     "PRESETS",

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from esscher.divergence.columns import check_ratios, logprobs_of
-from esscher.divergence.record import KlEstimate, signature
-from esscher.divergence.warnings import of_clusters
+from esscher.divergence.checked_columns import check_ratios, logprobs_of
+from esscher.divergence.kl_estimate import KlEstimate, signature
+from esscher.divergence.kl_warnings import warn_of_clusters
 from esscher.estimate import above_zero, with_interval
 from esscher.groups import Groups
+from esscher.warning import ReportWarning
 from esscher.weights import (
     NEARLY_EQUAL,
     TRUSTED_BY_NONE,
@@ -122,7 +123,7 @@ def estimate_weighted(
             *_left_out(alive),
             *_heavy(weights.deciding_pareto_k, groups.sizes),
             *_few(weights.ess, groups.sizes),
-            *of_clusters(kept_groups.sizes),
+            *warn_of_clusters(kept_groups.sizes),
         ),
     )
 
@@ -181,39 +182,54 @@ def _influences(
     return per_sequence + (1.0 - relative) * (1.0 + groups.spread(groups.means(products)))
 
 
-def _left_out(alive: NDArray[np.bool_]) -> tuple[str, ...]:
+def _left_out(alive: NDArray[np.bool_]) -> tuple[ReportWarning, ...]:
     dead = int((~alive).sum())
     if not dead:
         return ()
     return (
-        f"{dead} of {len(alive)} prompts {'has' if dead == 1 else 'have'} no completion that the target allows and "
-        f"{'is' if dead == 1 else 'are'} left out: draw more completions of them.",
+        ReportWarning(
+            "prompts-without-weight",
+            f"{dead} of {len(alive)} prompts {'has' if dead == 1 else 'have'} no completion that the target allows and "
+            f"{'is' if dead == 1 else 'are'} left out.",
+            "Draw more completions of them.",
+        ),
     )
 
 
-def _few(ess: NDArray[np.float64], sizes: NDArray[np.int64]) -> tuple[str, ...]:
+def _few(ess: NDArray[np.float64], sizes: NDArray[np.int64]) -> tuple[ReportWarning, ...]:
     """Warn of a bias that cannot be judged, that of the logarithm of a mean of a few, unless these are alike."""
     few = (ess > 0) & ((sizes == 1) | (sizes < FEW) & (ess < NEARLY_EQUAL * sizes))
     if not few.any():
         return ()
     return (
-        f"In {int(few.sum())} of {len(sizes)} prompts there are too few completions to fit the tail of their weights: "
-        "log Z is on average too low there, and this KL off by what neither the error nor the interval shows and more "
-        f"prompts do not mend. Draw {FEW} completions a prompt or more.",
+        ReportWarning(
+            "few-completions",
+            f"In {int(few.sum())} of {len(sizes)} prompts there are too few completions to fit the tail of their "
+            "weights: log Z is on average too low there, and this KL off by what neither the error nor the interval "
+            "shows and more prompts do not mend.",
+            f"Draw {FEW} completions a prompt or more.",
+        ),
     )
 
 
-def _heavy(pareto_k: NDArray[np.float64], sizes: NDArray[np.int64]) -> tuple[str, ...]:
+def _heavy(pareto_k: NDArray[np.float64], sizes: NDArray[np.int64]) -> tuple[ReportWarning, ...]:
     heavy, beyond = int(count_heavy(pareto_k, sizes)), int((pareto_k > TRUSTED_BY_NONE).sum())
     if beyond and not heavy:
         return (
-            f"In {beyond} of {len(sizes)} prompts Pareto k of target/proposal is above {TRUSTED_BY_NONE} (up to "
-            f"{np.nanmax(pareto_k):.2f}). Of so many prompts it may be chance: draw more completions a prompt to "
-            "tell.",
+            ReportWarning(
+                "heavy-tail",
+                f"In {beyond} of {len(sizes)} prompts Pareto k of target/proposal is above {TRUSTED_BY_NONE} (up to "
+                f"{np.nanmax(pareto_k):.2f}). Of so many prompts it may be chance.",
+                "Draw more completions a prompt to tell.",
+            ),
         )
     if not heavy:
         return ()
     return (
-        f"In {heavy} of {len(sizes)} prompts Pareto k of target/proposal is above what can be trusted (the largest is "
-        f"{np.nanmax(pareto_k):.2f}): a few completions decide the KL. Raise beta, or draw more completions a prompt.",
+        ReportWarning(
+            "heavy-tail",
+            f"In {heavy} of {len(sizes)} prompts Pareto k of target/proposal is above what can be trusted (the largest "
+            f"is {np.nanmax(pareto_k):.2f}): a few completions decide the KL.",
+            "Raise beta, or draw more completions a prompt.",
+        ),
     )

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 import numpy as np
 
 from esscher import faults
-from esscher.divergence.columns import check_ratios, log_ratios_of, logprobs_of
+from esscher.divergence.checked_columns import check_ratios, log_ratios_of, logprobs_of
 from esscher.divergence.estimators import k3_of, of_log_ratios
 from esscher.divergence.forward import estimate_forward
-from esscher.divergence.record import KlEstimate, signature
-from esscher.divergence.warnings import of_clusters, of_spike
+from esscher.divergence.kl_estimate import KlEstimate, signature
+from esscher.divergence.kl_warnings import warn_of_clusters, warn_of_spike
 from esscher.estimate import above_zero, clustered_ratio, with_interval
 from esscher.ragged import Ragged
+from esscher.warning import ReportWarning
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -220,7 +221,7 @@ def estimate_preset(
             )
         parts = {"agg": recipe.aggregation, "preset": preset}
         estimate = estimate_forward(samples, log_potential, log_proposal, corrected=False, **parts)
-        return estimate._replace(warnings=(*faults.of_columns(samples), *estimate.warnings))
+        return estimate._replace(warnings=(*faults.warn_of_columns(samples), *estimate.warnings))
     if log_potential is not None or log_proposal is not None:
         raise ValueError(f"preset {preset!r} knows no target: log_potential and log_proposal are for 'disco' alone")
     return _reverse(samples, preset, estimator, recipe)
@@ -255,18 +256,18 @@ def _reverse(samples: Samples, preset: PresetName, estimator: str, recipe: Recip
         raw=clustered_ratio(raw, denominators, samples.groups).value,
         clamped=float((tokens != unclamped).mean()),
         warnings=(
-            *faults.of_columns(samples),
+            *faults.warn_of_columns(samples),
             *(spike(name, per_sequence, tokens) or spike(f"{name} without clamps", raw, unclamped)),
             *_forbidden_by_policy(ratios, PRESETS[preset].tool, estimator, recipe),
-            *of_clusters(samples.groups.sums(denominators)),
+            *warn_of_clusters(samples.groups.sums(denominators)),
         ),
     )
 
 
 def _spike(
     samples: Samples, offsets: Offsets, name: str, per_sequence: NDArray[np.float64], tokens: NDArray[np.float64]
-) -> tuple[str, ...]:
-    return of_spike(name, samples, per_sequence, Ragged(tokens, offsets).__getitem__)
+) -> tuple[ReportWarning, ...]:
+    return warn_of_spike(name, samples, per_sequence, Ragged(tokens, offsets).__getitem__)
 
 
 def _estimates(ratios: NDArray[np.float64], estimator: str) -> NDArray[np.float64]:
@@ -294,7 +295,9 @@ def _aggregate(
     return sums / lengths if aggregation == "seq-mean" else sums, np.ones(len(sums))
 
 
-def _forbidden_by_policy(ratios: NDArray[np.float64], tool: str, estimator: str, recipe: Recipe) -> tuple[str, ...]:
+def _forbidden_by_policy(
+    ratios: NDArray[np.float64], tool: str, estimator: str, recipe: Recipe
+) -> tuple[ReportWarning, ...]:
     """Warn of tokens that the policy forbids, and say what the tool logs where their log-ratio does not lead there."""
     forbidden = int(np.isneginf(ratios).sum())
     if not forbidden:
@@ -305,6 +308,10 @@ def _forbidden_by_policy(ratios: NDArray[np.float64], tool: str, estimator: str,
     elif estimator == "k3" and recipe.ratio_clamp == np.inf:
         does = f" {tool} itself logs NaN."
     return (
-        f"{forbidden} token{'s have' if forbidden > 1 else ' has'} a log-prob of -inf under the policy, which cannot "
-        f"have produced them: check that the log-probs are those of the model that sampled.{does}",
+        ReportWarning(
+            "other-policy",
+            f"{forbidden} token{'s have' if forbidden > 1 else ' has'} a log-prob of -inf under the policy, which "
+            f"cannot have produced them.",
+            f"Check that the log-probs are those of the model that sampled.{does}",
+        ),
     )

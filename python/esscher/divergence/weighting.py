@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from esscher.divergence.columns import log_proposal_of
+from esscher.divergence.checked_columns import log_proposal_of
 from esscher.weights import weigh
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from esscher.divergence.columns import check_drawn, check_ratios, logprobs_of
+from esscher.divergence.checked_columns import check_drawn, check_ratios, logprobs_of
 from esscher.divergence.forward import estimate_weighted
 from esscher.estimate import Estimate, Interval, above_zero, clustered_mean, with_interval
 from esscher.groups import Groups

@@ -9,24 +9,23 @@ import numpy as np
 from esscher import _core
 from esscher.divergence import KlEstimate, PresetName, estimate_kl, estimate_kls
 from esscher.diversity import (
-    SIZE_FREE,
-    SUBSAMPLE,
     DiversityEstimate,
     estimate_diversity,
-    estimate_excess,
     estimate_size_free,
     top_ngrams,
 )
 from esscher.estimate import clustered_mean
-from esscher.evaluate import warnings
-from esscher.evaluate.posterior import Proposal, assess
-from esscher.evaluate.record import Counts, Ngram, PerCompletion, Report
+from esscher.evaluate.against_target import measure, why_not_measured
+from esscher.evaluate.report import Counts, Ngram, PerCompletion, Report
+from esscher.evaluate.report_warnings import warn_of_kl
 from esscher.samples import check_samples
 from esscher.target import Target
+from esscher.warning import merge_warnings
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from esscher.evaluate.posterior import Proposal
     from esscher.ragged import Ragged
     from esscher.samples import Samples
     from esscher.weights import Weights
@@ -97,10 +96,10 @@ def evaluate(
         raise ValueError(f"proposal is {proposal!r}: it must be 'policy' or 'prior', where the completions came from")
     unavailable = _unavailable(samples, target, proposal)
     kl: dict[str, KlEstimate] = {} if "kl" in unavailable else estimate_kls(samples)
-    posterior, weights = (
-        (None, None) if target is None or "target" in unavailable else assess(samples, target, proposal, features)
-    )
-    excess = () if weights is None or proposal == "prior" else _excess_collapse(samples, weights)
+    against = None
+    if target is not None and "target" not in unavailable:
+        against = measure(samples, target, proposal=proposal, features=features)
+        unavailable |= against.unavailable
     return Report(
         version=_core.__version__,
         counts=_counts(samples),
@@ -109,25 +108,20 @@ def evaluate(
         trainer_kl={preset: estimate_kl(samples, preset=preset) for preset in TRAINERS} if kl else {},
         prior_perplexity=None if samples.prior_logprobs is None else _perplexity(samples),
         entropy=_surprise(samples, samples.policy_log_prob) if kl else None,
-        target=posterior,
+        target=None if against is None else against.report,
         diversity=estimate_diversity(samples.completions, samples.groups, vendi=_is_small(samples)),
-        target_diversity=() if weights is None else _target_diversity(samples, weights),
-        excess_collapse=excess,
+        target_diversity=() if against is None else _target_diversity(samples, against.weights),
+        excess_collapse=() if against is None else against.excess_collapse,
         top_ngrams={n: _top_ngrams(samples.completions, n) for n in TOP_ORDERS},
         per_completion=PerCompletion(
             prompts=samples.groups.of,
             lengths=samples.completions.lengths,
             rewards=samples.rewards,
             kl=kl["k1"].per_sequence if kl else None,
-            log_weights=None if weights is None else weights.log_weights,
+            log_weights=None if against is None else against.weights.log_weights,
         ),
-        warnings=(
-            *warnings.of_kl(samples, kl),
-            *warnings.of_target(samples, target, features, posterior, weights),
-            *warnings.of_left_bias(posterior, excess, target),
-            *warnings.of_excess(excess, len(samples.prompts)),
-        ),
-        unavailable=unavailable | _without_excess(samples, excess),
+        warnings=merge_warnings([*warn_of_kl(samples, kl), *(() if against is None else against.warnings)]),
+        unavailable=unavailable,
     )
 
 
@@ -151,9 +145,8 @@ def _unavailable(samples: Samples, target: Target | None, proposal: Proposal) ->
         reasons |= dict.fromkeys(("kl", "entropy"), "the completions came from the prior, not from the policy")
     if target is None:
         return reasons | {"target": "no target was given"}
-    if "target" not in reasons and len(samples) == len(samples.prompts):
-        reasons["target"] = "a prompt's only completion says nothing of log Z and the gap: draw several a prompt"
-    return reasons
+    why = why_not_measured(samples)
+    return reasons if why is None or "target" in reasons else reasons | {"target": why}
 
 
 def _counts(samples: Samples) -> Counts:
@@ -177,20 +170,6 @@ def _is_small(samples: Samples) -> bool:
 
 def _target_diversity(samples: Samples, weights: Weights) -> tuple[DiversityEstimate, ...]:
     return estimate_size_free(samples.completions, samples.groups, np.exp(weights.log_weights))
-
-
-def _excess_collapse(samples: Samples, weights: Weights) -> tuple[DiversityEstimate, ...]:
-    return estimate_excess(samples.completions, samples.groups, np.exp(weights.log_weights))
-
-
-def _without_excess(samples: Samples, excess: tuple[DiversityEstimate, ...]) -> dict[str, str]:
-    """Say why a metric has no excess."""
-    no_pairs = "in no prompt three completions or more have n-grams and are worth two or more under the target"
-    if samples.groups.sizes.max() <= SUBSAMPLE:
-        no_pairs = "of two completions there is one pair, the same under policy and target: draw three a prompt or more"
-    no_repeats = "no completion that is long enough to repeat itself has weight under the target"
-    reasons = dict(zip(SIZE_FREE, (no_pairs, no_repeats), strict=True))
-    return {f"excess of {metric.metric}": reasons[metric.metric] for metric in excess if np.isnan(metric.within.value)}
 
 
 def _top_ngrams(completions: Ragged, n: int) -> tuple[Ngram, ...]:

@@ -17,6 +17,8 @@ from esscher.inference.columns import as_column
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from esscher.warning import ReportWarning
+
 # The grid that is taken where none is given: so many betas, between these multiples of the rewards' standard deviation
 # within prompts, from where the target hardly differs from the prior to where few samples carry it.
 BETAS, HIGHEST, LOWEST = 64, 30.0, 0.03
@@ -75,7 +77,7 @@ class Frontier:
     prior_reward: Estimate
     highest_reward: float
     assumes: str
-    warnings: tuple[str, ...]
+    warnings: tuple[ReportWarning, ...]
 
 
 def frontier(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from esscher import _core, faults
-from esscher.divergence.columns import check_drawn
+from esscher.divergence.checked_columns import check_drawn
 from esscher.diversity import estimate_size_free
 from esscher.frontier.averages import Curve, average_curve
 from esscher.frontier.curve import Frontier, frontier
@@ -21,6 +21,7 @@ from esscher.inference.best_of_n import (
 )
 from esscher.inference.importance import exponential_weights
 from esscher.samples import check_samples
+from esscher.warning import ReportWarning, merge_warnings
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -90,7 +91,7 @@ class Prototype:
     frontier: Frontier
     best_of_n: BestOfNCurve
     diversity: tuple[TargetDiversity, ...]
-    warnings: tuple[str, ...]
+    warnings: tuple[ReportWarning, ...]
 
 
 def prototype(samples: Samples, betas: ArrayLike | None = None, *, threads: int | None = None) -> Prototype:
@@ -140,7 +141,7 @@ def prototype(samples: Samples, betas: ArrayLike | None = None, *, threads: int 
         frontier=curve,
         best_of_n=best,
         diversity=_diversity(samples, rewards, curve),
-        warnings=(*faults.of_samples(samples), *curve.warnings, *_of_best(best, len(samples))),
+        warnings=merge_warnings((*faults.warn_of_samples(samples), *curve.warnings, *_of_best(best, len(samples)))),
     )
 
 
@@ -164,15 +165,19 @@ def _best_of_n(samples: Samples, rewards: NDArray[np.float64]) -> BestOfNCurve:
     return BestOfNCurve(n, reward, average_curve(kl, np.full(kl.shape, np.nan), sizes)[0], kl_is_bound=False)
 
 
-def _of_best(best: BestOfNCurve, n: int) -> tuple[str, ...]:
+def _of_best(best: BestOfNCurve, n: int) -> tuple[ReportWarning, ...]:
     """Say of which n the reward has no error."""
     unknown = best.n[(best.n > 1) & np.isfinite(best.reward.value) & np.isnan(best.reward.stderr)].tolist()
     if not unknown:
         return ()
     numbers = ", ".join(map(str, unknown))
     return (
-        f"The reward of the best of {numbers} has no error: of the {n:,} samples of the one prompt a few decide it. "
-        "Draw more samples, or samples of more prompts.",
+        ReportWarning(
+            "best-of-n-without-error",
+            f"The reward of the best of {numbers} has no error: of the {n:,} samples of the one prompt a few decide "
+            "it.",
+            "Draw more samples, or samples of more prompts.",
+        ),
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from esscher import _core
 from esscher.frontier.tilting import PerPrompt, tilt
+from esscher.warning import ReportWarning
 from esscher.weights import LeftBias, count_heavy, cut_in_halves, is_small, left_bias, tails_that_decide, worth_of
 
 if TYPE_CHECKING:
@@ -75,14 +76,18 @@ def doubts(
     is_light: NDArray[np.bool_],
     rewards: NDArray[np.float64],
     groups: Groups,
-) -> tuple[str, ...]:
+) -> tuple[ReportWarning, ...]:
     """Say what the reader of a frontier should know before trusting it."""
     if (groups.smallest(rewards) == groups.largest(rewards)).all():
-        return ("All rewards of a prompt are equal: the frontier is a point, and no beta changes anything.",)
+        seen = "All rewards of a prompt are equal: the frontier is a point, and no beta changes anything."
+        return (ReportWarning("flat-frontier", seen),)
     excluded = int(np.isneginf(rewards).sum())
     told = (
-        f"{excluded} of {len(rewards)} rewards {'is' if excluded == 1 else 'are'} -inf, and so is the mean reward of "
-        "the prior and of the best of any n; targets exclude these samples, whatever beta.",
+        ReportWarning(
+            "infinite-rewards",
+            f"{excluded} of {len(rewards)} rewards {'is' if excluded == 1 else 'are'} -inf, and so is the mean reward "
+            "of the prior and of the best of any n; targets exclude these samples, whatever beta.",
+        ),
     )
     return (*(told if excluded else ()), *_of_trust(beta, trusted, ess, is_light, len(rewards), len(groups.sizes)))
 
@@ -94,7 +99,7 @@ def _of_trust(
     is_light: NDArray[np.bool_],
     n: int,
     prompts: int,
-) -> tuple[str, ...]:
+) -> tuple[ReportWarning, ...]:
     """Say from where on the samples are too few, and by what."""
     if trusted.all():
         return ()
@@ -102,8 +107,11 @@ def _of_trust(
     if n < least:
         each = f"{n / prompts:.3g} a prompt, " if prompts > 1 else ""
         return (
-            f"With {n} samples, {each}no target can be trusted, whatever beta: draw {-(-least // prompts)} a prompt "
-            "or more.",
+            ReportWarning(
+                "beyond-the-samples",
+                f"With {n} samples, {each}no target can be trusted, whatever beta.",
+                f"Draw {-(-least // prompts)} a prompt or more.",
+            ),
         )
     first = int(np.flatnonzero(~trusted)[0])
     where = f"Below beta = {beta[first - 1]:.3g}" if first else "At any of these betas"
@@ -115,4 +123,6 @@ def _of_trust(
         each = "of each prompt's samples" if prompts > 1 else "of the samples"
         reason = f"halves {each} say otherwise than all, so that a bias is left that is not small beside the error"
     act = "Draw more samples a prompt to see further" if first else "Raise beta, or draw more samples"
-    return (f"{where} what the samples say is not to be trusted: {reason}. {act}.",)
+    return (
+        ReportWarning("beyond-the-samples", f"{where} what the samples say is not to be trusted: {reason}.", f"{act}."),
+    )

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from esscher.diversity import DiversityEstimate
     from esscher.estimate import Estimate
     from esscher.evaluate.posterior import TargetReport
+    from esscher.warning import ReportWarning
 
 
 @dataclass(frozen=True)
@@ -110,5 +111,5 @@ class Report:
     excess_collapse: tuple[DiversityEstimate, ...]
     top_ngrams: dict[int, tuple[Ngram, ...]]
     per_completion: PerCompletion
-    warnings: tuple[str, ...]
+    warnings: tuple[ReportWarning, ...]
     unavailable: dict[str, str]

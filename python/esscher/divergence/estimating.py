@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from esscher.divergence import warnings
-from esscher.divergence.columns import exact_kl_of, log_proposal_of, logprobs_of
+from esscher.divergence import kl_warnings
+from esscher.divergence.checked_columns import exact_kl_of, log_proposal_of, logprobs_of
 from esscher.divergence.control import control_coefficients
 from esscher.divergence.estimators import KlEstimators, kl_estimators, of_log_ratios
+from esscher.divergence.kl_estimate import KlEstimate, signature
 from esscher.divergence.presets import estimate_preset
-from esscher.divergence.record import KlEstimate, signature
 from esscher.divergence.weighting import policy_weights
 from esscher.estimate import above_zero, with_interval
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from esscher.divergence.weighting import PolicyWeights
     from esscher.ragged import Ragged
     from esscher.samples import Samples
+    from esscher.warning import ReportWarning
 
 Column = Literal["k1", "k2", "k3", "abs", "k1_cv", "exact"]
 
@@ -132,21 +133,21 @@ def estimate_kls(samples: Samples, *, proposal_logprobs: Ragged | None = None) -
     policy, prior = logprobs_of(samples)
     weights = policy_weights(samples, proposal_logprobs)
     tokens = kl_estimators(policy, prior)
-    unfit = (*warnings.of_columns(samples, weights), *warnings.of_impossible(tokens.k1, weights))
+    unfit = (*kl_warnings.warn_of_columns(samples, weights), *kl_warnings.warn_of_impossible(tokens.k1, weights))
     make = partial(_estimate, samples, weights, unfit)
     estimates = _of_level(samples, tokens, "token", weights, make)
     sequences = _of_level(samples, of_log_ratios(tokens.k1), "sequence", weights, make)
     estimates |= {f"sequence_{name}": estimate for name, estimate in sequences.items() if name != "k1"}
     if samples.token_kl is not None:
         exact = exact_kl_of(samples.token_kl)
-        estimates["exact"] = make("exact", exact, warnings.of_exact(exact))
+        estimates["exact"] = make("exact", exact, kl_warnings.warn_of_exact(exact))
     return estimates
 
 
 def _of_level(
     samples: Samples, columns: KlEstimators, level: Level, weights: PolicyWeights, make: Callable[..., KlEstimate]
 ) -> dict[str, KlEstimate]:
-    rests_on_ratio = warnings.of_mean_ratio(samples, columns, level, weights)
+    rests_on_ratio = kl_warnings.warn_of_mean_ratio(samples, columns, level, weights)
     unfit = {"k3": rests_on_ratio}
     estimates = {
         name: make(name, values, unfit.get(name, ()), level=level) for name, values in columns._asdict().items()
@@ -175,16 +176,16 @@ UNBIASED = ("k1", "k1_cv")
 def _estimate(
     samples: Samples,
     weights: PolicyWeights,
-    unfit: tuple[str, ...],
+    unfit: tuple[ReportWarning, ...],
     column: str,
     per_sequence: NDArray[np.float64],
-    more: tuple[str, ...] = (),
+    more: tuple[ReportWarning, ...] = (),
     **parts: str,
 ) -> KlEstimate:
     numerators = weights.times(per_sequence)
     found, interval = with_interval(numerators, samples.groups, weights.relative)
-    tokens_of = partial(warnings.tokens_of, samples, column, parts.get("level", "token"))
-    spike = warnings.of_spike(f"KL ({column})", samples, numerators, tokens_of)
+    tokens_of = partial(kl_warnings.tokens_of, samples, column, parts.get("level", "token"))
+    spike = kl_warnings.warn_of_spike(f"KL ({column})", samples, numerators, tokens_of)
     if weights.ess is not None:
         parts["weights"] = "policy/proposal"
     return KlEstimate(
@@ -200,7 +201,7 @@ def _estimate(
             *unfit,
             *more,
             *spike,
-            *(warnings.of_value(column, found) if column in UNBIASED else ()),
-            *warnings.of_clusters(samples.groups.sums(weights.relative)),
+            *(kl_warnings.warn_of_value(column, found) if column in UNBIASED else ()),
+            *kl_warnings.warn_of_clusters(samples.groups.sums(weights.relative)),
         ),
     )

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from esscher import faults
-from esscher.divergence.columns import logprobs_of
+from esscher.divergence.checked_columns import logprobs_of
 from esscher.divergence.estimators import of_log_ratios
 from esscher.estimate import Estimate, clustered_ratio, effective_clusters
+from esscher.warning import ReportWarning
 from esscher.weights import trusted_pareto_k
 
 if TYPE_CHECKING:
@@ -35,27 +36,30 @@ FEW_CLUSTERS = 10
 FEW_EFFECTIVE = 0.1
 
 
-def of_columns(samples: Samples, weights: PolicyWeights) -> tuple[str, ...]:
+def warn_of_columns(samples: Samples, weights: PolicyWeights) -> tuple[ReportWarning, ...]:
     """Say what is wrong with the samples, whatever the estimator."""
-    return tuple(filter(None, [*faults.of_columns(samples), _weights(len(samples), weights)]))
+    return (*faults.warn_of_columns(samples), *_weights(len(samples), weights))
 
 
-def of_clusters(sizes: NDArray[np.int64] | NDArray[np.float64]) -> tuple[str, ...]:
+def warn_of_clusters(sizes: NDArray[np.int64] | NDArray[np.float64]) -> tuple[ReportWarning, ...]:
     """Say if prompts of these sizes are too few for the errors and intervals that are clustered by them.
 
     Examples
     --------
     >>> import numpy as np
-    >>> of_clusters(np.full(12, 8))
+    >>> warn_of_clusters(np.full(12, 8))
     ()
-    >>> of_clusters(np.array([80] + 11 * [2]))[0][:106]
+    >>> warn_of_clusters(np.array([80] + 11 * [2]))[0][:106]
     'Standard errors are clustered by prompt, and the 12 prompts differ so much in size that they are worth 1.6'
     """
     enough = f"Evaluate on {FEW_CLUSTERS} prompts or more"
     if len(sizes) == 1:
         return (
-            "There is one prompt: what its completions show, standard errors included, says nothing of other prompts. "
-            f"{enough}.",
+            ReportWarning(
+                "one-prompt",
+                "There is one prompt: what its completions show, standard errors included, says nothing of others.",
+                f"{enough}.",
+            ),
         )
     worth = effective_clusters(sizes)
     if len(sizes) == 0 or worth >= FEW_CLUSTERS:
@@ -65,43 +69,53 @@ def of_clusters(sizes: NDArray[np.int64] | NDArray[np.float64]) -> tuple[str, ..
         few = f"the {len(sizes)} prompts differ so much in size that they are worth {worth:.1f}"
         enough = "Draw as many completions of each"
     return (
-        f"Standard errors are clustered by prompt, and {few}: they are rough, and intervals too narrow where prompts "
-        f"are skewed. {enough}.",
+        ReportWarning(
+            "few-prompts",
+            f"Standard errors are clustered by prompt, and {few}: they are rough, and intervals too narrow where "
+            "prompts are skewed.",
+            f"{enough}.",
+        ),
     )
 
 
-def of_impossible(k1: NDArray[np.float64], weights: PolicyWeights) -> tuple[str, ...]:
+def warn_of_impossible(k1: NDArray[np.float64], weights: PolicyWeights) -> tuple[ReportWarning, ...]:
     """Say if completions are impossible under one of the two models, by their log-ratios [N]; weight 0 excuses it."""
     counted = k1[weights.relative > 0]
     by_prior, by_policy = int((counted == np.inf).sum()), int((counted == -np.inf).sum())
     found = []
     if by_prior:
-        found.append(
-            f"KL is infinite: the prior cannot produce {by_prior:,} of {len(counted):,} completions (a log-prob is "
-            "-inf)."
-        )
+        seen = f"the prior cannot produce {by_prior:,} of {len(counted):,} completions (a log-prob is -inf)"
+        found.append(ReportWarning("infinite-kl", f"KL is infinite: {seen}."))
     if by_policy:
         found.append(
-            f"The policy cannot have produced {by_policy:,} of {len(counted):,} completions (a log-prob is -inf): no "
-            "estimate of the KL that holds them means anything. Check that the log-probs are those of the model that "
-            "sampled."
+            ReportWarning(
+                "other-policy",
+                f"The policy cannot have produced {by_policy:,} of {len(counted):,} completions (a log-prob is -inf): "
+                "no estimate of the KL that holds them means anything.",
+                "Check that the log-probs are those of the model that sampled.",
+            )
         )
     return tuple(found)
 
 
-def of_exact(exact: NDArray[np.float64]) -> tuple[str, ...]:
+def warn_of_exact(exact: NDArray[np.float64]) -> tuple[ReportWarning, ...]:
     """Say if the exact KL of completions [N] is infinite, be it that none of them holds what makes it so."""
     infinite = int(np.isposinf(exact).sum())
     if not infinite:
         return ()
     return (
-        f"KL is infinite: somewhere in {infinite:,} of {len(exact):,} completions the policy gives probability to "
-        "tokens that the prior excludes. Look for a filter of the prior's logits (top-k, banned tokens, another "
-        "vocabulary).",
+        ReportWarning(
+            "infinite-kl",
+            f"KL is infinite: somewhere in {infinite:,} of {len(exact):,} completions the policy gives probability to "
+            "tokens that the prior excludes.",
+            "Look for a filter of the prior's logits (top-k, banned tokens, another vocabulary).",
+        ),
     )
 
 
-def of_mean_ratio(samples: Samples, columns: KlEstimators, level: Level, weights: PolicyWeights) -> tuple[str, ...]:
+def warn_of_mean_ratio(
+    samples: Samples, columns: KlEstimators, level: Level, weights: PolicyWeights
+) -> tuple[ReportWarning, ...]:
     """Say if k3 and what is made with it cannot be trusted: if prior / policy is not 1 on average over the samples.
 
     Its mean is ``1 + mean(k3 - k1)``, and 1 on the policy's own samples: it falls short where these miss what the prior
@@ -121,35 +135,44 @@ def of_mean_ratio(samples: Samples, columns: KlEstimators, level: Level, weights
     seen = f"The mean of prior/policy over the sampled {level}s is {mean}, not 1"
     if off.value < 0:
         return (
-            f"{seen}: the samples hardly show what the prior likes and the policy does not, and k3 at {level} level is "
-            f"about {-missed:.3g} nats too low, whatever its error bar. Trust k1, or the exact KL from full-vocabulary "
-            "logits.",
+            ReportWarning(
+                "k3-too-low",
+                f"{seen}: the samples hardly show what the prior likes and the policy does not, and k3 at {level} "
+                f"level is about {-missed:.3g} nats too low, whatever its error bar.",
+                "Trust k1, or the exact KL from full-vocabulary logits.",
+            ),
         )
     return (
-        f"{seen}, which it is on the policy's own samples: they come from another policy, an older one or one sampled "
-        "at a temperature, or from an engine that does not agree. Give proposal_logprobs, or compare the engines "
-        "(esscher mismatch).",
+        ReportWarning(
+            "other-policy",
+            f"{seen}, which it is on the policy's own samples: they come from another policy, an older one or one "
+            "sampled at a temperature, or from an engine that does not agree.",
+            "Give proposal_logprobs, or compare the engines (esscher mismatch).",
+        ),
     )
 
 
-def of_value(name: str, estimate: Estimate) -> tuple[str, ...]:
+def warn_of_value(name: str, estimate: Estimate) -> tuple[ReportWarning, ...]:
     """Say if an unbiased estimate is where no KL can be."""
     # Without a standard error nothing is clear.
     if not estimate.value < -max(NEGATIVE * estimate.stderr, NOISE) or np.isnan(estimate.stderr):
         return ()
     return (
-        f"KL ({name}) is {estimate.value:.3g}, more than two standard errors below 0, which no KL is: the completions "
-        "were not drawn from the policy whose log-probs they carry. Check the engine, the sampling temperature, "
-        "and that policy and prior are not exchanged.",
+        ReportWarning(
+            "other-policy",
+            f"KL ({name}) is {estimate.value:.3g}, more than two standard errors below 0, which no KL is: the "
+            "completions were not drawn from the policy whose log-probs they carry.",
+            "Check the engine, the sampling temperature, and that policy and prior are not exchanged.",
+        ),
     )
 
 
-def of_spike(
+def warn_of_spike(
     name: str,
     samples: Samples,
     per_sequence: NDArray[np.float64],
     tokens_of: Callable[[int], NDArray[np.float64]],
-) -> tuple[str, ...]:
+) -> tuple[ReportWarning, ...]:
     """Say if a single token makes most of an estimate, which is the mean of what completions give to it [N].
 
     Of the completion that gives most, `tokens_of` returns what each of its tokens has in that.
@@ -166,10 +189,13 @@ def of_spike(
         return ()
     policy, prior = (float(column[row][token]) for column in logprobs_of(samples))
     return (
-        f"{name} is made by one token: {share:.3g} of it is token {token} of completion {row} (counted from 0), whose "
-        f"log-prob is {policy:.4g} under the policy and {prior:.4g} under the prior. Check that both are right; if "
-        "they are, the number says little of the other completions: draw more, or trust the exact KL from "
-        "full-vocabulary logits.",
+        ReportWarning(
+            "one-token",
+            f"{name} is made by one token: {share:.3g} of it is token {token} of completion {row} (counted from 0), "
+            f"whose log-prob is {policy:.4g} under the policy and {prior:.4g} under the prior.",
+            "Check that both are right; if they are, the number says little of the other completions: draw more, or "
+            "trust the exact KL from full-vocabulary logits.",
+        ),
     )
 
 
@@ -190,17 +216,25 @@ def _log_ratios(samples: Samples, row: int) -> NDArray[np.float64]:
     return ratios
 
 
-def _weights(n: int, weights: PolicyWeights) -> str:
+def _weights(n: int, weights: PolicyWeights) -> tuple[ReportWarning, ...]:
     if weights.ess is None or weights.pareto_k is None:
-        return ""
+        return ()
     if weights.pareto_k > trusted_pareto_k(n):
         return (
-            f"Pareto k of policy/proposal is {weights.pareto_k:.2f}, above {trusted_pareto_k(n):.2f}: a few "
-            "completions decide the KL, and its standard error cannot be trusted. Sample from the policy itself."
+            ReportWarning(
+                "heavy-tail",
+                f"Pareto k of policy/proposal is {weights.pareto_k:.2f}, above {trusted_pareto_k(n):.2f}: a few "
+                "completions decide the KL, and its standard error cannot be trusted.",
+                "Sample from the policy itself.",
+            ),
         )
     if weights.ess < FEW_EFFECTIVE * n:
         return (
-            f"The effective sample size of policy/proposal is {weights.ess:.1f} of {n} completions: the proposal "
-            "is far from the policy. Sample from the policy itself, or draw more."
+            ReportWarning(
+                "few-effective",
+                f"The effective sample size of policy/proposal is {weights.ess:.1f} of {n} completions: the proposal "
+                "is far from the policy.",
+                "Sample from the policy itself, or draw more.",
+            ),
         )
-    return ""
+    return ()

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from esscher.estimate import Interval
     from esscher.samples import Samples
+    from esscher.warning import ReportWarning
 
 
 class KlEstimate(NamedTuple):
@@ -51,7 +52,7 @@ class KlEstimate(NamedTuple):
     clamped: float = 0.0
     ess: float | None = None
     pareto_k: float | None = None
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[ReportWarning, ...] = ()
 
 
 def signature(samples: Samples, estimator: str, **parts: str) -> str:

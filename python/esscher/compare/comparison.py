@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from esscher.estimate import Estimate, Interval
     from esscher.frontier import Prototype
     from esscher.target import Tilt
+    from esscher.warning import ReportWarning
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,4 +76,4 @@ class Comparison:
 
     prototype: Prototype
     policies: tuple[PolicyPoint, ...]
-    warnings: tuple[str, ...]
+    warnings: tuple[ReportWarning, ...]
