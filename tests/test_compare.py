@@ -229,9 +229,8 @@ def test_prompts_are_matched_whatever_their_order(prior, policies):
     partly = compare(scored, {"much": much.take_prompts([4, 0, 2])})
     alone = compare(scored.take_prompts([0, 2, 4]), {"much": much.take_prompts([0, 2, 4])})
     assert partly.policies[0].efficiency == alone.policies[0].efficiency
-    assert (
-        "that all samples share are compared, 3 of them: the prior's samples have 6, 'much' has 3" in partly.warnings[0]
-    )
+    seen = "that all samples share are compared, 3 of them: the prior's samples have 6, 'much' has 3"
+    assert [seen in warning for warning in partly.warnings].count(True) == 1
     single = of_first(replace(scored, policy_logprobs=scored.prior_logprobs), 1)
     with pytest.raises(ValueError, match="prior, of the shared prompts: prompt 0 has 1 sample"):
         compare(single, {"much": much.take_prompts([4])})

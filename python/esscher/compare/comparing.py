@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from esscher.compare.efficiency import estimate_efficiency, mean_as_prior
 from esscher.compare.log_z import gap_of, summarise
 from esscher.compare.matching import check_shared, completions_of, is_own, match, naming
 from esscher.compare.ways import drawn_of
-from esscher.divergence import KlEstimate, estimate_kl, estimate_kls
+from esscher.divergence import KlEstimate, estimate_kls
 from esscher.divergence.checked_columns import check_drawn
 from esscher.estimate import with_interval
 from esscher.evaluate.against_target import measure, why_not_measured
@@ -24,16 +24,19 @@ from esscher.target import Tilt
 from esscher.warning import ReportWarning, merge_warnings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from esscher.compare.efficiency import Efficiency
-    from esscher.compare.log_z import LogZ
+    from esscher.compare.log_z import Gap, LogZ
     from esscher.compare.matching import Places
+    from esscher.evaluate.against_target import AgainstTarget
     from esscher.frontier import Frontier
     from esscher.samples import Samples, TokenColumn
 
 
 LOGPROBS: tuple[TokenColumn, ...] = ("policy_logprobs", "prior_logprobs")
+# What warnings call the gap that the policy's own samples show, beside the best one.
+OWN_GAP = "the gap by its own samples"
 # What warnings call the gap that the policy's own samples show, beside the best one.
 OWN_GAP = "the gap by its own samples"
 OF_REWARDS = "a comparison is of rewards"
@@ -124,25 +127,34 @@ def _check(samples: Samples, prior: Samples, of_prior: Places) -> list[ReportWar
     return check_shared(samples, prior, of_prior)
 
 
+class _Against(NamedTuple):
+    """What samples of prior and policy say of a target: log Z, the gap, and what the policy's alone say."""
+
+    log_z: LogZ
+    gap: Gap
+    own: AgainstTarget | None
+
+
+def _measure(prior: Samples, samples: Samples, target: Tilt) -> _Against:
+    drawn = drawn_of(prior, samples, target)
+    ways = find_ways(*drawn)
+    own = None if why_not_measured(samples) else measure(samples, target, gap=OWN_GAP)
+    return _Against(summarise(ways), gap_of(drawn[1], ways), own)
+
+
 def _point(
     name: str, samples: Samples, prior: Samples, target: Tilt | None, curve: Frontier
 ) -> tuple[PolicyPoint, list[ReportWarning]]:
     reward, reward_interval = with_interval(samples.need("rewards", why=OF_REWARDS), samples.groups)
-    kl = estimate_kl(samples, "k1" if samples.token_kl is None else "exact")
+    kls = estimate_kls(samples)
+    kl = kls.get("exact", kls["k1"])
     beta, of_beta = _beta_of(samples, kl, prior, curve)
     got, of_got = (None, []) if beta is None else _efficiency(samples, kl, beta, prior)
     if got is not None and got.interval.low > 1 and not of_beta:
         of_got = [TOO_GOOD]
-    against = target if target is not None else None if beta is None else Tilt(beta)
-    why = why_not_measured(samples)
-    measured = (
-        None if against is None or why is not None else measure(samples, against, gap="the gap by its own samples")
-    )
-    drawn = None if against is None else drawn_of(prior, samples, against)
-    ways = None if drawn is None else find_ways(*drawn)
-    log_z = None if ways is None else summarise(ways)
-    gap = None if drawn is None or ways is None else gap_of(drawn[1], ways)
-    own = None if measured is None else measured.report
+    against = Tilt(beta) if target is None and beta is not None else target
+    found = None if against is None else _measure(prior, samples, against)
+    own = None if found is None or found.own is None else found.own.report
     point = PolicyPoint(
         name=name,
         reward=reward,
@@ -153,23 +165,30 @@ def _point(
         efficiency=None if got is None else got.share,
         efficiency_interval=None if got is None else got.interval,
         target=against,
-        log_z=log_z,
+        log_z=None if found is None else found.log_z,
         log_z_bounds=None if own is None or own.elbo is None or own.eubo is None else (own.elbo, own.eubo),
-        inference_gap=None if gap is None else gap.value,
-        inference_gap_interval=None if gap is None else gap.interval,
+        inference_gap=None if found is None else found.gap.value,
+        inference_gap_interval=None if found is None else found.gap.interval,
         own_inference_gap=None if own is None else own.inference_gap,
-        excess_collapse=() if measured is None else measured.excess_collapse,
+        excess_collapse=() if found is None or found.own is None else found.own.excess_collapse,
     )
-    told = [*of_beta, *of_got, *_of_log_z(against, log_z, prior, samples), *warn_of_kl(samples, estimate_kls(samples))]
-    if measured is not None:
-        told += [*measured.warnings, *(_not_available(what, why) for what, why in measured.unavailable.items())]
-    elif against is not None and why is not None:
-        told.append(_not_available("Gap and excess", why))
-    return point, told
+    return point, [*of_beta, *of_got, *_of_target(against, found, prior, samples), *warn_of_kl(samples, kls)]
 
 
-def _not_available(what: str, why: str) -> ReportWarning:
-    return ReportWarning("not-available", f"{what[0].upper()}{what[1:]} not available: {why}.")
+def _of_target(
+    target: Tilt | None, found: _Against | None, prior: Samples, samples: Samples
+) -> Iterator[ReportWarning]:
+    """Say what to know of the numbers of the target, and which of them are missing."""
+    if target is None or found is None:
+        return
+    yield from _of_log_z(target, found.log_z, prior, samples)
+    why = why_not_measured(samples)
+    missing = {"gap and excess": why} if why else {}
+    if found.own is not None:
+        yield from found.own.warnings
+        missing = found.own.unavailable
+    for what, reason in missing.items():
+        yield ReportWarning("not-available", f"{what.capitalize()} not available: {reason}.")
 
 
 def _beta_of(
@@ -222,9 +241,9 @@ def _efficiency(
     return estimate_efficiency(samples, kl, beta, prior), []
 
 
-def _of_log_z(target: Tilt | None, log_z: LogZ | None, prior: Samples, samples: Samples) -> list[ReportWarning]:
+def _of_log_z(target: Tilt, log_z: LogZ, prior: Samples, samples: Samples) -> list[ReportWarning]:
     """Say where the samples of prior and policy disagree about log Z, or cannot be compared."""
-    if log_z is None or log_z.agree:
+    if log_z.agree:
         return []
     if log_z.agree is None:
         return [

@@ -14,6 +14,8 @@ from esscher.warning import ReportWarning
 from esscher.weights import NEARLY_EQUAL, TRUSTED_BY_NONE, count_heavy, trusted_pareto_k
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import ArrayLike
 
     from esscher.divergence import KlEstimate
@@ -69,42 +71,36 @@ def warn_of_target(
     posterior: TargetReport,
     weights: Weights,
     gap: str,
-) -> list[ReportWarning]:
+) -> Iterator[ReportWarning]:
     """Say what makes numbers of the target unfit to be trusted; the inference gap is called `gap`."""
     sizes, weightless = samples.groups.sizes, int((weights.ess == 0).sum())
     if weightless == len(sizes):
-        return [_no_weight(samples, target, features)]
-    warnings = []
+        yield _no_weight(samples, target, features)
+        return
     if weightless:
-        warnings.append(
-            ReportWarning(
-                "prompts-without-weight",
-                f"In {weightless} of {len(sizes)} prompts no completion has weight under the target: log Z is -inf "
-                f"there, {gap} is not known, and the target's reward leaves them out.",
-                f"{_nearer(target)}, or draw more completions of these prompts.",
-            )
+        yield ReportWarning(
+            "prompts-without-weight",
+            f"In {weightless} of {len(sizes)} prompts no completion has weight under the target: log Z is -inf there, "
+            f"{gap} is not known, and the target's reward leaves them out.",
+            f"{_nearer(target)}, or draw more completions of these prompts.",
         )
     singles = int((sizes == 1).sum())
     if singles:
-        warnings.append(
-            ReportWarning(
-                "single-completions",
-                f"{singles} of {len(sizes)} prompts {'has' if singles == 1 else 'have'} a single completion: log Z is "
-                f"its own weight there, and {gap} 0 whatever the policy.",
-                "Draw more of these prompts, or leave them out.",
-            )
+        yield ReportWarning(
+            "single-completions",
+            f"{singles} of {len(sizes)} prompts {'has' if singles == 1 else 'have'} a single completion: log Z is its "
+            f"own weight there, and {gap} 0 whatever the policy.",
+            "Draw more of these prompts, or leave them out.",
         )
     found = np.nan if posterior.inference_gap is None else posterior.inference_gap.value
     if found == np.inf:
-        warnings.append(
-            ReportWarning(
-                "infinite-gap",
-                f"{_capitalised(gap)} is infinite: the policy produced completions that the target excludes, and "
-                "KL(policy‖target) is infinite while it does.",
-            )
+        yield ReportWarning(
+            "infinite-gap",
+            f"{_capitalised(gap)} is infinite: the policy produced completions that the target excludes, and "
+            "KL(policy‖target) is infinite while it does.",
         )
-    what = f"log Z and {gap} are" if np.isfinite(found) else "log Z is"
-    return warnings + _of_weights(samples, target, posterior, weights, what)
+    yield from _of_ess(samples, target, posterior, f"log Z and {gap} are" if np.isfinite(found) else "log Z is")
+    yield from _of_tail(target, weights)
 
 
 def warn_of_excess(excess: tuple[DiversityEstimate, ...], prompts: int) -> list[ReportWarning]:
@@ -121,74 +117,60 @@ def warn_of_excess(excess: tuple[DiversityEstimate, ...], prompts: int) -> list[
     ]
 
 
-def _of_weights(
-    samples: Samples, target: Target, posterior: TargetReport, weights: Weights, what: str
-) -> list[ReportWarning]:
-    """Say if weights are too few or too unequal for what is made of them."""
-    warnings = []
+def _of_ess(samples: Samples, target: Target, posterior: TargetReport, what: str) -> Iterator[ReportWarning]:
+    """Say if weights are worth too few completions for what is made of them."""
     n, sizes = len(samples), samples.groups.sizes
     if posterior.ess < FEW_EFFECTIVE * n:
-        warnings.append(
-            ReportWarning(
-                "few-effective",
-                f"The effective sample size is {posterior.ess:.1f} of {n} completions: {what} likely too low.",
-                f"{_nearer(target)}, draw more completions a prompt, or sample nearer to the target.",
-            )
+        yield ReportWarning(
+            "few-effective",
+            f"The effective sample size is {posterior.ess:.1f} of {n} completions: {what} likely too low.",
+            f"{_nearer(target)}, draw more completions a prompt, or sample nearer to the target.",
         )
     if np.isnan(posterior.pareto_k) and sizes.max() < FEW and posterior.ess < NEARLY_EQUAL * n:
-        warnings.append(
-            ReportWarning(
-                "few-completions",
-                f"With {int(sizes.max())} completions a prompt, {what} on average too low and the target's diversity "
-                "too near that of the samples, and there are too few to tell by how much.",
-                f"Draw {FEW} a prompt or more to see Pareto k.",
-            )
+        yield ReportWarning(
+            "few-completions",
+            f"With {int(sizes.max())} completions a prompt, {what} on average too low and the target's diversity too "
+            "near that of the samples, and there are too few to tell by how much.",
+            f"Draw {FEW} a prompt or more to see Pareto k.",
         )
     elif posterior.ess < min(NEARLY_EQUAL * n, FEW_BY_WEIGHT * len(sizes)):
-        warnings.append(
-            ReportWarning(
-                "few-effective",
-                f"By their weights there are {posterior.ess / len(sizes):.1f} completions a prompt: the target's "
-                "diversity is nearer to that of the samples than it would be with more.",
-                "Draw more completions a prompt.",
-            )
+        yield ReportWarning(
+            "few-effective",
+            f"By their weights there are {posterior.ess / len(sizes):.1f} completions a prompt: the target's diversity "
+            "is nearer to that of the samples than it would be with more.",
+            "Draw more completions a prompt.",
         )
     if len(sizes) == 1 and posterior.ess < NEARLY_EQUAL * n:
-        warnings.append(
-            ReportWarning(
-                "one-prompt",
-                "Of one prompt, the errors of what rests on weights are made of these very weights, and rough.",
-                "Evaluate on several prompts, or draw more completions of it.",
-            )
+        yield ReportWarning(
+            "one-prompt",
+            "Of one prompt, the errors of what rests on weights are made of these very weights, and rough.",
+            "Evaluate on several prompts, or draw more completions of it.",
         )
-    pareto_k = weights.deciding_pareto_k
+
+
+def _of_tail(target: Target, weights: Weights) -> Iterator[ReportWarning]:
+    """Say if a few weights decide."""
+    pareto_k, sizes = weights.deciding_pareto_k, weights.groups.sizes
     heavy, beyond = int(count_heavy(pareto_k, sizes)), int((pareto_k > TRUSTED_BY_NONE).sum())
-    if beyond and not heavy:
-        warnings.append(
-            ReportWarning(
-                "heavy-tail",
-                f"In {beyond} of {len(sizes)} prompts Pareto k is above {TRUSTED_BY_NONE} (up to "
-                f"{np.nanmax(pareto_k):.2f}), which no estimate can be trusted with. Of so many prompts it may be "
-                "chance; if it is not, a few completions decide what these prompts say.",
-                "Draw more completions a prompt to tell.",
-            )
-        )
     if heavy:
         worst = int(np.nan_to_num(pareto_k, nan=-np.inf).argmax())
         k, good = f"{weights.pareto_k[worst]:.2f}", f"{trusted_pareto_k(int(sizes[worst])):.2f}"
-        said = (
-            f"Pareto k is {k}, above {good}"
-            if len(sizes) == 1
-            else f"In {heavy} of {len(sizes)} prompts Pareto k is too large (up to {k}, where {good} can be trusted)"
+        said = f"In {heavy} of {len(sizes)} prompts Pareto k is too large (up to {k}, where {good} can be trusted)"
+        if len(sizes) == 1:
+            said = f"Pareto k is {k}, above {good}"
+        yield ReportWarning(
+            "heavy-tail",
+            f"{said}: a few weights decide the result, and its standard error cannot be trusted.",
+            f"{_nearer(target)}, or draw more completions a prompt.",
         )
-        warnings.append(
-            ReportWarning(
-                "heavy-tail",
-                f"{said}: a few weights decide the result, and its standard error cannot be trusted.",
-                f"{_nearer(target)}, or draw more completions a prompt.",
-            )
+    elif beyond:
+        yield ReportWarning(
+            "heavy-tail",
+            f"In {beyond} of {len(sizes)} prompts Pareto k is above {TRUSTED_BY_NONE} (up to "
+            f"{np.nanmax(pareto_k):.2f}), which no estimate can be trusted with. Of so many prompts it may be chance; "
+            "if it is not, a few completions decide what these prompts say.",
+            "Draw more completions a prompt to tell.",
         )
-    return warnings
 
 
 def warn_of_left_bias(
