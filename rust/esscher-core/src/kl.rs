@@ -6,6 +6,7 @@ use crate::{
     Error, Real, Result, Rows, logprobs, parallel,
     simd::{self, Kernel, Machine},
     sum::Sum,
+    vectors::{each_pair, load, load_f32},
 };
 
 /// Functions of the log-ratio `d = log policy - log prior` whose mean under the policy is near KL(policy || prior); one
@@ -202,49 +203,28 @@ impl<M: Machine> State<M> {
     }
 }
 
-impl<T: Real> RowEstimates<'_, T> {
-    /// Add the estimators of a vector of tokens; returns the larger of their log-probs and of `highest`.
-    #[inline(always)]
-    fn step<M: Machine>(m: M, state: &mut State<M>, highest: M::f64s, l: [M::f64s; 2], l0: [M::f64s; 2]) -> M::f64s {
-        let d = [m.sub_f64s(l[0], l0[0]), m.sub_f64s(l[1], l0[1])];
-        state.add(m, d, [simd::k3(m, d[0]), simd::k3(m, d[1])]);
-        let highest = m.max_f64s(l[0], m.max_f64s(l[1], highest));
-        m.max_f64s(l0[0], m.max_f64s(l0[1], highest))
-    }
-}
-
 impl<T: Real> Kernel for RowEstimates<'_, T> {
     type Output = Option<[f64; 4]>;
 
     #[inline(always)]
     fn run<M: Machine>(self, m: M) -> Self::Output {
         let (mut state, mut highest) = (State::zero(m), m.splat_f64s(0.0));
-        for (policy, prior) in self.policy.chunks_exact(M::F32_LANES).zip(self.prior.chunks_exact(M::F32_LANES)) {
-            simd::prefetch(policy, AHEAD);
-            simd::prefetch(prior, AHEAD);
-            highest = Self::step(m, &mut state, highest, T::load(m, policy), T::load(m, prior));
-        }
-        let [policy, prior] = [self.policy, self.prior].map(|row| row.chunks_exact(M::F32_LANES).remainder());
-        if !policy.is_empty() {
-            highest = Self::step(m, &mut state, highest, T::load_part(m, policy), T::load_part(m, prior));
-        }
+        each_pair(
+            m,
+            self.policy,
+            self.prior,
+            #[inline(always)]
+            |policy, prior| {
+                simd::prefetch(policy, AHEAD);
+                simd::prefetch(prior, AHEAD);
+                let (l, l0) = (load(m, policy, 0.0), load(m, prior, 0.0));
+                let d = [m.sub_f64s(l[0], l0[0]), m.sub_f64s(l[1], l0[1])];
+                state.add(m, d, [simd::k3(m, d[0]), simd::k3(m, d[1])]);
+                highest = m.max_f64s(l[0], m.max_f64s(l[1], highest));
+                highest = m.max_f64s(l0[0], m.max_f64s(l0[1], highest));
+            },
+        );
         (m.reduce_max_f64s(highest) <= 0.0).then(|| state.totals(m))
-    }
-}
-
-/// The largest log-prob, or 0, and the largest log-ratio.
-struct Extremes<M: Machine> {
-    highest: M::f32s,
-    widest: M::f32s,
-}
-
-impl<T: Real> Mixed<'_, T> {
-    #[inline(always)]
-    fn step<M: Machine>(m: M, state: &mut State<M>, seen: &mut Extremes<M>, l: M::f32s, l0: M::f32s) {
-        let d = m.sub_f32s(l, l0);
-        state.add(m, m.widen(d), m.widen(simd::k3_f32(m, d)));
-        seen.highest = m.max_f32s(l0, m.max_f32s(l, seen.highest));
-        seen.widest = m.max_f32s(m.abs_f32s(d), seen.widest);
     }
 }
 
@@ -255,17 +235,24 @@ impl<T: Real> Kernel for Mixed<'_, T> {
     fn run<M: Machine>(self, m: M) -> Self::Output {
         let RowEstimates { policy, prior } = self.0;
         let mut state = State::zero(m);
-        let mut seen = Extremes { highest: m.splat_f32s(0.0), widest: m.splat_f32s(0.0) };
-        for (policy, prior) in policy.chunks_exact(M::F32_LANES).zip(prior.chunks_exact(M::F32_LANES)) {
-            simd::prefetch(policy, AHEAD);
-            simd::prefetch(prior, AHEAD);
-            Self::step(m, &mut state, &mut seen, T::load_f32(m, policy), T::load_f32(m, prior));
-        }
-        let [policy, prior] = [policy, prior].map(|row| row.chunks_exact(M::F32_LANES).remainder());
-        if !policy.is_empty() {
-            Self::step(m, &mut state, &mut seen, T::load_part_f32(m, policy), T::load_part_f32(m, prior));
-        }
-        let valid = m.reduce_max_f32s(seen.highest) <= 0.0 && m.reduce_max_f32s(seen.widest) < WIDEST;
+        // The largest log-prob, or 0, and the largest log-ratio.
+        let (mut highest, mut widest) = (m.splat_f32s(0.0), m.splat_f32s(0.0));
+        each_pair(
+            m,
+            policy,
+            prior,
+            #[inline(always)]
+            |policy, prior| {
+                simd::prefetch(policy, AHEAD);
+                simd::prefetch(prior, AHEAD);
+                let (l, l0) = (load_f32(m, policy, 0.0), load_f32(m, prior, 0.0));
+                let d = m.sub_f32s(l, l0);
+                state.add(m, m.widen(d), m.widen(simd::k3_f32(m, d)));
+                highest = m.max_f32s(l0, m.max_f32s(l, highest));
+                widest = m.max_f32s(m.abs_f32s(d), widest);
+            },
+        );
+        let valid = m.reduce_max_f32s(highest) <= 0.0 && m.reduce_max_f32s(widest) < WIDEST;
         valid.then(|| state.totals(m))
     }
 }

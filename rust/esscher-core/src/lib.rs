@@ -33,6 +33,7 @@ mod simd;
 mod sum;
 pub mod tilts;
 pub mod token_scores;
+mod vectors;
 pub mod weights;
 
 pub use error::{Error, Result};

@@ -4,6 +4,7 @@ use crate::{
     Error, Real, Result, Rows, parallel,
     simd::{self, Kernel, Machine},
     sum::Sum,
+    vectors::{each, load},
 };
 
 /// What the tokens of each sequence add up to.
@@ -76,32 +77,21 @@ impl<T: Real> Kernel for RowSum<'_, T> {
 
     #[inline(always)]
     fn run<M: Machine>(self, m: M) -> Option<f64> {
-        let mut state = State { sum: Sum::zero(m), highest: m.splat_f64s(0.0) };
-        for chunk in self.row.chunks_exact(M::F32_LANES) {
-            simd::prefetch(chunk, self.ahead);
-            state.add(m, T::load(m, chunk));
-        }
-        let rest = self.row.chunks_exact(M::F32_LANES).remainder();
-        if !rest.is_empty() {
-            state.add(m, T::load_part(m, rest));
-        }
-        let sum = state.sum.total(m);
+        let (mut sum, mut highest) = (Sum::zero(m), m.splat_f64s(0.0));
+        each(
+            m,
+            self.row,
+            #[inline(always)]
+            |chunk| {
+                simd::prefetch(chunk, self.ahead);
+                let x = load(m, chunk, 0.0);
+                sum.add(m, x);
+                highest = m.max_f64s(x[0], m.max_f64s(x[1], highest));
+            },
+        );
+        let sum = sum.total(m);
         // NaN is lost in the maximum, but not in the sum.
-        (m.reduce_max_f64s(state.highest) <= 0.0 && !sum.is_nan()).then_some(sum)
-    }
-}
-
-struct State<M: Machine> {
-    sum: Sum<M>,
-    /// The largest value, or 0.
-    highest: M::f64s,
-}
-
-impl<M: Machine> State<M> {
-    #[inline(always)]
-    fn add(&mut self, m: M, values: [M::f64s; 2]) {
-        self.sum.add(m, values);
-        self.highest = m.max_f64s(values[0], m.max_f64s(values[1], self.highest));
+        (m.reduce_max_f64s(highest) <= 0.0 && !sum.is_nan()).then_some(sum)
     }
 }
 

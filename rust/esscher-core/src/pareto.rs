@@ -9,7 +9,8 @@ use crate::{
     ragged::check_length,
     real::{MAX_LANES, sealed::Load},
     simd::{self, Kernel, Machine, exp_nonpositive, expm1, ln, ln_1p, ln_1p_of_four},
-    sum::{Sum, filled_rest},
+    sum::Sum,
+    vectors::{each, load, map_in_place},
     weights,
 };
 
@@ -179,18 +180,21 @@ impl Kernel for Above<'_> {
 
     #[inline(always)]
     fn run<M: Machine>(self, m: M) -> Vec<Weight> {
-        let (mut found, lowest) = (Vec::new(), m.splat_f64s(self.lowest));
-        let chunks = self.values.chunks_exact(M::F32_LANES);
-        let rest = chunks.remainder();
-        for (i, chunk) in chunks.enumerate() {
-            let x = f64::load(m, chunk);
-            let highest = m.max_f64s(x[0], x[1]);
-            // Mostly there is none.
-            if m.first_true_m64s(m.less_than_or_equal_f64s(lowest, highest)) < M::F64_LANES {
-                extend(&mut found, chunk, i * chunk.len(), self.lowest);
-            }
-        }
-        extend(&mut found, rest, self.values.len() - rest.len(), self.lowest);
+        let (mut found, mut start, lowest) = (Vec::new(), 0, m.splat_f64s(self.lowest));
+        each(
+            m,
+            self.values,
+            #[inline(always)]
+            |chunk| {
+                let x = load(m, chunk, f64::NEG_INFINITY);
+                let highest = m.max_f64s(x[0], x[1]);
+                // Mostly there is none.
+                if m.first_true_m64s(m.less_than_or_equal_f64s(lowest, highest)) < M::F64_LANES {
+                    extend(&mut found, chunk, start, self.lowest);
+                }
+                start += chunk.len();
+            },
+        );
         found
     }
 }
@@ -258,12 +262,12 @@ impl Kernel for Excess<'_> {
         let max = m.splat_f64s(self.max);
         // By the same function as the others, so that nothing is left of what is equal to it.
         let cutoff = exp_nonpositive(m, m.sub_f64s(m.splat_f64s(self.cutoff), max));
-        let (head, rest) = M::as_mut_simd_f64s(self.values);
-        for x in head {
-            *x = m.sub_f64s(exp_nonpositive(m, m.sub_f64s(*x, max)), cutoff);
-        }
-        let last = m.sub_f64s(exp_nonpositive(m, m.sub_f64s(m.partial_load_f64s(rest), max)), cutoff);
-        m.partial_store_f64s(rest, last);
+        map_in_place(
+            m,
+            self.values,
+            #[inline(always)]
+            |x| m.sub_f64s(exp_nonpositive(m, m.sub_f64s(x, max)), cutoff),
+        );
     }
 }
 
@@ -314,14 +318,15 @@ fn sum_in_fours<M: Machine>(m: M, excess: &[f64], minus_b: M::f64s) -> f64 {
 #[inline(always)]
 fn sum_one_by_one<M: Machine>(m: M, excess: &[f64], minus_b: M::f64s) -> f64 {
     let mut sum = Sum::zero(m);
-    for chunk in excess.chunks_exact(M::F32_LANES) {
-        let x = f64::load(m, chunk);
-        sum.add(m, [ln_1p(m, m.mul_f64s(minus_b, x[0])), ln_1p(m, m.mul_f64s(minus_b, x[1]))]);
-    }
-    if let Some(rest) = filled_rest::<M, f64>(excess, 0.0) {
-        let x = f64::load(m, &rest[..M::F32_LANES]);
-        sum.add(m, [ln_1p(m, m.mul_f64s(minus_b, x[0])), ln_1p(m, m.mul_f64s(minus_b, x[1]))]);
-    }
+    each(
+        m,
+        excess,
+        #[inline(always)]
+        |chunk| {
+            let x = load(m, chunk, 0.0);
+            sum.add(m, [ln_1p(m, m.mul_f64s(minus_b, x[0])), ln_1p(m, m.mul_f64s(minus_b, x[1]))]);
+        },
+    );
     sum.total(m)
 }
 
@@ -342,12 +347,12 @@ impl Kernel for Quantiles<'_> {
         for (rank, p) in self.out.iter_mut().enumerate() {
             *p = -(rank as f64 + 0.5) / n;
         }
-        let (head, rest) = M::as_mut_simd_f64s(self.out);
-        for p in head {
-            *p = self.fit.log_weight(m, *p, self.max, self.cutoff);
-        }
-        let last = self.fit.log_weight(m, m.partial_load_f64s(rest), self.max, self.cutoff);
-        m.partial_store_f64s(rest, last);
+        map_in_place(
+            m,
+            self.out,
+            #[inline(always)]
+            |minus_p| self.fit.log_weight(m, minus_p, self.max, self.cutoff),
+        );
     }
 }
 

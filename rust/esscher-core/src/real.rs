@@ -18,9 +18,6 @@ pub(crate) mod sealed {
         /// Whether f32 holds every value.
         const FITS_F32: bool;
 
-        /// Minus infinity.
-        const NEG_INFINITY: Self;
-
         /// Read them as f64.
         fn load<M: Machine>(m: M, values: &[Self]) -> [M::f64s; 2];
 
@@ -43,7 +40,6 @@ impl Real for f32 {
 
 impl sealed::Load for f32 {
     const FITS_F32: bool = true;
-    const NEG_INFINITY: Self = Self::NEG_INFINITY;
 
     #[inline(always)]
     fn load<M: Machine>(m: M, values: &[Self]) -> [M::f64s; 2] {
@@ -74,7 +70,6 @@ impl Real for f64 {
 
 impl sealed::Load for f64 {
     const FITS_F32: bool = false;
-    const NEG_INFINITY: Self = Self::NEG_INFINITY;
 
     #[inline(always)]
     fn load<M: Machine>(_: M, values: &[Self]) -> [M::f64s; 2] {
@@ -126,7 +121,6 @@ impl Real for Bf16 {
 
 impl sealed::Load for Bf16 {
     const FITS_F32: bool = true;
-    const NEG_INFINITY: Self = Self(0xff80);
 
     #[inline(always)]
     fn load<M: Machine>(m: M, values: &[Self]) -> [M::f64s; 2] {

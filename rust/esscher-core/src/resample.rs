@@ -1,6 +1,6 @@
 //! Draws from weighted completions.
 
-use crate::{Error, Offsets, Result, parallel, ragged::check_length, weights};
+use crate::{Error, Offsets, Result, parallel, ragged::check_length, vectors::largest, weights};
 
 /// For every uniform the index of the completion whose share of its group's weight it falls into.
 ///
@@ -33,7 +33,7 @@ pub fn resample(log_weights: &[f64], groups: &Offsets<'_>, uniforms: &[f64]) -> 
 
 /// Running sums of the weights over the largest; `None` if nothing has weight.
 fn cumulative(log_weights: &[f64]) -> Option<Vec<f64>> {
-    let max = log_weights[weights::argmax(log_weights)?];
+    let max = largest(log_weights);
     (max > f64::NEG_INFINITY).then(|| {
         let mut total = 0.0;
         log_weights

@@ -1,21 +1,6 @@
 //! Sums in f64, in an order that depends on the data's length only.
 
-use crate::{
-    real::{MAX_LANES, sealed::Load},
-    simd::Machine,
-};
-
-/// What is left of `values` after whole vectors of f32 lanes, filled up with `fill`; `None` if nothing is.
-#[inline(always)]
-pub(crate) fn filled_rest<M: Machine, T: Load>(values: &[T], fill: T) -> Option<[T; MAX_LANES]> {
-    let rest = values.chunks_exact(M::F32_LANES).remainder();
-    if rest.is_empty() {
-        return None;
-    }
-    let mut filled = [fill; MAX_LANES];
-    filled[..rest.len()].copy_from_slice(rest);
-    Some(filled)
-}
+use crate::simd::Machine;
 
 /// A running sum, in two vectors so that one addition need not wait for the last.
 pub(crate) struct Sum<M: Machine>([M::f64s; 2]);

@@ -7,9 +7,9 @@ use bytemuck::cast_slice;
 use crate::{
     Error, Offsets, Result, parallel,
     ragged::check_length,
-    real::sealed::Load,
     simd::{self, Kernel, Machine, exp_nonpositive},
     sum::Sum,
+    vectors::{each, largest, load},
     weights,
 };
 
@@ -36,7 +36,7 @@ const LOWEST: f64 = f64::MIN;
 pub fn maxima(rewards: &[f64], groups: &Offsets<'_>) -> Result<Vec<f64>> {
     groups.check_items("groups", rewards.len())?;
     weights::check("rewards", rewards)?;
-    Ok(parallel::map(groups.len(), |i| simd::dispatch(Max(&rewards[groups.range(i)]))))
+    Ok(parallel::map(groups.len(), |i| largest(&rewards[groups.range(i)])))
 }
 
 /// For each group and beta, with `d = r - max` and `e = exp(d / beta)`: the sums of `e`, `e d`, `e^2`, `e^2 d` and
@@ -152,40 +152,6 @@ fn pieces(groups: &Offsets<'_>) -> Vec<Piece> {
     pieces
 }
 
-struct Max<'a>(&'a [f64]);
-
-impl Kernel for Max<'_> {
-    type Output = f64;
-
-    #[inline(always)]
-    fn run<M: Machine>(self, m: M) -> f64 {
-        let lowest = m.splat_f64s(f64::NEG_INFINITY);
-        let mut max = [lowest; 2];
-        let chunks = self.0.chunks_exact(M::F32_LANES);
-        let rest = chunks.remainder().iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        for chunk in chunks {
-            let x = f64::load(m, chunk);
-            max = [m.max_f64s(x[0], max[0]), m.max_f64s(x[1], max[1])];
-        }
-        m.reduce_max_f64s(m.max_f64s(max[0], max[1])).max(rest)
-    }
-}
-
-/// Call `f` with every two vectors of differences; what is missing of the last is [`LOWEST`], which has no weight.
-#[inline(always)]
-fn each<M: Machine>(d: &[f64], mut f: impl FnMut([M::f64s; 2])) {
-    let chunks = d.chunks_exact(M::F32_LANES);
-    let rest = chunks.remainder();
-    for chunk in chunks {
-        f(bytemuck::pod_read_unaligned(cast_slice(chunk)));
-    }
-    if !rest.is_empty() {
-        let mut filled = [LOWEST; crate::real::MAX_LANES];
-        filled[..rest.len()].copy_from_slice(rest);
-        f(bytemuck::pod_read_unaligned(cast_slice(&filled[..M::F32_LANES])));
-    }
-}
-
 /// `1 / beta`, finite: times the difference of the largest reward, 0, it must be 0.
 #[inline(always)]
 fn rate(beta: f64) -> f64 {
@@ -251,10 +217,12 @@ impl Kernel for TiltSums<'_, '_> {
                 #[inline(always)]
                 |_| Sum::zero(m),
             );
-            each::<M>(
+            each(
+                m,
                 self.d,
                 #[inline(always)]
-                |d| {
+                |chunk| {
+                    let d = load(m, chunk, LOWEST);
                     let e = exps(m, d, rate);
                     let ed = times(m, e, d);
                     sums[0].add(m, e);
@@ -317,10 +285,12 @@ impl Kernel for TiltExcess<'_, '_> {
                 #[inline(always)]
                 |_| Sum::zero(m),
             );
-            each::<M>(
+            each(
+                m,
                 self.d,
                 #[inline(always)]
-                |d| {
+                |chunk| {
+                    let d = load(m, chunk, LOWEST);
                     let e = exps(m, d, rate);
                     let above = e.map(
                         #[inline(always)]

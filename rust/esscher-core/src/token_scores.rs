@@ -4,7 +4,7 @@ use crate::{
     Bf16, Error, Real, Result, parallel,
     ragged::check_length,
     simd::{self, Kernel, Machine, exp_f32},
-    sum::filled_rest,
+    vectors::{each, each_pair, load_f32},
 };
 
 /// What one model's logits say of each token, and how two models' differ; in nats.
@@ -229,16 +229,17 @@ impl Pair {
 fn range<M: Machine, T: Logit>(m: M, logits: &[T]) -> (f32, f32) {
     let mut max = m.splat_f32s(f32::NEG_INFINITY);
     let mut min = m.splat_f32s(f32::INFINITY);
-    for chunk in logits.chunks_exact(M::F32_LANES) {
-        let values = T::load_f32(m, chunk);
-        max = m.max_f32s(values, max);
-        min = m.min_f32s(values, min);
-    }
-    if let Some(rest) = filled_rest::<M, T>(logits, logits[0]) {
-        let values = T::load_f32(m, &rest[..M::F32_LANES]);
-        max = m.max_f32s(values, max);
-        min = m.min_f32s(values, min);
-    }
+    let first = logits[0].to_f64() as f32;
+    each(
+        m,
+        logits,
+        #[inline(always)]
+        |chunk| {
+            let values = load_f32(m, chunk, first);
+            max = m.max_f32s(values, max);
+            min = m.min_f32s(values, min);
+        },
+    );
     (m.reduce_max_f32s(max), m.reduce_min_f32s(min))
 }
 
@@ -258,16 +259,6 @@ fn at_least<M: Machine>(m: M, x: M::f32s, lowest: f32) -> M::f32s {
 /// [`Softmax`] over a block.
 struct Policy<'a, T>(&'a [T]);
 
-impl<T: Logit> Policy<'_, T> {
-    #[inline(always)]
-    fn step<M: Machine>(m: M, sums: &mut [M::f32s; 2], max: M::f32s, logits: &[T]) {
-        simd::prefetch(logits, BLOCK);
-        let x = at_least(m, m.sub_f32s(T::load_f32(m, logits), max), LOWEST);
-        let exp = exp_f32(m, x);
-        *sums = [m.add_f32s(sums[0], exp), m.fma_f32(exp, x, sums[1])];
-    }
-}
-
 impl<T: Logit> Kernel for Policy<'_, T> {
     type Output = Softmax;
 
@@ -276,12 +267,17 @@ impl<T: Logit> Kernel for Policy<'_, T> {
         let (max, _) = range(m, self.0);
         let reference = m.splat_f32s(reference(max));
         let mut sums = [m.splat_f32s(0.0); 2];
-        for chunk in self.0.chunks_exact(M::F32_LANES) {
-            Self::step(m, &mut sums, reference, chunk);
-        }
-        if let Some(rest) = filled_rest::<M, T>(self.0, T::NEG_INFINITY) {
-            Self::step(m, &mut sums, reference, &rest[..M::F32_LANES]);
-        }
+        each(
+            m,
+            self.0,
+            #[inline(always)]
+            |logits| {
+                simd::prefetch(logits, BLOCK);
+                let x = at_least(m, m.sub_f32s(load_f32(m, logits, f32::NEG_INFINITY), reference), LOWEST);
+                let exp = exp_f32(m, x);
+                sums = [m.add_f32s(sums[0], exp), m.fma_f32(exp, x, sums[1])];
+            },
+        );
         Softmax { max, sum: total(m, sums[0]), weighted: total(m, sums[1]) }
     }
 }
@@ -298,25 +294,6 @@ struct Both<'a, T> {
     prior: &'a [T],
 }
 
-impl<T: Logit> Both<'_, T> {
-    #[inline(always)]
-    fn step<M: Machine>(m: M, sums: &mut [M::f32s; 4], max: [M::f32s; 2], policy: &[T], prior: &[T]) {
-        simd::prefetch(policy, BLOCK);
-        simd::prefetch(prior, BLOCK);
-        let x = at_least(m, m.sub_f32s(T::load_f32(m, policy), max[0]), LOWEST);
-        let y = at_least(m, m.sub_f32s(T::load_f32(m, prior), max[1]), IMPOSSIBLE);
-        let (exp, prior_exp) = (exp_f32(m, x), exp_f32(m, at_least(m, y, LOWEST)));
-        // However small, it must not meet a difference as large as that of the impossible.
-        let possible = m.select_f32s(m.equal_f32s(x, m.splat_f32s(LOWEST)), m.splat_f32s(0.0), exp);
-        *sums = [
-            m.add_f32s(sums[0], exp),
-            m.fma_f32(exp, x, sums[1]),
-            m.add_f32s(sums[2], prior_exp),
-            m.fma_f32(possible, m.sub_f32s(x, y), sums[3]),
-        ];
-    }
-}
-
 impl<T: Logit> Kernel for Both<'_, T> {
     type Output = Pair;
 
@@ -325,14 +302,29 @@ impl<T: Logit> Kernel for Both<'_, T> {
         let ((max, _), (prior_max, prior_min)) = (range(m, self.policy), range(m, self.prior));
         let references = [m.splat_f32s(reference(max)), m.splat_f32s(reference(prior_max))];
         let mut sums = [m.splat_f32s(0.0); 4];
-        for (policy, prior) in self.policy.chunks_exact(M::F32_LANES).zip(self.prior.chunks_exact(M::F32_LANES)) {
-            Self::step(m, &mut sums, references, policy, prior);
-        }
-        let (policy, prior) =
-            (filled_rest::<M, T>(self.policy, T::NEG_INFINITY), filled_rest::<M, T>(self.prior, T::NEG_INFINITY));
-        if let (Some(policy), Some(prior)) = (policy, prior) {
-            Self::step(m, &mut sums, references, &policy[..M::F32_LANES], &prior[..M::F32_LANES]);
-        }
+        each_pair(
+            m,
+            self.policy,
+            self.prior,
+            #[inline(always)]
+            |policy, prior| {
+                simd::prefetch(policy, BLOCK);
+                simd::prefetch(prior, BLOCK);
+                let x = load_f32(m, policy, f32::NEG_INFINITY);
+                let y = load_f32(m, prior, f32::NEG_INFINITY);
+                let x = at_least(m, m.sub_f32s(x, references[0]), LOWEST);
+                let y = at_least(m, m.sub_f32s(y, references[1]), IMPOSSIBLE);
+                let (exp, prior_exp) = (exp_f32(m, x), exp_f32(m, at_least(m, y, LOWEST)));
+                // However small, it must not meet a difference as large as that of the impossible.
+                let possible = m.select_f32s(m.equal_f32s(x, m.splat_f32s(LOWEST)), m.splat_f32s(0.0), exp);
+                sums = [
+                    m.add_f32s(sums[0], exp),
+                    m.fma_f32(exp, x, sums[1]),
+                    m.add_f32s(sums[2], prior_exp),
+                    m.fma_f32(possible, m.sub_f32s(x, y), sums[3]),
+                ];
+            },
+        );
         let [sum, weighted, prior_sum, difference] = sums;
         Pair {
             policy: Softmax { max, sum: total(m, sum), weighted: total(m, weighted) },

@@ -1,0 +1,106 @@
+//! Slices as vectors: whole ones, then a masked load of what is left.
+
+use crate::{
+    real::sealed::Load,
+    simd::{Kernel, Machine, dispatch},
+};
+
+/// Call `f` with the values, as many at a time as there are lanes of f32, then with those that are left. `f` must be
+/// `#[inline(always)]`.
+#[inline(always)]
+pub(crate) fn each<M: Machine, T>(_: M, values: &[T], mut f: impl FnMut(&[T])) {
+    let chunks = values.chunks_exact(M::F32_LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        f(chunk);
+    }
+    if !rest.is_empty() {
+        f(rest);
+    }
+}
+
+/// As [`each`], of two slices of the same length.
+#[inline(always)]
+pub(crate) fn each_pair<M: Machine, T>(_: M, left: &[T], right: &[T], mut f: impl FnMut(&[T], &[T])) {
+    let (left, right) = (left.chunks_exact(M::F32_LANES), right.chunks_exact(M::F32_LANES));
+    let rest = (left.remainder(), right.remainder());
+    for (left, right) in left.zip(right) {
+        f(left, right);
+    }
+    if !rest.0.is_empty() {
+        f(rest.0, rest.1);
+    }
+}
+
+/// At most as many values as there are lanes of f32, as f64; the other lanes are `fill`.
+///
+/// Copying what is left of a row into a filled array first was slower: the load waits for the stores.
+#[inline(always)]
+pub(crate) fn load<M: Machine, T: Load>(m: M, values: &[T], fill: f64) -> [M::f64s; 2] {
+    if values.len() == M::F32_LANES {
+        return T::load(m, values);
+    }
+    let [low, high] = T::load_part(m, values);
+    if fill == 0.0 {
+        return [low, high];
+    }
+    let len = values.len() as u64;
+    let there = |from: u64| m.mask_between_m64s(0, len.saturating_sub(from)).mask();
+    let fill = m.splat_f64s(fill);
+    [m.select_f64s(there(0), low, fill), m.select_f64s(there(M::F64_LANES as u64), high, fill)]
+}
+
+/// As [`load`], as f32.
+#[inline(always)]
+pub(crate) fn load_f32<M: Machine, T: Load>(m: M, values: &[T], fill: f32) -> M::f32s {
+    if values.len() == M::F32_LANES {
+        return T::load_f32(m, values);
+    }
+    let part = T::load_part_f32(m, values);
+    if fill == 0.0 {
+        return part;
+    }
+    let there = m.mask_between_m32s(0, values.len() as u32).mask();
+    m.select_f32s(there, part, m.splat_f32s(fill))
+}
+
+/// Replace each value by `f` of it. `f` must be `#[inline(always)]`.
+#[inline(always)]
+pub(crate) fn map_in_place<M: Machine>(m: M, values: &mut [f64], f: impl Fn(M::f64s) -> M::f64s) {
+    let (head, rest) = M::as_mut_simd_f64s(values);
+    for x in head {
+        *x = f(*x);
+    }
+    let last = f(m.partial_load_f64s(rest));
+    m.partial_store_f64s(rest, last);
+}
+
+/// The largest value, `-inf` without any; NaN is passed over.
+#[inline(always)]
+pub(crate) fn max<M: Machine>(m: M, values: &[f64]) -> f64 {
+    let mut max = [m.splat_f64s(f64::NEG_INFINITY); 2];
+    each(
+        m,
+        values,
+        #[inline(always)]
+        |chunk| {
+            let x = load(m, chunk, f64::NEG_INFINITY);
+            max = [m.max_f64s(x[0], max[0]), m.max_f64s(x[1], max[1])];
+        },
+    );
+    m.reduce_max_f64s(m.max_f64s(max[0], max[1]))
+}
+
+/// [`max`] on the best instructions of this machine.
+pub(crate) fn largest(values: &[f64]) -> f64 {
+    struct Max<'a>(&'a [f64]);
+    impl Kernel for Max<'_> {
+        type Output = f64;
+
+        #[inline(always)]
+        fn run<M: Machine>(self, m: M) -> f64 {
+            max(m, self.0)
+        }
+    }
+    dispatch(Max(values))
+}

@@ -1,0 +1,198 @@
+//! Small groups, in flat passes over all of them: within one group alone, each step would wait for the last.
+
+use std::ops::Range;
+
+use super::{
+    log_sum::{LogSum, total_and_squares},
+    tilt::{Out, Tilt, scale},
+};
+use crate::{
+    Offsets,
+    simd::{self, Kernel, Machine, exp_nonpositive, ln_1p},
+    vectors::{map_in_place, max},
+};
+
+/// Some consecutive groups, and where their results go.
+pub(super) struct Task<'o> {
+    pub(super) run: Range<usize>,
+    pub(super) out: Out<'o>,
+    pub(super) log_z: &'o mut [f64],
+    pub(super) ess: &'o mut [f64],
+}
+
+/// Weigh the groups of a task; `false` if a value is not legal.
+pub(super) fn weigh(tilt: Tilt<'_>, groups: &Offsets<'_>, task: Task<'_>) -> bool {
+    let Task { run, mut out, log_z, ess } = task;
+    let first = groups.range(run.start).start;
+    let parts = || run.clone().map(|i| groups.range(i));
+    let mut scratch = Vec::new();
+    let exps = if let Out::Weights(values) = &mut out {
+        &mut **values
+    } else {
+        scratch.resize(groups.span(&run).len(), 0.0);
+        &mut scratch[..]
+    };
+    let mut sums = vec![LogSum::EMPTY; run.len()];
+    simd::dispatch(Exponents { tilt, parts: parts(), first, sums: &mut sums, out: exps });
+    simd::dispatch(ExpInPlace(exps));
+    simd::dispatch(GroupSums { parts: parts(), first, exps, sums: &mut sums });
+    if !sums.iter().all(LogSum::is_valid) {
+        return false;
+    }
+    // Until the logarithm of the length is taken off, the place of log Z holds that of the sum.
+    log_z.iter_mut().zip(&sums).for_each(|(log_sum, sum)| *log_sum = sum.others);
+    simd::dispatch(Ln1pInPlace(log_z));
+    simd::dispatch(WriteGroups { tilt, parts: parts(), sums: &sums, log_sums: log_z, out });
+    let mut log_len = LogLen::default();
+    for (((log_z, ess), sum), part) in log_z.iter_mut().zip(ess).zip(&sums).zip(parts()) {
+        *log_z = sum.log_z(tilt.beta, *log_z, log_len.of(part.len()));
+        *ess = sum.ess();
+    }
+    true
+}
+
+/// The logarithm of a length, which is mostly that of the group before.
+#[derive(Default)]
+struct LogLen {
+    len: usize,
+    log: f64,
+}
+
+impl LogLen {
+    fn of(&mut self, len: usize) -> f64 {
+        if self.len != len {
+            *self = Self { len, log: (len as f64).ln() };
+        }
+        self.log
+    }
+}
+
+/// The exponents of small groups, and of each the maximum that they are relative to.
+struct Exponents<'a, P> {
+    tilt: Tilt<'a>,
+    parts: P,
+    /// Where the first of the groups starts.
+    first: usize,
+    sums: &'a mut [LogSum],
+    out: &'a mut [f64],
+}
+
+impl<P: Iterator<Item = Range<usize>>> Kernel for Exponents<'_, P> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<M: Machine>(self, m: M) {
+        for (sum, part) in self.sums.iter_mut().zip(self.parts) {
+            let out = &mut self.out[part.start - self.first..part.end - self.first];
+            let tilt = self.tilt.part(part);
+            sum.max = max(m, tilt.values);
+            if sum.has_weight() {
+                tilt.write_exponents(m, sum.max, 0.0, out);
+            } else {
+                // Differences from the maximum would be NaN, and a value that is NaN is lost in it.
+                out.copy_from_slice(tilt.values);
+            }
+        }
+    }
+}
+
+/// Replace each value, of at most 0, by its exponential.
+struct ExpInPlace<'a>(&'a mut [f64]);
+
+impl Kernel for ExpInPlace<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<M: Machine>(self, m: M) {
+        map_in_place(
+            m,
+            self.0,
+            #[inline(always)]
+            |x| exp_nonpositive(m, x),
+        );
+    }
+}
+
+/// Replace each value by the logarithm of 1 more.
+struct Ln1pInPlace<'a>(&'a mut [f64]);
+
+impl Kernel for Ln1pInPlace<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<M: Machine>(self, m: M) {
+        map_in_place(
+            m,
+            self.0,
+            #[inline(always)]
+            |x| ln_1p(m, x),
+        );
+    }
+}
+
+/// The sums of small groups whose exponentials are there.
+struct GroupSums<'a, P> {
+    parts: P,
+    first: usize,
+    exps: &'a [f64],
+    sums: &'a mut [LogSum],
+}
+
+impl<P: Iterator<Item = Range<usize>>> Kernel for GroupSums<'_, P> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<M: Machine>(self, m: M) {
+        for (sum, part) in self.sums.iter_mut().zip(self.parts) {
+            let exps = &self.exps[part.start - self.first..part.end - self.first];
+            let all = sums_below(m, exps, f64::INFINITY);
+            *sum = if sum.has_weight() {
+                LogSum::new(
+                    sum.max,
+                    all,
+                    #[inline(always)]
+                    || sums_below(m, exps, 1.0),
+                )
+            } else {
+                LogSum { others: all.0, squares: all.1, ..*sum }
+            };
+        }
+    }
+}
+
+#[inline(always)]
+fn sums_below<M: Machine>(m: M, exps: &[f64], limit: f64) -> (f64, f64) {
+    total_and_squares(
+        m,
+        exps,
+        0.0,
+        limit,
+        #[inline(always)]
+        |exps| exps,
+    )
+}
+
+/// Write what is wanted of some small groups that have been summed; of weights, all but the factor is there.
+struct WriteGroups<'a, 'o, P> {
+    tilt: Tilt<'a>,
+    parts: P,
+    sums: &'a [LogSum],
+    log_sums: &'a [f64],
+    out: Out<'o>,
+}
+
+impl<P: Iterator<Item = Range<usize>>> Kernel for WriteGroups<'_, '_, P> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<M: Machine>(self, m: M) {
+        let mut out = self.out;
+        for ((part, sum), &log_sum) in self.parts.zip(self.sums).zip(self.log_sums) {
+            match out.split_off(part.len()) {
+                Out::Nothing => return,
+                Out::Weights(out) => scale(m, sum.share(), out),
+                Out::LogWeights(out) => self.tilt.part(part).write_log_weights(m, sum, log_sum, out),
+            }
+        }
+    }
+}
