@@ -3,6 +3,7 @@
 use crate::simd::Machine;
 
 /// A running sum, in two vectors so that one addition need not wait for the last.
+#[derive(Clone, Copy)]
 pub(crate) struct Sum<M: Machine>([M::f64s; 2]);
 
 impl<M: Machine> Sum<M> {

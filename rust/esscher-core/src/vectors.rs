@@ -5,11 +5,10 @@ use crate::{
     simd::{Kernel, Machine, dispatch},
 };
 
-/// Call `f` with the values, as many at a time as there are lanes of f32, then with those that are left. `f` must be
-/// `#[inline(always)]`.
+/// Call `f` with the values, `width` at a time, then with those that are left. `f` must be `#[inline(always)]`.
 #[inline(always)]
-pub(crate) fn each<M: Machine, T>(_: M, values: &[T], mut f: impl FnMut(&[T])) {
-    let chunks = values.chunks_exact(M::F32_LANES);
+pub(crate) fn each_of<T>(width: usize, values: &[T], mut f: impl FnMut(&[T])) {
+    let chunks = values.chunks_exact(width);
     let rest = chunks.remainder();
     for chunk in chunks {
         f(chunk);
@@ -17,6 +16,12 @@ pub(crate) fn each<M: Machine, T>(_: M, values: &[T], mut f: impl FnMut(&[T])) {
     if !rest.is_empty() {
         f(rest);
     }
+}
+
+/// As [`each_of`], as many at a time as there are lanes of f32.
+#[inline(always)]
+pub(crate) fn each<M: Machine, T>(_: M, values: &[T], f: impl FnMut(&[T])) {
+    each_of(M::F32_LANES, values, f);
 }
 
 /// As [`each`], of two slices of the same length.

@@ -1,0 +1,93 @@
+//! The tail of a group: its largest log-weights.
+
+use std::cmp::Ordering;
+
+use crate::{
+    real::MAX_LANES,
+    simd::{self, Kernel, Machine},
+    vectors::{each, load},
+};
+
+/// One of the log-weights.
+#[derive(Clone, Copy)]
+pub(super) struct Weight {
+    pub(super) value: f64,
+    pub(super) index: usize,
+}
+
+impl Weight {
+    fn order(a: &Self, b: &Self) -> Ordering {
+        a.value.total_cmp(&b.value).then(a.index.cmp(&b.index))
+    }
+}
+
+/// The largest value below the tail, and the tail in rising order.
+pub(super) fn split_tail(values: &[f64], tail_len: usize) -> (f64, Vec<Weight>) {
+    let mut largest = above(values, threshold(values, tail_len));
+    if largest.len() <= tail_len {
+        largest = above(values, f64::NEG_INFINITY);
+    }
+    let below = largest.len() - tail_len - 1;
+    let (_, &mut cutoff, tail) = largest.select_nth_unstable_by(below, Weight::order);
+    tail.sort_unstable_by(Weight::order);
+    (cutoff.value, tail.to_vec())
+}
+
+/// A value that hardly ever fewer are above than the tail has, nor many more: a quantile of some of the values.
+fn threshold(values: &[f64], tail_len: usize) -> f64 {
+    const SOME: usize = 1024;
+    if values.len() < 4 * SOME {
+        return f64::NEG_INFINITY;
+    }
+    let mut some: Vec<f64> = values.iter().copied().step_by(values.len() / SOME).collect();
+    let expected = tail_len as f64 * some.len() as f64 / values.len() as f64;
+    let above = expected + 4.0 * expected.sqrt() + 4.0;
+    let rank = some.len().saturating_sub(above as usize + 1);
+    *some.select_nth_unstable_by(rank, f64::total_cmp).1
+}
+
+/// The values from `lowest` up.
+fn above(values: &[f64], lowest: f64) -> Vec<Weight> {
+    simd::dispatch(Above { values, lowest })
+}
+
+/// As [`above`].
+struct Above<'a> {
+    values: &'a [f64],
+    lowest: f64,
+}
+
+impl Kernel for Above<'_> {
+    type Output = Vec<Weight>;
+
+    #[inline(always)]
+    fn run<M: Machine>(self, m: M) -> Vec<Weight> {
+        let (mut found, mut start, lowest) = (Vec::new(), 0, m.splat_f64s(self.lowest));
+        each(
+            m,
+            self.values,
+            #[inline(always)]
+            |chunk| {
+                let x = load(m, chunk, f64::NEG_INFINITY);
+                let highest = m.max_f64s(x[0], x[1]);
+                // Mostly there is none.
+                if m.first_true_m64s(m.less_than_or_equal_f64s(lowest, highest)) < M::F64_LANES {
+                    extend(&mut found, chunk, start, self.lowest);
+                }
+                start += chunk.len();
+            },
+        );
+        found
+    }
+}
+
+/// Add what is at least `lowest` of a chunk that begins at `start`: without a branch, which could not be predicted.
+#[inline(always)]
+fn extend(found: &mut Vec<Weight>, chunk: &[f64], start: usize, lowest: f64) {
+    let (mut weights, mut count) = ([Weight { value: 0.0, index: 0 }; MAX_LANES], 0);
+    for (j, &value) in chunk.iter().enumerate() {
+        weights[count] = Weight { value, index: start + j };
+        count += usize::from(value >= lowest);
+    }
+    found.extend_from_slice(&weights[..count]);
+}
