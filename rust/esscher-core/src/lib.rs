@@ -28,7 +28,6 @@ pub mod pareto;
 mod ragged;
 mod real;
 pub mod resample;
-mod self_bleu;
 mod simd;
 mod sum;
 pub mod tilts;
@@ -38,10 +37,9 @@ pub mod weights;
 
 pub use error::{Error, Result};
 pub use ngrams::{
-    NgramStatistics, TopNgrams, TopWeightedNgrams, distinct, distinct_without_each, ngram_statistics, top_ngrams,
-    top_weighted_ngrams,
+    NgramStatistics, Smoothing, TopNgrams, TopWeightedNgrams, distinct, distinct_without_each, ngram_statistics,
+    self_bleu, top_ngrams, top_weighted_ngrams,
 };
 pub use padded::Padded;
 pub use ragged::{Offsets, Ragged, Rows};
 pub use real::{Bf16, Real};
-pub use self_bleu::{Smoothing, self_bleu};

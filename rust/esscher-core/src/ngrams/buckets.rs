@@ -4,7 +4,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{
-    Census, Group, NEAR_END, Tally, Window,
+    census::{Census, NEAR_END, Tally, Window},
+    group::Group,
     numbers::Numbers,
     walk::{Walk, windows},
 };

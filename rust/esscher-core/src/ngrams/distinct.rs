@@ -1,6 +1,10 @@
 //! Distinct-n.
 
-use super::{Census, Group, Tally, Window, check_order, count_groups};
+use super::{
+    census::{Census, Tally, Window},
+    count::{count_groups, longest},
+    group::Group,
+};
 use crate::{Offsets, Ragged, Result};
 
 /// Distinct-n of every group, for each n of `orders`: different n-grams over all n-grams of its completions; n-grams
@@ -12,13 +16,11 @@ use crate::{Offsets, Ragged, Result};
 /// # Errors
 /// If an order is 0, or a group has 2^32 tokens or more.
 pub fn distinct(token_ids: &Ragged<'_, u32>, groups: &Offsets<'_>, orders: &[usize]) -> Result<Vec<f64>> {
-    orders.iter().try_for_each(|&n| check_order(n))?;
-    let last = orders.iter().copied().max().unwrap_or(0);
     let shares = |group: &Group<'_>, repetitions: Repetitions| {
         let share = |&n: &usize| repetitions.share(n, group.total(n));
         orders.iter().map(share).collect::<Vec<_>>()
     };
-    let shares = count_groups(token_ids, groups, last, |_| Repetitions::default(), shares)?;
+    let shares = count_groups(token_ids, groups, None, longest(orders)?, |_| Repetitions::default(), shares)?;
     Ok((0..orders.len()).flat_map(|i| shares.iter().map(move |shares| shares[i])).collect())
 }
 

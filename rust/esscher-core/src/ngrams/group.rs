@@ -6,7 +6,7 @@ use crate::{Error, Offsets, Ragged, Result};
 
 /// The rows of one group. Places in it are counted from its first token, in 32 bits.
 #[derive(Default)]
-pub(crate) struct Group<'a> {
+pub(super) struct Group<'a> {
     tokens: &'a [u32],
     /// Where each row ends.
     ends: Vec<u32>,
@@ -38,7 +38,7 @@ impl<'a> Group<'a> {
     }
 
     /// The number of rows.
-    pub(crate) fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.ends.len()
     }
 
@@ -51,7 +51,7 @@ impl<'a> Group<'a> {
     }
 
     /// The tokens of a row.
-    pub(crate) fn row(&self, row: usize) -> &'a [u32] {
+    pub(super) fn row(&self, row: usize) -> &'a [u32] {
         &self.tokens[self.start(row) as usize..self.end(row) as usize]
     }
 
@@ -66,12 +66,12 @@ impl<'a> Group<'a> {
     }
 
     /// How many n-grams of `order` there are, repetitions counted.
-    pub(crate) fn total(&self, order: usize) -> usize {
+    pub(super) fn total(&self, order: usize) -> usize {
         (0..self.len()).map(|row| self.total_of(row, order)).sum()
     }
 
     /// The length of the longest row.
-    pub(crate) fn longest(&self) -> usize {
+    pub(super) fn longest(&self) -> usize {
         (0..self.len()).map(|row| self.row(row).len()).max().unwrap_or(0)
     }
 

@@ -1,261 +1,28 @@
 //! Exact n-grams of all orders in one pass over the tokens, in linear time.
 //!
 //! An n-gram recurs only where a shorter one does: orders are counted one after the other, and of each only those
-//! n-grams go on that may yet recur. What is kept of an n-gram is a [`Tally`], what is read off the tallies a [`Census`].
+//! n-grams go on that may yet recur. What is kept of an n-gram is a tally, what is read off the tallies a census.
 
 mod buckets;
+mod census;
+mod count;
 mod distinct;
 mod exact_sum;
 mod group;
 mod histogram;
 mod numbers;
 mod plain;
+mod self_bleu;
 mod statistics;
 mod subsets;
+mod summary;
 mod top;
 mod walk;
 mod weighted;
 mod without;
 
-use crate::{Error, Offsets, Ragged, Result, parallel, ragged::check_length};
-
 pub use distinct::distinct;
-pub(crate) use group::Group;
+pub use self_bleu::{Smoothing, self_bleu};
 pub use statistics::{NgramStatistics, ngram_statistics};
 pub use top::{TopNgrams, TopWeightedNgrams, top_ngrams, top_weighted_ngrams};
 pub use without::distinct_without_each;
-
-/// Groups of at least so many tokens are worth the scattering.
-const LARGE: usize = 1 << 14;
-/// Small groups are counted in runs of about so many tokens that share their memory.
-const RUN: usize = 1 << 16;
-
-/// Where an n-gram starts, and its row; both counted within a group.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Window {
-    /// What tells the shortest n-grams in a walk apart.
-    key: u32,
-    start: u32,
-    /// The top bit says that the row may end within the longest n-gram: few windows need to look up where.
-    row: u32,
-}
-
-const NEAR_END: u32 = 1 << 31;
-
-impl Window {
-    pub(crate) fn new(key: u32, start: u32, row: usize) -> Self {
-        Self { key, start, row: row as u32 }
-    }
-
-    pub(crate) fn row(self) -> u32 {
-        self.row & !NEAR_END
-    }
-}
-
-/// What is kept of one n-gram.
-pub(crate) trait Tally: Clone + Default + PartialEq + Send {
-    /// Take note of one more occurrence; they come in order.
-    fn note(&mut self, window: Window, group: &Group<'_>);
-
-    /// Take note of the occurrences in later rows.
-    fn merge(&mut self, later: &Self);
-
-    /// Whether longer n-grams around this one can matter.
-    fn recurs(&self) -> bool;
-}
-
-/// What is read off the tallies of n-grams.
-pub(crate) trait Census: Send {
-    type Tally: Tally;
-
-    /// Take note of some n-grams of one order: their windows, and a tally for each different one.
-    ///
-    /// N-grams that cannot recur are left out, but for unigrams.
-    fn count(&mut self, order: usize, windows: impl Iterator<Item = Window>, tallies: &[Self::Tally]);
-
-    /// Add what another one saw.
-    fn merge(&mut self, other: Self);
-}
-
-/// Count the n-grams of orders 1 to `last` of every group, and make something of it.
-///
-/// # Errors
-/// If a group has 2^32 tokens or more, or 2^31 rows.
-pub(crate) fn count_groups<C: Census, R: Send>(
-    token_ids: &Ragged<'_, u32>,
-    groups: &Offsets<'_>,
-    last: usize,
-    census: impl Fn(&Group<'_>) -> C + Sync + Send,
-    finish: impl Fn(&Group<'_>, C) -> R + Sync + Send,
-) -> Result<Vec<R>> {
-    count_weighted_groups(token_ids, groups, None, last, census, finish)
-}
-
-/// As [`count_groups`], where rows may have weights.
-fn count_weighted_groups<C: Census, R: Send>(
-    token_ids: &Ragged<'_, u32>,
-    groups: &Offsets<'_>,
-    weights: Option<&[f64]>,
-    last: usize,
-    census: impl Fn(&Group<'_>) -> C + Sync + Send,
-    finish: impl Fn(&Group<'_>, C) -> R + Sync + Send,
-) -> Result<Vec<R>> {
-    groups.check_items("groups", token_ids.len())?;
-    group::check_sizes(token_ids, groups)?;
-    let runs = group::runs(groups.len(), RUN, |group| group::span(token_ids, &groups.range(group)).len());
-    let counted = parallel::map_each(runs, |run| {
-        let (mut group, mut walk) = (Group::default(), walk::Walk::default());
-        let count = |i| {
-            group.set(token_ids, groups.range(i), weights);
-            let mut total = census(&group);
-            let last = last.min(group.longest());
-            if group.tokens().len() < LARGE {
-                walk.group(&group, last, &mut total);
-            } else {
-                for part in buckets::count(&group, last, || census(&group)) {
-                    total.merge(part);
-                }
-            }
-            finish(&group, total)
-        };
-        run.map(count).collect::<Vec<_>>()
-    });
-    Ok(counted.into_iter().flatten().collect())
-}
-
-/// Check the length of n-grams.
-///
-/// # Errors
-/// If `n` is 0.
-pub(crate) fn check_order(n: usize) -> Result<()> {
-    if n == 0 { Err(Error::Range { name: "n", value: 0.0, rule: "at least 1" }) } else { Ok(()) }
-}
-
-/// Check that there is a weight for each row, finite and at least 0.
-///
-/// # Errors
-/// If there is not.
-fn check_weights(weights: &[f64], rows: usize) -> Result<()> {
-    check_length("weights", weights.len(), "token_ids", rows)?;
-    match weights.iter().position(|weight| !(weight.is_finite() && *weight >= 0.0)) {
-        Some(index) => Err(Error::Weight { name: "weights", index, value: weights[index] }),
-        None => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::HashMap;
-
-    /// How often every n-gram occurs and where first, by order.
-    #[derive(Default)]
-    struct Counts(Vec<Vec<(u32, u32)>>);
-
-    #[derive(Clone, Default, PartialEq)]
-    struct Count(u32, u32);
-
-    impl Tally for Count {
-        fn note(&mut self, window: Window, _: &Group<'_>) {
-            self.merge(&Self(1, window.start));
-        }
-
-        fn merge(&mut self, later: &Self) {
-            *self = Self(self.0 + later.0, if self.0 == 0 { later.1 } else { self.1 });
-        }
-
-        fn recurs(&self) -> bool {
-            self.0 > 1
-        }
-    }
-
-    impl Census for Counts {
-        type Tally = Count;
-
-        fn count(&mut self, order: usize, windows: impl Iterator<Item = Window>, tallies: &[Count]) {
-            assert_eq!(windows.count(), tallies.iter().map(|count| count.0 as usize).sum::<usize>());
-            self.0.resize(self.0.len().max(order), Vec::new());
-            self.0[order - 1].extend(tallies.iter().filter(|count| count.recurs()).map(|count| (count.1, count.0)));
-        }
-
-        fn merge(&mut self, other: Self) {
-            self.0.resize(self.0.len().max(other.0.len()), Vec::new());
-            self.0.iter_mut().zip(other.0).for_each(|(counts, more)| counts.extend(more));
-        }
-    }
-
-    /// The same by a hash map of slices.
-    fn obvious(rows: &Ragged<'_, u32>, last: usize) -> Vec<Vec<(u32, u32)>> {
-        let of_order = |order: usize| {
-            let mut counts: HashMap<&[u32], (u32, u32)> = HashMap::new();
-            for row in 0..rows.len() {
-                for (i, ngram) in rows.row(row).windows(order).enumerate() {
-                    counts.entry(ngram).or_insert(((rows.start(row) + i) as u32, 0)).1 += 1;
-                }
-            }
-            let mut counts: Vec<_> = counts.into_values().filter(|&(_, count)| count > 1).collect();
-            counts.sort_unstable();
-            counts
-        };
-        (1..=last).map(of_order).collect()
-    }
-
-    fn sorted(mut counts: Counts, last: usize) -> Vec<Vec<(u32, u32)>> {
-        counts.0.resize(last, Vec::new());
-        counts.0.iter_mut().for_each(|counts| counts.sort_unstable());
-        counts.0
-    }
-
-    fn check_both_ways(tokens: &[u32], offsets: &[i64], last: usize) {
-        let rows = Ragged::new("offsets", tokens, offsets).unwrap();
-        let (mut group, mut small, mut large) = (Group::default(), Counts::default(), Counts::default());
-        group.set(&rows, 0..rows.len(), None);
-        walk::Walk::default().group(&group, last, &mut small);
-        for part in buckets::count(&group, last, Counts::default) {
-            large.merge(part);
-        }
-        let expected = obvious(&rows, last);
-        assert_eq!(sorted(small, last), expected);
-        assert_eq!(sorted(large, last), expected);
-    }
-
-    fn random(seed: u64) -> impl Iterator<Item = u64> {
-        std::iter::successors(Some(seed), |state| Some(state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99)))
-            .map(|state| state >> 33)
-    }
-
-    #[test]
-    fn both_ways_of_counting_equal_the_obvious_one() {
-        for (seed, vocabulary, scale, longest) in [
-            (1, 3, 1, 9),
-            (2, 50, 1, 200),
-            (3, 2000, 1, 30),
-            (4, 9, u32::MAX / 9, 40),
-            (5, 1, 1, 60),
-            (6, 20_000, 3, 80),
-        ] {
-            let tokens: Vec<u32> = random(seed).map(|x| (x % vocabulary) as u32 * scale).take(20_000).collect();
-            let mut offsets = vec![0];
-            for len in random(seed + 10) {
-                let end = offsets[offsets.len() - 1] + (len % longest) as i64;
-                offsets.push(end.min(tokens.len() as i64));
-                if end >= tokens.len() as i64 {
-                    break;
-                }
-            }
-            check_both_ways(&tokens, &offsets, 5);
-        }
-    }
-
-    #[test]
-    fn tables_grow_where_one_bigram_has_most_windows() {
-        let tokens: Vec<u32> = (0..90_000).flat_map(|i| [u32::MAX, u32::MAX, i / 2]).collect();
-        let offsets: Vec<i64> = (0..=90_000).map(|i| 3 * i).collect();
-        check_both_ways(&tokens, &offsets, 3);
-    }
-
-    #[test]
-    fn one_long_row_of_equal_tokens() {
-        check_both_ways(&vec![5; 30_000], &[0, 0, 30_000, 30_000], 4);
-    }
-}

@@ -1,10 +1,12 @@
-//! Statistics of n-grams without weights: from how many n-grams have which count, in integers.
+//! Summary of n-grams without weights: from how many n-grams have which count, in integers.
 
 use super::{
-    Census, Group, Tally, Window, count_groups,
+    census::{Census, Tally, Window},
+    count::count_groups,
+    group::Group,
     histogram::Histogram,
-    statistics::{Statistics, last, total},
     subsets::inclusion,
+    summary::Summary,
 };
 use crate::{Offsets, Ragged, Result};
 
@@ -13,12 +15,13 @@ pub(super) fn count(
     token_ids: &Ragged<'_, u32>,
     groups: &Offsets<'_>,
     orders: &[usize],
+    last: usize,
     subsample: Option<usize>,
-) -> Result<Vec<Vec<Statistics>>> {
+) -> Result<Vec<Vec<Summary>>> {
     let finish = |group: &Group<'_>, counted: Spreads| {
-        orders.iter().map(|&order| counted.statistics(group, order, subsample)).collect()
+        orders.iter().map(|&order| counted.summary(group, order, subsample)).collect()
     };
-    count_groups(token_ids, groups, last(orders), |_| Spreads::default(), finish)
+    count_groups(token_ids, groups, None, last, |_| Spreads::default(), finish)
 }
 
 /// How often an n-gram occurs, and in how many rows.
@@ -67,10 +70,10 @@ impl Spreads {
         &mut self.0[order - 1]
     }
 
-    fn statistics(&self, group: &Group<'_>, order: usize, subsample: Option<usize>) -> Statistics {
-        let total = total(group, order);
+    fn summary(&self, group: &Group<'_>, order: usize, subsample: Option<usize>) -> Summary {
+        let total = group.total(order) as f64;
         if total == 0.0 {
-            return Statistics::NONE;
+            return Summary::NONE;
         }
         let none = OfOrder::default();
         let counted = self.0.get(order - 1).unwrap_or(&none);
@@ -80,7 +83,7 @@ impl Spreads {
         let once = total - occurrences as f64;
         let product = |&(count, ngrams): &(u32, u64)| ngrams as f64 * f64::from(count) * f64::from(count).ln();
         let rarefied = |m| counted.rarefied(group.len(), m, once, total);
-        Statistics {
+        Summary {
             distinct: (recurring as f64 + once) / total,
             entropy: (total.ln() - counts.iter().map(product).sum::<f64>() / total).max(0.0),
             rarefied: subsample.map_or(f64::NAN, rarefied),

@@ -1,6 +1,11 @@
 //! What the n-grams of a group say of its diversity: distinct-n, entropy, and distinct-n of a sub-sample.
 
-use super::{Group, check_order, check_weights, plain, subsets, weighted};
+use super::{
+    count::{check_weights, longest},
+    plain, subsets,
+    summary::Summary,
+    weighted,
+};
 use crate::{Error, Offsets, Ragged, Result};
 
 /// For each order and group: first come all groups at the first order, then all at the second.
@@ -12,19 +17,6 @@ pub struct NgramStatistics {
     pub entropy: Vec<f64>,
     /// Different n-grams over all n-grams, both expected, of some completions of the group; where that was asked for.
     pub rarefied: Option<Vec<f64>>,
-}
-
-/// What is said of one order of a group's n-grams. NaN where there is no answer.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Statistics {
-    pub(super) distinct: f64,
-    pub(super) entropy: f64,
-    pub(super) rarefied: f64,
-}
-
-impl Statistics {
-    /// Of a group without n-grams.
-    pub(super) const NONE: Self = Self { distinct: f64::NAN, entropy: f64::NAN, rarefied: f64::NAN };
 }
 
 /// Distinct-n, entropy, and, for a `subsample` of m completions, rarefied distinct-n of every group and order.
@@ -58,17 +50,17 @@ pub fn ngram_statistics(
     weights: Option<&[f64]>,
     subsample: Option<usize>,
 ) -> Result<NgramStatistics> {
-    orders.iter().try_for_each(|&n| check_order(n))?;
+    let last = longest(orders)?;
     check_subsample(subsample, weights.is_some())?;
     let counted = match (weights, subsample) {
-        (None, _) => plain::count(token_ids, groups, orders, subsample)?,
+        (None, _) => plain::count(token_ids, groups, orders, last, subsample)?,
         (Some(weights), _) => {
             check_weights(weights, token_ids.len())?;
             let count = if subsample.is_none() { weighted::count::<0> } else { weighted::count::<{ subsets::MOST }> };
-            count(token_ids, groups, weights, orders, subsample)?
+            count(token_ids, groups, weights, orders, last, subsample)?
         }
     };
-    let column = |value: fn(&Statistics) -> f64| {
+    let column = |value: fn(&Summary) -> f64| {
         (0..orders.len()).flat_map(|i| counted.iter().map(move |group| value(&group[i]))).collect()
     };
     Ok(NgramStatistics {
@@ -85,16 +77,6 @@ fn check_subsample(subsample: Option<usize>, weighted: bool) -> Result<()> {
         Some(m) if weighted && m > subsets::MOST => error(m, "at most 8 completions where they have weights"),
         _ => Ok(()),
     }
-}
-
-/// The longest order, as far as there are n-grams of it.
-pub(super) fn last(orders: &[usize]) -> usize {
-    orders.iter().copied().max().unwrap_or(0)
-}
-
-/// The n-grams of `order` there are, as f64.
-pub(super) fn total(group: &Group<'_>, order: usize) -> f64 {
-    group.total(order) as f64
 }
 
 #[cfg(test)]

@@ -4,8 +4,12 @@ use std::cmp::Reverse;
 
 use hashbrown::HashSet;
 
-use super::{Census, Group, Tally, Window, check_order, check_weights, count_groups, count_weighted_groups};
-use crate::{Offsets, Ragged, Result};
+use super::{
+    census::{Census, Tally, Window},
+    count::{check_order, check_weights, count_rows},
+    group::Group,
+};
+use crate::{Ragged, Result};
 
 /// The most frequent n-grams, most frequent first, ties in order of appearance.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,10 +26,9 @@ pub struct TopNgrams {
 /// If `n` is 0, or there are 2^32 tokens or more.
 pub fn top_ngrams(token_ids: &Ragged<'_, u32>, n: usize, k: usize) -> Result<TopNgrams> {
     check_order(n)?;
-    let all = [0, token_ids.len() as i64];
     let finish = |group: &Group<'_>, frequent: Frequent| frequent.or_single(group);
     let census = |_: &Group<'_>| Frequent { n, k, ngrams: Vec::new() };
-    let top = count_groups(token_ids, &Offsets::new("rows", &all, token_ids.len())?, n, census, finish)?.concat();
+    let top = count_rows(token_ids, None, n, census, finish)?;
     Ok(TopNgrams {
         starts: top.iter().map(|seen| i64::from(seen.first)).collect(),
         counts: top.iter().map(|seen| i64::from(seen.count)).collect(),
@@ -55,14 +58,12 @@ pub fn top_weighted_ngrams(
 ) -> Result<TopWeightedNgrams> {
     check_order(n)?;
     check_weights(weights, token_ids.len())?;
-    let all = [0, token_ids.len() as i64];
-    let all = Offsets::new("rows", &all, token_ids.len())?;
     let census = |_: &Group<'_>| Heavy { n, k, ngrams: Vec::new() };
     let finish = |_: &Group<'_>, mut heavy: Heavy| {
         heavy.shorten();
         heavy.ngrams
     };
-    let top = count_weighted_groups(token_ids, &all, Some(weights), n, census, finish)?.concat();
+    let top = count_rows(token_ids, Some(weights), n, census, finish)?;
     let most = weights.iter().copied().fold(0.0, f64::max);
     Ok(TopWeightedNgrams {
         starts: top.iter().map(|ngram| i64::from(ngram.seen.first)).collect(),

@@ -1,6 +1,10 @@
 //! From the n-grams of one order to those of the next, for those that can still recur.
 
-use super::{Census, Group, NEAR_END, Tally, Window, numbers::Numbers};
+use super::{
+    census::{Census, NEAR_END, Tally, Window},
+    group::Group,
+    numbers::Numbers,
+};
 
 /// The windows that are left, and the number of the n-gram that starts at each. One walk's memory serves many.
 #[derive(Default)]

@@ -1,12 +1,14 @@
-//! Statistics of n-grams of weighted completions.
+//! Summary of n-grams of weighted completions.
 //!
 //! Every n-gram is seen, also those that occur once: each adds a term, and exact sums take terms in any order.
 
 use super::{
-    Census, Group, Tally, Window, count_weighted_groups,
+    census::{Census, Tally, Window},
+    count::count_groups,
     exact_sum::ExactSum,
-    statistics::{Statistics, last},
+    group::Group,
     subsets::{Polynomials, Subsets, add_all, add_weight, scale},
+    summary::Summary,
 };
 use crate::{Offsets, Ragged, Result, sum::sum};
 
@@ -16,15 +18,16 @@ pub(super) fn count<const M: usize>(
     groups: &Offsets<'_>,
     weights: &[f64],
     orders: &[usize],
+    last: usize,
     subsample: Option<usize>,
-) -> Result<Vec<Vec<Statistics>>> {
+) -> Result<Vec<Vec<Summary>>> {
     let census = |group: &Group<'_>| Masses::<M>::new(group, orders, subsample);
     let finish = |group: &Group<'_>, masses: Masses<M>| {
         let chances = masses.chances(group);
-        let of_order = |&order: &usize| masses.statistics(group, order, &chances);
+        let of_order = |&order: &usize| masses.summary(group, order, &chances);
         orders.iter().map(of_order).collect()
     };
-    count_weighted_groups(token_ids, groups, Some(weights), last(orders), census, finish)
+    count_groups(token_ids, groups, Some(weights), last, census, finish)
 }
 
 /// The weight of an n-gram's occurrences, and the polynomials of the weights of its rows.
@@ -100,13 +103,13 @@ impl<const M: usize> Masses<M> {
         self.subsets.as_ref().map(of).unwrap_or_default()
     }
 
-    fn statistics(&self, group: &Group<'_>, order: usize, chances: &[f64]) -> Statistics {
+    fn summary(&self, group: &Group<'_>, order: usize, chances: &[f64]) -> Summary {
         let Some(counted) = self.orders.iter().find(|counted| counted.order == order && counted.total > 0.0) else {
-            return Statistics::NONE;
+            return Summary::NONE;
         };
         let expected = sum(chances.len(), |row| chances[row] * group.total_of(row, order) as f64);
         let rarefied = || (counted.included.total() / expected).min(1.0);
-        Statistics {
+        Summary {
             distinct: (counted.different.total() / (self.scale * counted.total)).min(1.0),
             entropy: counted.entropy.total(),
             rarefied: if self.subsets.is_some() { rarefied() } else { f64::NAN },

@@ -1,6 +1,10 @@
 //! Distinct-n of all groups but one, for each.
 
-use super::{Census, Group, Tally, Window, check_order, count_groups};
+use super::{
+    census::{Census, Tally, Window},
+    count::{count_rows, longest},
+    group::Group,
+};
 use crate::{Offsets, Ragged, Result};
 
 /// Distinct-n of all rows but those of one group, for each group, in the time that it takes for all rows.
@@ -10,17 +14,14 @@ use crate::{Offsets, Ragged, Result};
 /// # Errors
 /// If an order is 0, or there are 2^32 tokens or more.
 pub fn distinct_without_each(token_ids: &Ragged<'_, u32>, groups: &Offsets<'_>, orders: &[usize]) -> Result<Vec<f64>> {
-    orders.iter().try_for_each(|&n| check_order(n))?;
+    let last = longest(orders)?;
     groups.check_items("groups", token_ids.len())?;
-    let last = orders.iter().copied().max().unwrap_or(0);
     let of_row: Vec<u32> = (0..groups.len()).flat_map(|g| groups.range(g).map(move |_| g as u32)).collect();
     let census = |rows: &Group<'_>| Exclusive::new(&of_row, groups.len(), last.min(rows.longest()));
     let finish = |rows: &Group<'_>, exclusive: Exclusive<'_>| {
         orders.iter().flat_map(|&order| exclusive.without_each(rows, groups, order)).collect::<Vec<_>>()
     };
-    let all = [0, token_ids.len() as i64];
-    let all = Offsets::new("rows", &all, token_ids.len())?;
-    Ok(count_groups(token_ids, &all, last, census, finish)?.concat())
+    count_rows(token_ids, None, last, census, finish)
 }
 
 /// The first and the last row that an n-gram is in, counted from 1: rows of a group lie side by side.

@@ -1,6 +1,6 @@
 //! Exponentials in single precision, for what is memory-bound or of single precision anyway.
 
-use super::Machine;
+use super::machine::Machine;
 
 const LN2_HI: f32 = 0.693_145_75;
 const LN2_LO: f32 = 1.428_606_8e-6;

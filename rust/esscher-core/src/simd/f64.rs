@@ -1,6 +1,6 @@
 //! Exponentials and logarithms: no branch, no table, no call.
 
-use super::Machine;
+use super::machine::Machine;
 
 const LN2_HI: f64 = 6.931_471_803_691_238e-1;
 const LN2_LO: f64 = 1.908_214_929_270_587_7e-10;

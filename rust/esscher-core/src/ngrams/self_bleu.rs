@@ -7,12 +7,12 @@
 use std::f64::consts::LN_2;
 use std::str::FromStr;
 
-use crate::{
-    Error, Offsets, Ragged, Result,
-    ngrams::{Census, Group, Tally, Window, check_order, count_groups},
-    parallel,
-    sum::sum,
+use super::{
+    census::{Census, Tally, Window},
+    count::{check_order, count_groups},
+    group::Group,
 };
+use crate::{Error, Offsets, Ragged, Result, parallel, sum::sum};
 
 /// Scores are added up in blocks of so many, whatever the number of threads.
 const BLOCK: usize = 4096;
@@ -88,7 +88,7 @@ pub fn self_bleu(
 ) -> Result<Vec<f64>> {
     check_order(n)?;
     let matches = |group: &Group<'_>| Matches::new(group.len(), n.min(group.longest()));
-    count_groups(token_ids, groups, n, matches, |group, matches| mean(group, n, smoothing, &matches))
+    count_groups(token_ids, groups, None, n, matches, |group, matches| mean(group, n, smoothing, &matches))
 }
 
 /// The mean BLEU of a group's rows.
@@ -234,7 +234,7 @@ mod tests {
         let rows = Ragged::new("offsets", &[1, 1, 1, 1, 2, 1, 3, 1], &[0, 3, 6, 8]).unwrap();
         let matches = |_: &Group<'_>, matches: Matches| matches.counts;
         let groups = Offsets::new("groups", &[0, 3], 3).unwrap();
-        let got = count_groups(&rows, &groups, 1, |group| Matches::new(group.len(), 1), matches);
+        let got = count_groups(&rows, &groups, None, 1, |group| Matches::new(group.len(), 1), matches);
         assert_eq!(got, Ok(vec![vec![2, 2, 1]]));
     }
 
