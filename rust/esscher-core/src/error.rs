@@ -177,7 +177,7 @@ pub enum Error {
         /// What was given.
         value: String,
         /// What may be given.
-        choices: &'static str,
+        choices: String,
     },
     /// A uniform must lie in [0, 1).
     #[error("uniforms[{index}] is {value}: a uniform lies in [0, 1)")]
@@ -197,3 +197,12 @@ pub enum Error {
 
 /// A result whose error is [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// The one of `choices` that goes by the name `value`.
+pub(crate) fn choose<T: Copy>(name: &'static str, value: &str, choices: &[(&str, T)]) -> Result<T> {
+    let named = choices.iter().find(|choice| choice.0 == value).map(|choice| choice.1);
+    named.ok_or_else(|| {
+        let choices = choices.iter().map(|choice| choice.0).collect::<Vec<_>>().join(", ");
+        Error::Choice { name, value: value.into(), choices }
+    })
+}

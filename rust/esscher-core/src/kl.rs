@@ -3,10 +3,10 @@
 use std::str::FromStr;
 
 use crate::{
-    Error, Real, Result, Rows, logprobs, parallel,
+    Error, Real, Result, Rows, error, logprobs, parallel,
     simd::{self, Kernel, Machine},
     sum::Sum,
-    vectors::{each_pair, load, load_f32},
+    vectors::{each, load, load_f32},
 };
 
 /// Functions of the log-ratio `d = log policy - log prior` whose mean under the policy is near KL(policy || prior); one
@@ -36,11 +36,7 @@ impl FromStr for Level {
     type Err = Error;
 
     fn from_str(value: &str) -> Result<Self> {
-        match value {
-            "token" => Ok(Self::Token),
-            "sequence" => Ok(Self::Sequence),
-            _ => Err(Error::Choice { name: "level", value: value.into(), choices: "token, sequence" }),
-        }
+        error::choose("level", value, &[("token", Self::Token), ("sequence", Self::Sequence)])
     }
 }
 
@@ -57,11 +53,7 @@ impl FromStr for Precision {
     type Err = Error;
 
     fn from_str(value: &str) -> Result<Self> {
-        match value {
-            "f64" => Ok(Self::F64),
-            "mixed" => Ok(Self::Mixed),
-            _ => Err(Error::Choice { name: "precision", value: value.into(), choices: "f64, mixed" }),
-        }
+        error::choose("precision", value, &[("f64", Self::F64), ("mixed", Self::Mixed)])
     }
 }
 
@@ -209,21 +201,15 @@ impl<T: Real> Kernel for RowEstimates<'_, T> {
     #[inline(always)]
     fn run<M: Machine>(self, m: M) -> Self::Output {
         let (mut state, mut highest) = (State::zero(m), m.splat_f64s(0.0));
-        each_pair(
-            m,
-            self.policy,
-            self.prior,
-            #[inline(always)]
-            |policy, prior| {
-                simd::prefetch(policy, AHEAD);
-                simd::prefetch(prior, AHEAD);
-                let (l, l0) = (load(m, policy, 0.0), load(m, prior, 0.0));
-                let d = [m.sub_f64s(l[0], l0[0]), m.sub_f64s(l[1], l0[1])];
-                state.add(m, d, [simd::k3(m, d[0]), simd::k3(m, d[1])]);
-                highest = m.max_f64s(l[0], m.max_f64s(l[1], highest));
-                highest = m.max_f64s(l0[0], m.max_f64s(l0[1], highest));
-            },
-        );
+        each!(m, self.policy, self.prior, |policy, prior| {
+            simd::prefetch(policy, AHEAD);
+            simd::prefetch(prior, AHEAD);
+            let (l, l0) = (load(m, policy, 0.0), load(m, prior, 0.0));
+            let d = [m.sub_f64s(l[0], l0[0]), m.sub_f64s(l[1], l0[1])];
+            state.add(m, d, [simd::k3(m, d[0]), simd::k3(m, d[1])]);
+            highest = m.max_f64s(l[0], m.max_f64s(l[1], highest));
+            highest = m.max_f64s(l0[0], m.max_f64s(l0[1], highest));
+        });
         (m.reduce_max_f64s(highest) <= 0.0).then(|| state.totals(m))
     }
 }
@@ -237,21 +223,15 @@ impl<T: Real> Kernel for Mixed<'_, T> {
         let mut state = State::zero(m);
         // The largest log-prob, or 0, and the largest log-ratio.
         let (mut highest, mut widest) = (m.splat_f32s(0.0), m.splat_f32s(0.0));
-        each_pair(
-            m,
-            policy,
-            prior,
-            #[inline(always)]
-            |policy, prior| {
-                simd::prefetch(policy, AHEAD);
-                simd::prefetch(prior, AHEAD);
-                let (l, l0) = (load_f32(m, policy, 0.0), load_f32(m, prior, 0.0));
-                let d = m.sub_f32s(l, l0);
-                state.add(m, m.widen(d), m.widen(simd::k3_f32(m, d)));
-                highest = m.max_f32s(l0, m.max_f32s(l, highest));
-                widest = m.max_f32s(m.abs_f32s(d), widest);
-            },
-        );
+        each!(m, policy, prior, |policy, prior| {
+            simd::prefetch(policy, AHEAD);
+            simd::prefetch(prior, AHEAD);
+            let (l, l0) = (load_f32(m, policy, 0.0), load_f32(m, prior, 0.0));
+            let d = m.sub_f32s(l, l0);
+            state.add(m, m.widen(d), m.widen(simd::k3_f32(m, d)));
+            highest = m.max_f32s(l0, m.max_f32s(l, highest));
+            widest = m.max_f32s(m.abs_f32s(d), widest);
+        });
         let valid = m.reduce_max_f32s(highest) <= 0.0 && m.reduce_max_f32s(widest) < WIDEST;
         valid.then(|| state.totals(m))
     }

@@ -78,17 +78,12 @@ impl<T: Real> Kernel for RowSum<'_, T> {
     #[inline(always)]
     fn run<M: Machine>(self, m: M) -> Option<f64> {
         let (mut sum, mut highest) = (Sum::zero(m), m.splat_f64s(0.0));
-        each(
-            m,
-            self.row,
-            #[inline(always)]
-            |chunk| {
-                simd::prefetch(chunk, self.ahead);
-                let x = load(m, chunk, 0.0);
-                sum.add(m, x);
-                highest = m.max_f64s(x[0], m.max_f64s(x[1], highest));
-            },
-        );
+        each!(m, self.row, |chunk| {
+            simd::prefetch(chunk, self.ahead);
+            let x = load(m, chunk, 0.0);
+            sum.add(m, x);
+            highest = m.max_f64s(x[0], m.max_f64s(x[1], highest));
+        });
         let sum = sum.total(m);
         // NaN is lost in the maximum, but not in the sum.
         (m.reduce_max_f64s(highest) <= 0.0 && !sum.is_nan()).then_some(sum)

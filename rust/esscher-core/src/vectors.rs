@@ -5,10 +5,68 @@ use crate::{
     simd::{Kernel, Machine, dispatch},
 };
 
-/// Call `f` with the values, `width` at a time, then with those that are left. `f` must be `#[inline(always)]`.
+/// `each!(m, values, |chunk| ..)`: do something with the values, as many at a time as there are lanes of f32, then with
+/// those that are left. `each!(m, left, right, |left, right| ..)`: with two slices of one length.
+///
+/// A macro, so that what is done is compiled into the kernel: as a call it would be compiled for the oldest machine.
+macro_rules! each {
+    ($m:expr, $values:expr, |$chunk:ident| $body:expr) => {
+        $crate::vectors::each_chunk(
+            $crate::vectors::lanes($m),
+            $values,
+            #[inline(always)]
+            |$chunk| $body,
+        )
+    };
+    ($m:expr, $left:expr, $right:expr, |$l:ident, $r:ident| $body:expr) => {
+        $crate::vectors::each_pair(
+            $crate::vectors::lanes($m),
+            $left,
+            $right,
+            #[inline(always)]
+            |$l, $r| $body,
+        )
+    };
+}
+pub(crate) use each;
+
+/// `map!(m, values, |x| ..)`: replace each value, of a vector at a time.
+macro_rules! map {
+    ($m:expr, $values:expr, |$x:ident| $body:expr) => {
+        $crate::vectors::map_in_place(
+            $m,
+            $values,
+            #[inline(always)]
+            |$x| $body,
+        )
+    };
+}
+pub(crate) use map;
+
+/// `both!(pair, |x| ..)`: the same of two vectors. An array's own `map` may remain a call.
+macro_rules! both {
+    ($pair:expr, |$x:ident| $body:expr) => {{
+        let [low, high] = $pair;
+        let low = {
+            let $x = low;
+            $body
+        };
+        let $x = high;
+        [low, $body]
+    }};
+}
+pub(crate) use both;
+
+/// The number of lanes of f32.
 #[inline(always)]
-pub(crate) fn each_of<T>(width: usize, values: &[T], mut f: impl FnMut(&[T])) {
-    let chunks = values.chunks_exact(width);
+pub(crate) fn lanes<M: Machine>(_: M) -> usize {
+    M::F32_LANES
+}
+
+/// See [`each!`].
+#[inline(always)]
+pub(crate) fn each_chunk<T>(len: usize, values: &[T], mut f: impl FnMut(&[T])) {
+    let chunks = values.chunks_exact(len);
     let rest = chunks.remainder();
     for chunk in chunks {
         f(chunk);
@@ -18,16 +76,10 @@ pub(crate) fn each_of<T>(width: usize, values: &[T], mut f: impl FnMut(&[T])) {
     }
 }
 
-/// As [`each_of`], as many at a time as there are lanes of f32.
+/// See [`each!`].
 #[inline(always)]
-pub(crate) fn each<M: Machine, T>(_: M, values: &[T], f: impl FnMut(&[T])) {
-    each_of(M::F32_LANES, values, f);
-}
-
-/// As [`each`], of two slices of the same length.
-#[inline(always)]
-pub(crate) fn each_pair<M: Machine, T>(_: M, left: &[T], right: &[T], mut f: impl FnMut(&[T], &[T])) {
-    let (left, right) = (left.chunks_exact(M::F32_LANES), right.chunks_exact(M::F32_LANES));
+pub(crate) fn each_pair<T>(len: usize, left: &[T], right: &[T], mut f: impl FnMut(&[T], &[T])) {
+    let (left, right) = (left.chunks_exact(len), right.chunks_exact(len));
     let rest = (left.remainder(), right.remainder());
     for (left, right) in left.zip(right) {
         f(left, right);
@@ -69,7 +121,7 @@ pub(crate) fn load_f32<M: Machine, T: Load>(m: M, values: &[T], fill: f32) -> M:
     m.select_f32s(there, part, m.splat_f32s(fill))
 }
 
-/// Replace each value by `f` of it. `f` must be `#[inline(always)]`.
+/// See [`map!`].
 #[inline(always)]
 pub(crate) fn map_in_place<M: Machine>(m: M, values: &mut [f64], f: impl Fn(M::f64s) -> M::f64s) {
     let (head, rest) = M::as_mut_simd_f64s(values);
@@ -84,15 +136,10 @@ pub(crate) fn map_in_place<M: Machine>(m: M, values: &mut [f64], f: impl Fn(M::f
 #[inline(always)]
 pub(crate) fn max<M: Machine>(m: M, values: &[f64]) -> f64 {
     let mut max = [m.splat_f64s(f64::NEG_INFINITY); 2];
-    each(
-        m,
-        values,
-        #[inline(always)]
-        |chunk| {
-            let x = load(m, chunk, f64::NEG_INFINITY);
-            max = [m.max_f64s(x[0], max[0]), m.max_f64s(x[1], max[1])];
-        },
-    );
+    each!(m, values, |chunk| {
+        let x = load(m, chunk, f64::NEG_INFINITY);
+        max = [m.max_f64s(x[0], max[0]), m.max_f64s(x[1], max[1])];
+    });
     m.reduce_max_f64s(m.max_f64s(max[0], max[1]))
 }
 

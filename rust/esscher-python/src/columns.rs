@@ -2,9 +2,11 @@
 
 use esscher_core::padded::Mask;
 use esscher_core::{Padded, Ragged, Result, Rows};
-use numpy::{Element, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArrayDyn, PyUntypedArrayMethods};
+use numpy::{Element, PyReadonlyArray2, PyReadonlyArrayDyn, PyUntypedArrayMethods};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+
+use crate::arrays::Array;
 
 /// float32, float64, or bfloat16 as the uint16 of its bits: flat for ragged rows, two-dimensional for padded ones.
 #[derive(FromPyObject)]
@@ -17,7 +19,7 @@ pub enum Column<'py> {
 /// Offsets of ragged rows or lengths of padded ones, or the mask of padded ones as bytes or integers.
 #[derive(FromPyObject)]
 pub enum Layout<'py> {
-    Borders(PyReadonlyArray1<'py, i64>),
+    Borders(Array<'py, i64>),
     Bytes(PyReadonlyArray2<'py, u8>),
     Integers(PyReadonlyArray2<'py, i64>),
 }

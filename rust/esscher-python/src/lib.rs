@@ -1,6 +1,7 @@
 //! `esscher._core`: the kernels of `esscher-core` on arrays of `NumPy`. Arrays come in without a copy and go out new.
 #![allow(clippy::needless_pass_by_value, reason = "arguments from Python arrive by value")]
 
+mod arrays;
 mod columns;
 mod diversity;
 mod gate;
@@ -9,10 +10,7 @@ mod tilts;
 mod token_scores;
 mod weights;
 
-use numpy::PyArray1;
 use pyo3::prelude::*;
-
-type Out<'py, T> = Bound<'py, PyArray1<T>>;
 
 /// Panics on purpose: the tests show by it that a panic arrives as an exception.
 #[pyfunction]

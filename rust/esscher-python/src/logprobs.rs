@@ -2,27 +2,26 @@
 
 use esscher_core::kl::{Estimates, Level, Precision};
 use esscher_core::{Bf16, Real, logprobs};
-use numpy::IntoPyArray;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
-use crate::columns::{Column, Layout, Source, source};
 use crate::{
-    Out,
+    arrays::New,
+    columns::{Column, Layout, Source, source},
     gate::{self, Threads},
 };
 
-type Aggregates<'py> = (Out<'py, f64>, Out<'py, f64>, Out<'py, i64>);
-type Kl<'py> = (Out<'py, f64>, Out<'py, f64>, Out<'py, f64>, Out<'py, f64>);
+type Aggregates = (New<f64>, New<f64>, New<i64>);
+type Kl = (New<f64>, New<f64>, New<f64>, New<f64>);
 
 #[pyfunction]
 #[pyo3(signature = (logprobs, layout, threads=None))]
-pub fn aggregate_logprobs<'py>(
-    py: Python<'py>,
-    logprobs: Column<'py>,
-    layout: Layout<'py>,
+pub fn aggregate_logprobs(
+    py: Python<'_>,
+    logprobs: Column<'_>,
+    layout: Layout<'_>,
     threads: Option<Threads>,
-) -> PyResult<Aggregates<'py>> {
+) -> PyResult<Aggregates> {
     match &logprobs {
         Column::F32(values) => aggregates_of(py, source(values, &layout)?, threads),
         Column::F64(values) => aggregates_of(py, source(values, &layout)?, threads),
@@ -30,30 +29,26 @@ pub fn aggregate_logprobs<'py>(
     }
 }
 
-fn aggregates_of<'py, T: Real>(
-    py: Python<'py>,
-    logprobs: Source<'_, T>,
-    threads: Option<Threads>,
-) -> PyResult<Aggregates<'py>> {
-    let got = gate::run(py, threads, logprobs.len(), || {
-        logprobs::aggregate("logprobs", &*logprobs.rows("logprobs offsets")?)
-    })?;
-    Ok((got.log_prob.into_pyarray(py), got.mean.into_pyarray(py), got.length.into_pyarray(py)))
+fn aggregates_of<T: Real>(py: Python<'_>, logprobs: Source<'_, T>, threads: Option<Threads>) -> PyResult<Aggregates> {
+    gate::run(py, threads, logprobs.len(), || {
+        let got = logprobs::aggregate("logprobs", &*logprobs.rows("logprobs offsets")?)?;
+        Ok((New(got.log_prob), New(got.mean), New(got.length)))
+    })
 }
 
 #[pyfunction]
 #[pyo3(signature = (policy_logprobs, policy_layout, prior_logprobs, prior_layout, level, precision, threads=None))]
 #[allow(clippy::too_many_arguments, reason = "two columns, each with its layout")]
-pub fn kl<'py>(
-    py: Python<'py>,
-    policy_logprobs: Column<'py>,
-    policy_layout: Layout<'py>,
-    prior_logprobs: Column<'py>,
-    prior_layout: Layout<'py>,
+pub fn kl(
+    py: Python<'_>,
+    policy_logprobs: Column<'_>,
+    policy_layout: Layout<'_>,
+    prior_logprobs: Column<'_>,
+    prior_layout: Layout<'_>,
     level: &str,
     precision: &str,
     threads: Option<Threads>,
-) -> PyResult<Kl<'py>> {
+) -> PyResult<Kl> {
     let how = gate::run(py, None, 0, || Ok((level.parse()?, precision.parse()?)))?;
     match (&policy_logprobs, &prior_logprobs) {
         (Column::F32(policy), Column::F32(prior)) => {
@@ -70,16 +65,16 @@ pub fn kl<'py>(
     }
 }
 
-fn kl_of<'py, T: Real>(
-    py: Python<'py>,
+fn kl_of<T: Real>(
+    py: Python<'_>,
     policy: Source<'_, T>,
     prior: Source<'_, T>,
     (level, precision): (Level, Precision),
     threads: Option<Threads>,
-) -> PyResult<Kl<'py>> {
-    let Estimates { k1, k2, k3, abs } = gate::run(py, threads, policy.len(), || {
+) -> PyResult<Kl> {
+    gate::run(py, threads, policy.len(), || {
         let (policy, prior) = (policy.rows("policy_logprobs offsets")?, prior.rows("prior_logprobs offsets")?);
-        esscher_core::kl::estimates(&*policy, &*prior, level, precision)
-    })?;
-    Ok((k1.into_pyarray(py), k2.into_pyarray(py), k3.into_pyarray(py), abs.into_pyarray(py)))
+        let Estimates { k1, k2, k3, abs } = esscher_core::kl::estimates(&*policy, &*prior, level, precision)?;
+        Ok((New(k1), New(k2), New(k3), New(abs)))
+    })
 }

@@ -2,12 +2,12 @@
 
 use esscher_core::Bf16;
 use esscher_core::token_scores::{Logit, Logits, PriorScores, TokenScores, token_scores as score};
-use numpy::{Element, IntoPyArray, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
+use numpy::{Element, PyReadonlyArray2, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::{
-    Out,
+    arrays::{Array, New},
     gate::{self, Threads},
 };
 
@@ -18,17 +18,17 @@ pub enum Matrix<'py> {
     Bf16(PyReadonlyArray2<'py, u16>),
 }
 
-type Columns<'py> = (Out<'py, f32>, Out<'py, f32>, Option<Out<'py, f32>>, Option<Out<'py, f32>>);
+type Columns = (New<f32>, New<f32>, Option<New<f32>>, Option<New<f32>>);
 
 #[pyfunction]
 #[pyo3(signature = (logits, token_ids, prior_logits=None, threads=None))]
-pub fn token_scores<'py>(
-    py: Python<'py>,
-    logits: Matrix<'py>,
-    token_ids: PyReadonlyArray1<'py, i64>,
-    prior_logits: Option<Matrix<'py>>,
+pub fn token_scores(
+    py: Python<'_>,
+    logits: Matrix<'_>,
+    token_ids: Array<'_, i64>,
+    prior_logits: Option<Matrix<'_>>,
     threads: Option<Threads>,
-) -> PyResult<Columns<'py>> {
+) -> PyResult<Columns> {
     let ids = token_ids.as_slice()?;
     match (&logits, &prior_logits) {
         (Matrix::F32(logits), None) => columns(py, borrowed(logits)?, None, ids, threads),
@@ -54,18 +54,15 @@ fn bf16(logits: Logits<'_, u16>) -> Logits<'_, Bf16> {
     Logits { values: Bf16::from_bits(logits.values), vocabulary: logits.vocabulary }
 }
 
-fn columns<'py, T: Logit>(
-    py: Python<'py>,
+fn columns<T: Logit>(
+    py: Python<'_>,
     logits: Logits<'_, T>,
     prior: Option<Logits<'_, T>>,
     token_ids: &[i64],
     threads: Option<Threads>,
-) -> PyResult<Columns<'py>> {
+) -> PyResult<Columns> {
     let TokenScores { logprobs, entropy, prior } =
         gate::run(py, threads, logits.values.len(), || score(logits, prior, token_ids))?;
-    let (prior_logprobs, kl) = match prior {
-        None => (None, None),
-        Some(PriorScores { logprobs, kl }) => (Some(logprobs.into_pyarray(py)), Some(kl.into_pyarray(py))),
-    };
-    Ok((logprobs.into_pyarray(py), entropy.into_pyarray(py), prior_logprobs, kl))
+    let (prior_logprobs, kl) = prior.map(|PriorScores { logprobs, kl }| (New(logprobs), New(kl))).unzip();
+    Ok((New(logprobs), New(entropy), prior_logprobs, kl))
 }

@@ -12,7 +12,7 @@ use super::{
     count::{check_order, count_groups},
     group::Group,
 };
-use crate::{Error, Offsets, Ragged, Result, parallel, sum::sum};
+use crate::{Error, Offsets, Ragged, Result, error, parallel, sum::sum};
 
 /// Scores are added up in blocks of so many, whatever the number of threads.
 const BLOCK: usize = 4096;
@@ -33,12 +33,7 @@ impl FromStr for Smoothing {
     type Err = Error;
 
     fn from_str(value: &str) -> Result<Self> {
-        match value {
-            "none" => Ok(Self::None),
-            "method1" => Ok(Self::Method1),
-            "exp" => Ok(Self::Exp),
-            _ => Err(Error::Choice { name: "smoothing", value: value.into(), choices: "none, method1, exp" }),
-        }
+        error::choose("smoothing", value, &[("none", Self::None), ("method1", Self::Method1), ("exp", Self::Exp)])
     }
 }
 

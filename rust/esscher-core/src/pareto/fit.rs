@@ -3,7 +3,7 @@
 use crate::{
     simd::{self, Kernel, Machine, expm1, ln, ln_1p, ln_1p_of_four},
     sum::Sum,
-    vectors::{each, each_of, load, map_in_place},
+    vectors::{each, each_chunk, load, map},
 };
 
 /// A generalised Pareto distribution with location 0.
@@ -84,7 +84,7 @@ impl Kernel for Shapes<'_> {
 #[inline(always)]
 fn sum_in_fours<M: Machine>(m: M, excess: &[f64], minus_b: M::f64s) -> f64 {
     let mut sum = m.splat_f64s(0.0);
-    each_of(
+    each_chunk(
         2 * M::F32_LANES,
         excess,
         #[inline(always)]
@@ -106,15 +106,10 @@ fn sum_in_fours<M: Machine>(m: M, excess: &[f64], minus_b: M::f64s) -> f64 {
 #[inline(always)]
 fn sum_one_by_one<M: Machine>(m: M, excess: &[f64], minus_b: M::f64s) -> f64 {
     let mut sum = Sum::zero(m);
-    each(
-        m,
-        excess,
-        #[inline(always)]
-        |chunk| {
-            let x = load(m, chunk, 0.0);
-            sum.add(m, [ln_1p(m, m.mul_f64s(minus_b, x[0])), ln_1p(m, m.mul_f64s(minus_b, x[1]))]);
-        },
-    );
+    each!(m, excess, |chunk| {
+        let x = load(m, chunk, 0.0);
+        sum.add(m, [ln_1p(m, m.mul_f64s(minus_b, x[0])), ln_1p(m, m.mul_f64s(minus_b, x[1]))]);
+    });
     sum.total(m)
 }
 
@@ -135,12 +130,7 @@ impl Kernel for Quantiles<'_> {
         for (rank, p) in self.out.iter_mut().enumerate() {
             *p = -(rank as f64 + 0.5) / n;
         }
-        map_in_place(
-            m,
-            self.out,
-            #[inline(always)]
-            |minus_p| self.fit.log_weight(m, minus_p, self.max, self.cutoff),
-        );
+        map!(m, self.out, |minus_p| self.fit.log_weight(m, minus_p, self.max, self.cutoff));
     }
 }
 

@@ -7,10 +7,10 @@ mod tail;
 use std::str::FromStr;
 
 use crate::{
-    Error, Offsets, Result, parallel,
+    Error, Offsets, Result, error, parallel,
     ragged::check_length,
     simd::{self, Kernel, Machine, exp_nonpositive},
-    vectors::map_in_place,
+    vectors::map,
     weights,
 };
 use fit::{GeneralisedPareto, Quantiles};
@@ -29,11 +29,7 @@ impl FromStr for TailRule {
     type Err = Error;
 
     fn from_str(value: &str) -> Result<Self> {
-        match value {
-            "arviz-stats" => Ok(Self::ArvizStats),
-            "loo" => Ok(Self::Loo),
-            _ => Err(Error::Choice { name: "tail_rule", value: value.into(), choices: "arviz-stats, loo" }),
-        }
+        error::choose("tail_rule", value, &[("arviz-stats", Self::ArvizStats), ("loo", Self::Loo)])
     }
 }
 
@@ -143,12 +139,7 @@ impl Kernel for Excess<'_> {
         let max = m.splat_f64s(self.max);
         // By the same function as the others, so that nothing is left of what is equal to it.
         let cutoff = exp_nonpositive(m, m.sub_f64s(m.splat_f64s(self.cutoff), max));
-        map_in_place(
-            m,
-            self.values,
-            #[inline(always)]
-            |x| m.sub_f64s(exp_nonpositive(m, m.sub_f64s(x, max)), cutoff),
-        );
+        map!(m, self.values, |x| m.sub_f64s(exp_nonpositive(m, m.sub_f64s(x, max)), cutoff));
     }
 }
 

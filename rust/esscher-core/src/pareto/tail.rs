@@ -63,20 +63,15 @@ impl Kernel for Above<'_> {
     #[inline(always)]
     fn run<M: Machine>(self, m: M) -> Vec<Weight> {
         let (mut found, mut start, lowest) = (Vec::new(), 0, m.splat_f64s(self.lowest));
-        each(
-            m,
-            self.values,
-            #[inline(always)]
-            |chunk| {
-                let x = load(m, chunk, f64::NEG_INFINITY);
-                let highest = m.max_f64s(x[0], x[1]);
-                // Mostly there is none.
-                if m.first_true_m64s(m.less_than_or_equal_f64s(lowest, highest)) < M::F64_LANES {
-                    extend(&mut found, chunk, start, self.lowest);
-                }
-                start += chunk.len();
-            },
-        );
+        each!(m, self.values, |chunk| {
+            let x = load(m, chunk, f64::NEG_INFINITY);
+            let highest = m.max_f64s(x[0], x[1]);
+            // Mostly there is none.
+            if m.first_true_m64s(m.less_than_or_equal_f64s(lowest, highest)) < M::F64_LANES {
+                extend(&mut found, chunk, start, self.lowest);
+            }
+            start += chunk.len();
+        });
         found
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     real::MAX_LANES,
     simd::{Kernel, Machine, exp_nonpositive},
     sum::Sum,
-    vectors::{each, load},
+    vectors::{both, each, load},
 };
 
 /// How many sums [`super::sums`] gives for each beta and group.
@@ -83,21 +83,16 @@ impl Kernel for TiltSums<'_, '_> {
         for (&beta, out) in self.betas.iter().zip(self.out.chunks_exact_mut(SUMS)) {
             let rate = m.splat_f64s(rate(beta));
             let mut sums = [Sum::zero(m); SUMS];
-            each(
-                m,
-                self.d,
-                #[inline(always)]
-                |chunk| {
-                    let d = load(m, chunk, LOWEST);
-                    let e = exps(m, d, rate);
-                    let ed = times(m, e, d);
-                    sums[0].add(m, e);
-                    sums[1].add(m, ed);
-                    sums[2].add_product(m, e, e);
-                    sums[3].add_product(m, e, ed);
-                    sums[4].add_product(m, ed, ed);
-                },
-            );
+            each!(m, self.d, |chunk| {
+                let d = load(m, chunk, LOWEST);
+                let e = exps(m, d, rate);
+                let ed = times(m, e, d);
+                sums[0].add(m, e);
+                sums[1].add(m, ed);
+                sums[2].add_product(m, e, e);
+                sums[3].add_product(m, e, ed);
+                sums[4].add_product(m, ed, ed);
+            });
             for (out, sum) in out.iter_mut().zip(sums) {
                 *out += sum.total(m);
             }
@@ -114,10 +109,7 @@ impl TiltSums<'_, '_> {
             let mut sums = [[m.splat_f64s(0.0); 2]; SUMS];
             for &d in self.d {
                 let d = [m.splat_f64s(d); 2];
-                let e = times(m, d, rates).map(
-                    #[inline(always)]
-                    |x| exp_nonpositive(m, x),
-                );
+                let e = both!(times(m, d, rates), |x| exp_nonpositive(m, x));
                 let ed = times(m, e, d);
                 let terms = [e, ed, times(m, e, e), times(m, e, ed), times(m, ed, ed)];
                 for (sum, term) in sums.iter_mut().zip(terms) {
@@ -148,28 +140,14 @@ impl Kernel for TiltExcess<'_, '_> {
         for ((&beta, &mean), out) in self.betas.iter().zip(self.means).zip(self.out.chunks_exact_mut(EXCESS)) {
             let (rate, mean) = (m.splat_f64s(rate(beta)), m.splat_f64s(mean));
             let mut sums = [Sum::zero(m); EXCESS];
-            each(
-                m,
-                self.d,
-                #[inline(always)]
-                |chunk| {
-                    let d = load(m, chunk, LOWEST);
-                    let e = exps(m, d, rate);
-                    let above = e.map(
-                        #[inline(always)]
-                        |e| m.max_f64s(m.sub_f64s(e, mean), zero),
-                    );
-                    sums[0].add(m, above);
-                    sums[1].add_product(m, above, above);
-                    sums[2].add(
-                        m,
-                        e.map(
-                            #[inline(always)]
-                            |e| m.select_f64s(m.less_than_f64s(mean, e), e, zero),
-                        ),
-                    );
-                },
-            );
+            each!(m, self.d, |chunk| {
+                let d = load(m, chunk, LOWEST);
+                let e = exps(m, d, rate);
+                let above = both!(e, |e| m.max_f64s(m.sub_f64s(e, mean), zero));
+                sums[0].add(m, above);
+                sums[1].add_product(m, above, above);
+                sums[2].add(m, both!(e, |e| m.select_f64s(m.less_than_f64s(mean, e), e, zero)));
+            });
             for (out, sum) in out.iter_mut().zip(sums) {
                 *out += sum.total(m);
             }
@@ -187,16 +165,9 @@ impl TiltExcess<'_, '_> {
             let means = lanes::<M>(means.iter().copied());
             let mut sums = [[zero; 2]; EXCESS];
             for &d in self.d {
-                let e = times(m, [m.splat_f64s(d); 2], rates).map(
-                    #[inline(always)]
-                    |x| exp_nonpositive(m, x),
-                );
-                let mut above = [zero; 2];
-                let mut heavy = [zero; 2];
-                for (i, (&e, &mean)) in e.iter().zip(&means).enumerate() {
-                    above[i] = m.max_f64s(m.sub_f64s(e, mean), zero);
-                    heavy[i] = m.select_f64s(m.less_than_f64s(mean, e), e, zero);
-                }
+                let e = both!(times(m, [m.splat_f64s(d); 2], rates), |x| exp_nonpositive(m, x));
+                let above = both!([0, 1], |i| m.max_f64s(m.sub_f64s(e[i], means[i]), zero));
+                let heavy = both!([0, 1], |i| m.select_f64s(m.less_than_f64s(means[i], e[i]), e[i], zero));
                 for (sum, term) in sums.iter_mut().zip([above, times(m, above, above), heavy]) {
                     *sum = plus(m, *sum, term);
                 }

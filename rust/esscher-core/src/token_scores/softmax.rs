@@ -3,7 +3,7 @@
 use crate::{
     Bf16, Error, Real, Result,
     simd::{self, Kernel, Machine, exp_f32},
-    vectors::{each, each_pair, load_f32},
+    vectors::{each, load_f32},
 };
 
 /// A number that logits are made of, which f32 holds exactly.
@@ -127,16 +127,11 @@ fn range<M: Machine, T: Logit>(m: M, logits: &[T]) -> (f32, f32) {
     let mut max = m.splat_f32s(f32::NEG_INFINITY);
     let mut min = m.splat_f32s(f32::INFINITY);
     let first = logits[0].to_f64() as f32;
-    each(
-        m,
-        logits,
-        #[inline(always)]
-        |chunk| {
-            let values = load_f32(m, chunk, first);
-            max = m.max_f32s(values, max);
-            min = m.min_f32s(values, min);
-        },
-    );
+    each!(m, logits, |chunk| {
+        let values = load_f32(m, chunk, first);
+        max = m.max_f32s(values, max);
+        min = m.min_f32s(values, min);
+    });
     (m.reduce_max_f32s(max), m.reduce_min_f32s(min))
 }
 
@@ -164,17 +159,12 @@ impl<T: Logit> Kernel for Policy<'_, T> {
         let (max, _) = range(m, self.0);
         let reference = m.splat_f32s(reference(max));
         let mut sums = [m.splat_f32s(0.0); 2];
-        each(
-            m,
-            self.0,
-            #[inline(always)]
-            |logits| {
-                simd::prefetch(logits, BLOCK);
-                let x = at_least(m, m.sub_f32s(load_f32(m, logits, f32::NEG_INFINITY), reference), LOWEST);
-                let exp = exp_f32(m, x);
-                sums = [m.add_f32s(sums[0], exp), m.fma_f32(exp, x, sums[1])];
-            },
-        );
+        each!(m, self.0, |logits| {
+            simd::prefetch(logits, BLOCK);
+            let x = at_least(m, m.sub_f32s(load_f32(m, logits, f32::NEG_INFINITY), reference), LOWEST);
+            let exp = exp_f32(m, x);
+            sums = [m.add_f32s(sums[0], exp), m.fma_f32(exp, x, sums[1])];
+        });
         Softmax { max, sum: total(m, sums[0]), weighted: total(m, sums[1]) }
     }
 }
@@ -199,29 +189,23 @@ impl<T: Logit> Kernel for Both<'_, T> {
         let ((max, _), (prior_max, prior_min)) = (range(m, self.policy), range(m, self.prior));
         let references = [m.splat_f32s(reference(max)), m.splat_f32s(reference(prior_max))];
         let mut sums = [m.splat_f32s(0.0); 4];
-        each_pair(
-            m,
-            self.policy,
-            self.prior,
-            #[inline(always)]
-            |policy, prior| {
-                simd::prefetch(policy, BLOCK);
-                simd::prefetch(prior, BLOCK);
-                let x = load_f32(m, policy, f32::NEG_INFINITY);
-                let y = load_f32(m, prior, f32::NEG_INFINITY);
-                let x = at_least(m, m.sub_f32s(x, references[0]), LOWEST);
-                let y = at_least(m, m.sub_f32s(y, references[1]), IMPOSSIBLE);
-                let (exp, prior_exp) = (exp_f32(m, x), exp_f32(m, at_least(m, y, LOWEST)));
-                // However small, it must not meet a difference as large as that of the impossible.
-                let possible = m.select_f32s(m.equal_f32s(x, m.splat_f32s(LOWEST)), m.splat_f32s(0.0), exp);
-                sums = [
-                    m.add_f32s(sums[0], exp),
-                    m.fma_f32(exp, x, sums[1]),
-                    m.add_f32s(sums[2], prior_exp),
-                    m.fma_f32(possible, m.sub_f32s(x, y), sums[3]),
-                ];
-            },
-        );
+        each!(m, self.policy, self.prior, |policy, prior| {
+            simd::prefetch(policy, BLOCK);
+            simd::prefetch(prior, BLOCK);
+            let x = load_f32(m, policy, f32::NEG_INFINITY);
+            let y = load_f32(m, prior, f32::NEG_INFINITY);
+            let x = at_least(m, m.sub_f32s(x, references[0]), LOWEST);
+            let y = at_least(m, m.sub_f32s(y, references[1]), IMPOSSIBLE);
+            let (exp, prior_exp) = (exp_f32(m, x), exp_f32(m, at_least(m, y, LOWEST)));
+            // However small, it must not meet a difference as large as that of the impossible.
+            let possible = m.select_f32s(m.equal_f32s(x, m.splat_f32s(LOWEST)), m.splat_f32s(0.0), exp);
+            sums = [
+                m.add_f32s(sums[0], exp),
+                m.fma_f32(exp, x, sums[1]),
+                m.add_f32s(sums[2], prior_exp),
+                m.fma_f32(possible, m.sub_f32s(x, y), sums[3]),
+            ];
+        });
         let [sum, weighted, prior_sum, difference] = sums;
         Pair {
             policy: Softmax { max, sum: total(m, sum), weighted: total(m, weighted) },

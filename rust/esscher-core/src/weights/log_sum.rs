@@ -100,17 +100,12 @@ pub(super) fn total_and_squares<M: Machine>(
 ) -> (f64, f64) {
     let (mut sum, mut squares) = (Sum::zero(m), Sum::zero(m));
     let below = |exp| m.select_f64s(m.less_than_or_equal_f64s(m.splat_f64s(limit), exp), m.splat_f64s(0.0), exp);
-    each(
-        m,
-        values,
-        #[inline(always)]
-        |chunk| {
-            simd::prefetch(chunk, BLOCK);
-            let [low, high] = exp(load(m, chunk, fill));
-            let exps = [below(low), below(high)];
-            sum.add(m, exps);
-            squares.add_product(m, exps, exps);
-        },
-    );
+    each!(m, values, |chunk| {
+        simd::prefetch(chunk, BLOCK);
+        let [low, high] = exp(load(m, chunk, fill));
+        let exps = [below(low), below(high)];
+        sum.add(m, exps);
+        squares.add_product(m, exps, exps);
+    });
     (sum.total(m), squares.total(m))
 }

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     Offsets,
     simd::{self, Kernel, Machine, exp_nonpositive, ln_1p},
-    vectors::{map_in_place, max},
+    vectors::{map, max},
 };
 
 /// Some consecutive groups, and where their results go.
@@ -104,12 +104,7 @@ impl Kernel for ExpInPlace<'_> {
 
     #[inline(always)]
     fn run<M: Machine>(self, m: M) {
-        map_in_place(
-            m,
-            self.0,
-            #[inline(always)]
-            |x| exp_nonpositive(m, x),
-        );
+        map!(m, self.0, |x| exp_nonpositive(m, x));
     }
 }
 
@@ -121,12 +116,7 @@ impl Kernel for Ln1pInPlace<'_> {
 
     #[inline(always)]
     fn run<M: Machine>(self, m: M) {
-        map_in_place(
-            m,
-            self.0,
-            #[inline(always)]
-            |x| ln_1p(m, x),
-        );
+        map!(m, self.0, |x| ln_1p(m, x));
     }
 }
 

@@ -8,7 +8,7 @@ use super::log_sum::LogSum;
 use crate::{
     Error, Result,
     simd::{self, Machine, exp_nonpositive},
-    vectors::load,
+    vectors::{load, map},
 };
 
 /// Log-weights `values / beta`.
@@ -128,10 +128,5 @@ impl<'a> Out<'a> {
 #[inline(always)]
 pub(super) fn scale<M: Machine>(m: M, share: f64, weights: &mut [f64]) {
     let share = m.splat_f64s(share);
-    crate::vectors::map_in_place(
-        m,
-        weights,
-        #[inline(always)]
-        |x| m.mul_f64s(share, x),
-    );
+    map!(m, weights, |x| m.mul_f64s(share, x));
 }
