@@ -1,4 +1,5 @@
-//! Estimators of KL(policy || prior) from log-probs of sampled tokens (Schulman, "Approximating KL Divergence", 2020).
+//! Estimators of KL(policy || prior) from log-probs of sampled tokens (Schulman, "Approximating KL Divergence", 2020,
+//! <http://joschu.net/blog/kl-approx.html>).
 
 use std::str::FromStr;
 

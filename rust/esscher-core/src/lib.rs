@@ -1,7 +1,9 @@
 //! The mathematics of Esscher: what is done to every sequence of a batch.
 //!
 //! Fine-tuning a language model with a reward and a KL penalty is Bayesian inference: the best policy is the target
-//! `prior(x) exp(r(x) / beta) / Z`. This crate holds the kernels that this view needs, as functions on slices:
+//! `prior(x) exp(r(x) / beta) / Z` (Korbak, Perez, Buckley, "RL with KL penalties is better viewed as Bayesian
+//! inference", EMNLP 2022, arXiv:2205.11275). This crate holds the kernels that this view needs, as functions on
+//! slices:
 //!
 //! - [`logprobs`]: per-token log-probs to one log-prob a sequence;
 //! - [`kl`]: the estimators k1, k2, k3 and abs of a KL divergence;
@@ -13,8 +15,8 @@
 //!   the tokens.
 //!
 //! Rows of unequal length are [`Ragged`], or [`Padded`] with a mask; every broken rule is an [`Error`] that names the
-//! argument and the index. Sums over sequences are taken in f64 in a fixed order, so results do not depend on the number
-//! of threads. Kernels work on the thread that calls, or, inside a rayon pool, on the pool's.
+//! argument and the index. Sums over sequences are taken in f64 in a fixed order, so results do not depend on the
+//! number of threads. Kernels work on the thread that calls, or, inside a rayon pool, on the pool's.
 //!
 //! You can safely ignore: [`Offsets`] (what divides a flat array into rows) and [`Real`] (f32, f64 or [`Bf16`]).
 

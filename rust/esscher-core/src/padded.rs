@@ -15,6 +15,9 @@ pub enum Mask<'a> {
 
 /// A padded array `[rows, width]` of which each row keeps what its mask says.
 ///
+/// A mask is read in a pass of its own, before the values: sums of `[4096, 1024]` took 1.5 ms by a mask, 0.5 ms by
+/// lengths.
+///
 /// A row is read where it lies if what it keeps is contiguous, as it is with padding at either end; else it is gathered
 /// first. So a row gives the same bits whatever its padding.
 #[derive(Debug, Clone, Copy)]

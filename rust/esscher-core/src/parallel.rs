@@ -1,7 +1,8 @@
 //! How work is spread over threads: in a rayon pool over its threads, elsewhere on the thread that called.
 //!
 //! The kernels never start threads of their own, and never touch rayon's global pool, which does not survive a fork.
-//! Run them inside `ThreadPool::install` to use a pool. Results do not depend on it.
+//! Run them inside `ThreadPool::install` to use a pool. Results do not depend on it. One core saturates the memory: a
+//! second one gained nothing where memory is the limit, and a factor of 2 where arithmetic is (exponentials, hashing).
 
 use rayon::prelude::*;
 

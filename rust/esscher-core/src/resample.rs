@@ -1,4 +1,5 @@
-//! Draws from weighted completions.
+//! Draws from weighted completions (Douc, Cappé, Moulines, "Comparison of resampling schemes for particle filtering",
+//! ISPA 2005, arXiv:cs/0507025).
 
 use crate::{Error, Offsets, Result, parallel, ragged::check_length, vectors::largest, weights};
 

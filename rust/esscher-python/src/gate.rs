@@ -33,8 +33,8 @@ impl<'py> FromPyObject<'_, 'py> for Threads {
 /// Work on fewer values than this is done before a thread has woken up.
 const WORTH_A_THREAD: usize = 1 << 16;
 
-/// Run `work`, which reads about `values` values, without the GIL, on `threads` threads (if `None`: on all cores if that
-/// is worth it).
+/// Run `work`, which reads about `values` values, without the GIL, on `threads` threads (if `None`: on all cores if
+/// that is worth it).
 ///
 /// A broken rule becomes `ValueError`; a panic, which would be a bug of ours, becomes `RuntimeError` and never crosses.
 pub fn run<T: Send>(

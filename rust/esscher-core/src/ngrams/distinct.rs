@@ -9,7 +9,7 @@ use crate::{Offsets, Ragged, Result};
 
 /// Distinct-n of every group, for each n of `orders`: different n-grams over all n-grams of its completions; n-grams
 /// never cross a completion's border (Li et al., "A Diversity-Promoting Objective Function for Neural Conversation
-/// Models", NAACL 2016).
+/// Models", NAACL 2016, section 5, arXiv:1510.03055).
 ///
 /// First come all groups at the first order, then all at the second. NaN for a group without n-grams.
 ///

@@ -2,6 +2,7 @@
 //!
 //! An n-gram recurs only where a shorter one does: orders are counted one after the other, and of each only those
 //! n-grams go on that may yet recur. What is kept of an n-gram is a tally, what is read off the tallies a census.
+//! Fingerprints in the place of exact n-grams were no faster.
 
 mod buckets;
 mod census;

@@ -1,4 +1,5 @@
-//! Exact self-BLEU in linear time.
+//! Exact self-BLEU in linear time. BLEU is that of Papineni, Roukos, Ward, Zhu, "BLEU: a method for automatic
+//! evaluation of machine translation" (ACL 2002, section 2.3, doi:10.3115/1073083.1073135).
 //!
 //! BLEU of one completion against all the others clips the count of every n-gram at its largest count in any other
 //! completion. Over all completions only two numbers an n-gram are needed for that: the largest count, with its holder,
@@ -22,10 +23,10 @@ const BLOCK: usize = 4096;
 pub enum Smoothing {
     /// The smallest normal f64 stands for a precision of 0 (NLTK's method0).
     None,
-    /// A count of 0 becomes 0.1 (NLTK's method1; Chen and Cherry, WMT 2014).
+    /// A count of 0 becomes 0.1 (NLTK's method1; Chen and Cherry, WMT 2014, section 3, doi:10.3115/v1/W14-3346).
     Method1,
     /// The first count of 0 becomes 1/2, the next 1/4, and so on; orders that a row is too short for are left out
-    /// (mteval-v13a's, with sacreBLEU's effective order).
+    /// (mteval-v13a's, with sacreBLEU's effective order; Post, WMT 2018, arXiv:1804.08771).
     Exp,
 }
 
@@ -69,7 +70,7 @@ impl Smoothing {
 }
 
 /// Self-BLEU of every group: the mean over its completions of BLEU-n against all the others (Zhu et al., "Texygen",
-/// SIGIR 2018), with the closest other length as reference length, ties to the shorter.
+/// SIGIR 2018, arXiv:1802.01886), with the closest other length as reference length, ties to the shorter.
 ///
 /// NaN for a group of fewer than two completions.
 ///

@@ -26,7 +26,9 @@ pub struct NgramStatistics {
 /// - distinct: the number of different n-grams over T;
 /// - entropy: `log T - sum c log c / T`;
 /// - rarefied: m of the N completions are drawn without replacement; the expected number of different n-grams,
-///   `sum 1 - C(N - d, m) / C(N, m)`, over the expected number of n-grams, `m T / N`. NaN if m exceeds N.
+///   `sum 1 - C(N - d, m) / C(N, m)`, over the expected number of n-grams, `m T / N`. NaN if m exceeds N. (Hurlbert,
+///   "The nonconcept of species diversity", Ecology 52(4), 1971, doi:10.2307/1934145; of whole samples: Colwell, Mao,
+///   Chang, Ecology 85(10), 2004, doi:10.1890/03-0557.)
 ///
 /// `weights`, one a completion, are made relative to their group. With weights w, and `mass = sum w c` of an n-gram:
 ///
@@ -37,8 +39,8 @@ pub struct NgramStatistics {
 ///   these products over all sets without the n-gram, over the sum over all sets. NaN if m exceeds the effective sample
 ///   size.
 ///
-/// Equal weights give `distinct` as without them, to the last bit; completions of weight 0 are as if they were not there.
-/// NaN for a group without n-grams, or without weight.
+/// Equal weights give `distinct` as without them, to the last bit; completions of weight 0 are as if they were not
+/// there. NaN for a group without n-grams, or without weight.
 ///
 /// # Errors
 /// If an order or `subsample` is 0, `subsample` exceeds 8 beside weights, a weight is negative or not finite, there is

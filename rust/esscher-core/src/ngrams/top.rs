@@ -1,6 +1,6 @@
 //! The most frequent n-grams.
 
-use std::cmp::Reverse;
+use std::cmp::Ordering;
 
 use hashbrown::HashSet;
 
@@ -26,8 +26,8 @@ pub struct TopNgrams {
 /// If `n` is 0, or there are 2^32 tokens or more.
 pub fn top_ngrams(token_ids: &Ragged<'_, u32>, n: usize, k: usize) -> Result<TopNgrams> {
     check_order(n)?;
-    let finish = |group: &Group<'_>, frequent: Frequent| frequent.or_single(group);
-    let census = |_: &Group<'_>| Frequent { n, k, ngrams: Vec::new() };
+    let finish = |group: &Group<'_>, top: Top<Seen>| top.or_single(group);
+    let census = |_: &Group<'_>| Top { n, k, ngrams: Vec::new() };
     let top = count_rows(token_ids, None, n, census, finish)?;
     Ok(TopNgrams {
         starts: top.iter().map(|seen| i64::from(seen.first)).collect(),
@@ -58,10 +58,10 @@ pub fn top_weighted_ngrams(
 ) -> Result<TopWeightedNgrams> {
     check_order(n)?;
     check_weights(weights, token_ids.len())?;
-    let census = |_: &Group<'_>| Heavy { n, k, ngrams: Vec::new() };
-    let finish = |_: &Group<'_>, mut heavy: Heavy| {
-        heavy.shorten();
-        heavy.ngrams
+    let census = |_: &Group<'_>| Top { n, k, ngrams: Vec::new() };
+    let finish = |_: &Group<'_>, mut top: Top<Weighed>| {
+        top.shorten();
+        top.ngrams
     };
     let top = count_rows(token_ids, Some(weights), n, census, finish)?;
     let most = weights.iter().copied().fold(0.0, f64::max);
@@ -96,46 +96,13 @@ impl Tally for Seen {
     }
 }
 
-/// Of the n-grams that recur, the `k` most frequent ones, and perhaps some more.
-struct Frequent {
-    n: usize,
-    k: usize,
-    ngrams: Vec<Seen>,
-}
-
-impl Frequent {
-    fn shorten(&mut self) {
-        self.ngrams.sort_unstable_by_key(|seen| (Reverse(seen.count), seen.first));
-        self.ngrams.truncate(self.k);
+impl Ranked for Seen {
+    fn order(a: &Self, b: &Self) -> Ordering {
+        b.count.cmp(&a.count).then(a.first.cmp(&b.first))
     }
 
-    /// The `k` most frequent n-grams; where too few recur, those that occur once follow, in order of appearance.
-    fn or_single(mut self, group: &Group<'_>) -> Vec<Seen> {
-        self.shorten();
-        let at = |start: u32| &group.tokens()[start as usize..start as usize + self.n];
-        let known: HashSet<_> = self.ngrams.iter().map(|seen| at(seen.first)).collect();
-        let starts = (0..group.len()).flat_map(|row| (group.start(row)..).zip(group.row(row).windows(self.n)));
-        let singles = starts.filter(|(_, ngram)| !known.contains(ngram)).map(|(first, _)| Seen { count: 1, first });
-        let missing = self.k - self.ngrams.len();
-        self.ngrams.extend(singles.take(missing));
-        self.ngrams
-    }
-}
-
-impl Census for Frequent {
-    type Tally = Seen;
-
-    fn count(&mut self, order: usize, _: impl Iterator<Item = Window>, tallies: &[Seen]) {
-        if order == self.n {
-            self.ngrams.extend(tallies.iter().filter(|seen| seen.recurs()).cloned());
-            if self.ngrams.len() / 4 > self.k {
-                self.shorten();
-            }
-        }
-    }
-
-    fn merge(&mut self, other: Self) {
-        self.ngrams.extend(other.ngrams);
+    fn competes(&self) -> bool {
+        self.recurs()
     }
 }
 
@@ -162,27 +129,58 @@ impl Tally for Weighed {
     }
 }
 
-/// The `k` n-grams that weigh most, and perhaps some more.
-struct Heavy {
-    n: usize,
-    k: usize,
-    ngrams: Vec<Weighed>,
+impl Ranked for Weighed {
+    fn order(a: &Self, b: &Self) -> Ordering {
+        b.weight.total_cmp(&a.weight).then(a.seen.first.cmp(&b.seen.first))
+    }
+
+    fn competes(&self) -> bool {
+        self.weight > 0.0
+    }
 }
 
-impl Heavy {
+/// A tally of which the first few are looked for.
+trait Ranked: Tally {
+    fn order(a: &Self, b: &Self) -> Ordering;
+
+    /// Whether it can be among them.
+    fn competes(&self) -> bool;
+}
+
+/// The first `k` n-grams of order `n`, and perhaps some more.
+struct Top<T> {
+    n: usize,
+    k: usize,
+    ngrams: Vec<T>,
+}
+
+impl<T: Ranked> Top<T> {
     fn shorten(&mut self) {
-        let by_weight = |a: &Weighed, b: &Weighed| b.weight.total_cmp(&a.weight).then(a.seen.first.cmp(&b.seen.first));
-        self.ngrams.sort_unstable_by(by_weight);
+        self.ngrams.sort_unstable_by(T::order);
         self.ngrams.truncate(self.k);
     }
 }
 
-impl Census for Heavy {
-    type Tally = Weighed;
+impl Top<Seen> {
+    /// The `k` most frequent n-grams; where too few recur, those that occur once follow, in order of appearance.
+    fn or_single(mut self, group: &Group<'_>) -> Vec<Seen> {
+        self.shorten();
+        let at = |start: u32| &group.tokens()[start as usize..start as usize + self.n];
+        let known: HashSet<_> = self.ngrams.iter().map(|seen| at(seen.first)).collect();
+        let starts = (0..group.len()).flat_map(|row| (group.start(row)..).zip(group.row(row).windows(self.n)));
+        let singles = starts.filter(|(_, ngram)| !known.contains(ngram)).map(|(first, _)| Seen { count: 1, first });
+        let missing = self.k - self.ngrams.len();
+        self.ngrams.extend(singles.take(missing));
+        self.ngrams
+    }
+}
 
-    fn count(&mut self, order: usize, _: impl Iterator<Item = Window>, tallies: &[Weighed]) {
+impl<T: Ranked> Census for Top<T> {
+    type Tally = T;
+
+    fn count(&mut self, order: usize, _: impl Iterator<Item = Window>, tallies: &[T]) {
         if order == self.n {
-            self.ngrams.extend(tallies.iter().filter(|ngram| ngram.weight > 0.0).cloned());
+            self.ngrams.extend(tallies.iter().filter(|ngram| ngram.competes()).cloned());
             if self.ngrams.len() / 4 > self.k {
                 self.shorten();
             }

@@ -54,8 +54,8 @@ impl Tally for Ends {
 
 /// How many n-grams occur in one group only.
 ///
-/// N-grams that the census is not shown occur once. So it is enough to know how far those that it is shown fall short of
-/// their occurrences.
+/// N-grams that the census is not shown occur once. So it is enough to know how far those that it is shown fall short
+/// of their occurrences.
 struct Exclusive<'a> {
     of_row: &'a [u32],
     groups: usize,

@@ -1,5 +1,7 @@
 //! Pareto k and smoothing of importance weights (Vehtari, Simpson, Gelman, Yao, Gabry, "Pareto smoothed importance
-//! sampling", JMLR 2024), with the generalised Pareto fit of Zhang and Stephens (Technometrics 2009).
+//! sampling", JMLR 25(72), 2024, arXiv:1507.02646), with the generalised Pareto fit of Zhang and Stephens ("A new and
+//! efficient estimation method for the generalized Pareto distribution", Technometrics 51(3), 2009,
+//! doi:10.1198/tech.2009.08017).
 
 mod fit;
 mod tail;
@@ -54,8 +56,8 @@ const FLAT: f64 = 1e-10;
 /// group.
 ///
 /// k is `-inf` where the tail's weights are all equal up to rounding (there is no tail: on-policy data, say) and NaN
-/// where it cannot be estimated (a tail of fewer than five weights, or mostly ties with the cutoff). Such groups are left
-/// as they are.
+/// where it cannot be estimated (a tail of fewer than five weights, or mostly ties with the cutoff). Such groups are
+/// left as they are.
 ///
 /// # Errors
 /// If a value is NaN or `+inf`, or the lengths differ.
@@ -111,8 +113,8 @@ fn smooth_group(log_ratios: &mut [f64], rule: TailRule) -> f64 {
     fit.k
 }
 
-/// The cutoff relative to the largest weight, and the fit to the weights beyond it, which replace the log-weights `tail`,
-/// in rising order. Without a fit, what stands for k.
+/// The cutoff relative to the largest weight, and the fit to the weights beyond it, which replace the log-weights
+/// `tail`, in rising order. Without a fit, what stands for k.
 fn fit_tail(cutoff: f64, tail: &mut [f64]) -> std::result::Result<(f64, GeneralisedPareto), f64> {
     let (lowest, max) = (tail[0], tail[tail.len() - 1]);
     // The comparison comes first for a tail that is -inf throughout, whose difference is NaN.

@@ -1,4 +1,5 @@
-//! Software prefetch.
+//! Software prefetch: without it a core read several long streams at once with 8 to 10 GB/s, with it 29 to 34. A single
+//! stream needs none.
 
 /// Ask for the cache line `ahead` values after the start of `values` before it is needed, in this row or the next.
 #[inline(always)]

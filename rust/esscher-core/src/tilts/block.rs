@@ -13,8 +13,8 @@ use crate::{
 pub const SUMS: usize = 5;
 /// How many sums [`super::excess`] gives for each beta and group.
 pub const EXCESS: usize = 3;
-/// Up to so many values the lanes of a vector are betas, where that is less work, and not values: what small groups would
-/// spend on adding up lanes.
+/// Up to so many values the lanes of a vector are betas, where that is less work, and not values: what small groups
+/// would spend on adding up lanes.
 const FEW: usize = 256;
 /// What adding up the lanes of all sums takes, in exponentials of vectors.
 const LANES_SUMMED: usize = 2;

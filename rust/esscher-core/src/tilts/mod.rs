@@ -38,8 +38,8 @@ pub fn sums(rewards: &[f64], betas: &[f64], groups: &Offsets<'_>, maxima: &[f64]
 }
 
 /// For each group and beta, with `e` as in [`sums`] and `m` its mean over the group: the sums of `max(e - m, 0)`, its
-/// square, and of `e` where it exceeds `m`, as `[group][beta][3]`. They give the total variation between tilt and prior,
-/// and its variance.
+/// square, and of `e` where it exceeds `m`, as `[group][beta][3]`. They give the total variation between tilt and
+/// prior, and its variance.
 ///
 /// # Errors
 /// As [`sums`], whose sums `of_tilts` holds.

@@ -9,8 +9,8 @@ use softmax::{BLOCK, Both, Pair, Policy, Softmax};
 
 /// What one model's logits say of each token, and how two models' differ; in nats.
 ///
-/// Log-probs and entropies are within 1e-6 absolute or relative, whichever is more; a KL is within 5e-6 of 1 more than the
-/// entropy and the cross-entropy that it is the difference of.
+/// Log-probs and entropies are within 1e-6 absolute or relative, whichever is more; a KL is within 5e-6 of 1 more than
+/// the entropy and the cross-entropy that it is the difference of.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TokenScores {
     /// The log-prob of the token.
@@ -48,8 +48,8 @@ impl<'a, T> Logits<'a, T> {
 /// Score every token, reading each logit once.
 ///
 /// # Errors
-/// If there is not one row of logits a token, a token is outside the vocabulary, a logit is NaN or `+inf`, or all logits
-/// of a row are `-inf`.
+/// If there is not one row of logits a token, a token is outside the vocabulary, a logit is NaN or `+inf`, or all
+/// logits of a row are `-inf`.
 pub fn token_scores<T: Logit>(
     logits: Logits<'_, T>,
     prior_logits: Option<Logits<'_, T>>,

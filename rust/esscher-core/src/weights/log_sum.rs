@@ -9,8 +9,8 @@ use crate::{
 /// Sums over a part of a group of `exp((value - max) / beta)`, but for the first that equals the maximum.
 ///
 /// That one is 1: left out, it does not cost the digits of the rest, of a group that one value dominates (Blanchard,
-/// Higham, Higham, "Accurately computing the log-sum-exp and softmax functions", IMA Journal of Numerical Analysis 2021,
-/// doi:10.1093/imanum/draa038).
+/// Higham, Higham, "Accurately computing the log-sum-exp and softmax functions", IMA Journal of Numerical Analysis
+/// 2021, doi:10.1093/imanum/draa038).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LogSum {
     pub(super) max: f64,
@@ -28,7 +28,8 @@ const DOMINATED: f64 = 1e-2;
 impl LogSum {
     pub(super) const EMPTY: Self = Self { max: f64::NEG_INFINITY, others: 0.0, squares: 0.0 };
 
-    /// From the sums over all values, the largest included; `below_largest` sums the others alone, where that is needed.
+    /// From the sums over all values, the largest included; `below_largest` sums the others alone, where that is
+    /// needed.
     #[inline(always)]
     pub(super) fn new(max: f64, (sum, squares): (f64, f64), below_largest: impl FnOnce() -> (f64, f64)) -> Self {
         let (others, squares) = if sum < 1.0 + DOMINATED { below_largest() } else { (sum - 1.0, squares - 1.0) };
@@ -57,8 +58,8 @@ impl LogSum {
         }
     }
 
-    /// By halves: the error of a sum of many equal terms grows with the depth only (Higham, "The accuracy of floating point
-    /// summation", SIAM Journal on Scientific Computing 1993, doi:10.1137/0914050).
+    /// By halves: the error of a sum of many equal terms grows with the depth only (Higham, "The accuracy of floating
+    /// point summation", SIAM Journal on Scientific Computing 1993, doi:10.1137/0914050).
     pub(super) fn merge_all(sums: &[Self], beta: f64) -> Self {
         match sums {
             [] => Self::EMPTY,
@@ -75,8 +76,8 @@ impl LogSum {
         if self.has_weight() { 1.0 / (1.0 + self.others) } else { 0.0 }
     }
 
-    /// `(sum w)^2 / sum w^2` (Kong, Liu, Wong, "Sequential imputations and Bayesian missing data problems", Journal of the
-    /// American Statistical Association 1994, doi:10.1080/01621459.1994.10476469).
+    /// `(sum w)^2 / sum w^2` (Kong, Liu, Wong, "Sequential imputations and Bayesian missing data problems", Journal of
+    /// the American Statistical Association 1994, doi:10.1080/01621459.1994.10476469).
     pub(super) fn ess(&self) -> f64 {
         let sum = 1.0 + self.others;
         if self.has_weight() { sum * sum / (1.0 + self.squares) } else { 0.0 }

@@ -76,8 +76,8 @@ impl<'a> Tilt<'a> {
         }
     }
 
-    /// Write `f` of the values, and ask for memory `ahead` values before it is needed. `f` must be `#[inline(always)]`, and
-    /// is called with `-inf` in the lanes that are left over.
+    /// Write `f` of the values, and ask for memory `ahead` values before it is needed. `f` must be `#[inline(always)]`,
+    /// and is called with `-inf` in the lanes that are left over.
     #[inline(always)]
     pub(super) fn write<M: Machine>(
         self,
