@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from glassllm.tokenizer import Tokenizer
 
+from esscher.atomic import build_folder
 from esscher.lm import packaged
-from esscher.lm.folders import build_folder
 from esscher.lm.packaged import resolve
 from models import alice, alice_folder, smollm2_folder
 
@@ -88,7 +88,7 @@ def test_a_killed_conversion_leaves_nothing_half_done(tmp_path):
     code = f"""
 import os, signal
 from pathlib import Path
-from esscher.lm.folders import build_folder
+from esscher.atomic import build_folder
 
 def fill(partial):
     (partial / "first").touch()
@@ -108,7 +108,7 @@ def test_of_several_processes_one_converts_and_all_get_a_whole_folder(tmp_path):
     code = f"""
 import os, time
 from pathlib import Path
-from esscher.lm.folders import build_folder
+from esscher.atomic import build_folder
 
 def fill(partial):
     (partial / "first").touch()

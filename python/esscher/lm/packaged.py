@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from esscher.lm.folders import build_folder
+from esscher.atomic import build_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import load_file, save_file
 
 from esscher import files
-from esscher.atomic import replacing
-from esscher.lm.folders import build_folder
+from esscher.atomic import build_folder, replacing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

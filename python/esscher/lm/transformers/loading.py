@@ -13,8 +13,8 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
+from esscher.atomic import build_folder
 from esscher.lm.base import NoTokenizerError
-from esscher.lm.folders import build_folder
 from esscher.lm.transformers.adapters import MERGE, attach, is_adapter, trained_on
 from esscher.lm.transformers.network import end_token_ids, max_tokens
 from esscher.lm.transformers.weights import check_finite_weights
