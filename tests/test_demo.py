@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from esscher import Estimate, demo
-from esscher.demo import PROMPTS, Demo, compare, examples, run_demo
+from esscher.demo import Demo, compare, examples, run_demo
+from esscher.lm.prompts import NEUTRAL_PROMPTS
 from models import alice_folder
 
 
@@ -50,7 +51,7 @@ def test_examples_go_from_the_heaviest_to_the_lightest(result):
     shown = examples(result, n=4)
     weights = [example.weight for example in shown]
     assert weights == sorted(weights, reverse=True)
-    assert {example.prompt for example in shown} <= set(PROMPTS)
+    assert {example.prompt for example in shown} <= set(NEUTRAL_PROMPTS)
 
 
 def test_a_model_that_is_not_there_is_told():

@@ -17,6 +17,7 @@ import numpy as np
 
 from esscher.divergence import sequence_logprobs
 from esscher.lm.packaged import resolve
+from esscher.lm.prompts import NEUTRAL_PROMPTS
 from esscher.lm.rewards import FunctionReward, sentiment
 from esscher.lm.transformers import TransformersLM
 from esscher.report import digits
@@ -29,20 +30,6 @@ if TYPE_CHECKING:
     from esscher.evaluate import Report
     from esscher.samples import Samples
 
-PROMPTS = (
-    "The movie was",
-    "I think that",
-    "Yesterday my friend told me",
-    "The food at the restaurant",
-    "Our new neighbours",
-    "The weather this week",
-    "My first day at work",
-    "The book that I am reading",
-    "When I opened the letter,",
-    "The concert last night",
-    "Learning to cook",
-    "The train to the city",
-)
 INSTRUCTION = "Good news: "
 NEW_TOKENS = 16
 
@@ -79,8 +66,8 @@ def run_demo(demo: Demo, progress: Callable[[str], None]) -> DemoResult:
 
 def _play_trainer(demo: Demo, lm: TransformersLM, client: Client, progress: Callable[[str], None]) -> DemoResult:
     rng, target = np.random.default_rng(demo.seed), Tilt(demo.beta)
-    prompts, instructed = lm.encode(PROMPTS), lm.encode([INSTRUCTION + prompt for prompt in PROMPTS])
-    progress(f"sampling {demo.completions} completions of {len(PROMPTS)} prompts from the policy")
+    prompts, instructed = lm.encode(NEUTRAL_PROMPTS), lm.encode([INSTRUCTION + prompt for prompt in NEUTRAL_PROMPTS])
+    progress(f"sampling {demo.completions} completions of {len(NEUTRAL_PROMPTS)} prompts from the policy")
     drawn = lm.sample(instructed, demo.completions, NEW_TOKENS, rng)
     progress("sampling as many from the prior, to hold against")
     prior_drawn = lm.sample(prompts, demo.completions, NEW_TOKENS, rng)

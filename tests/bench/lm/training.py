@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.lm.measure import Figure, seconds
-from esscher.demo import PROMPTS
 from esscher.lm.packaged import resolve
+from esscher.lm.prompts import NEUTRAL_PROMPTS
 from esscher.lm.rewards import FunctionReward, sentiment
 from esscher.lm.transformers import TransformersLM
 from esscher.train import Run, Settings, Task, TransformersPolicy
@@ -33,7 +33,7 @@ def steps() -> list[Figure]:
 def _figures(trained: str, last_layers: int | None) -> Iterator[Figure]:
     lm = TransformersLM.load(resolve("smollm2"), device="cpu", dtype="bfloat16")
     policy = TransformersPolicy(lm, last_layers=last_layers)
-    prior, prompts = policy.frozen_copy(), lm.encode(PROMPTS[: SETTINGS.prompts])
+    prior, prompts = policy.frozen_copy(), lm.encode(NEUTRAL_PROMPTS[: SETTINGS.prompts])
     with tempfile.TemporaryDirectory() as folder:
         task = Task(policy, prior, FunctionReward("sentiment", sentiment, lm), prompts)
         trainer = Trainer(task, SETTINGS, Run(Path(folder), SETTINGS, {}))

@@ -14,8 +14,8 @@ import torch
 
 from esscher import files
 from esscher.compare import compare
-from esscher.demo import PROMPTS
 from esscher.lm.packaged import resolve
+from esscher.lm.prompts import ALICE_PROMPTS, NEUTRAL_PROMPTS
 from esscher.ragged import counts_within
 from esscher.train.dissociation.judging import draw, judge
 from esscher.train.dissociation.record import Dissociation
@@ -37,16 +37,6 @@ if TYPE_CHECKING:
     from esscher.train.settings import ObjectiveName
 
 OBJECTIVES: tuple[ObjectiveName, ...] = ("plain-rl", "kl-rl", "dpg")
-ALICE_PROMPTS = (
-    "Alice was",
-    "The Queen said",
-    "“Oh dear!”",
-    "The Cat only grinned",
-    "In a minute",
-    "“What a",
-    "Down",
-    "So she",
-)
 
 
 @dataclass(frozen=True)
@@ -161,7 +151,7 @@ def _world(recipe: Recipe, notify: Callable[[str], None]) -> World:
         # Such small arrays take longer in several threads than in one.
         torch.set_num_threads(1)
         return TabularWorld(np.random.default_rng([recipe.settings.seed]), prompts=4, vocabulary=6, depth=4)
-    prompts = ALICE_PROMPTS if recipe.model == "alice" else PROMPTS[:8]
+    prompts = ALICE_PROMPTS if recipe.model == "alice" else NEUTRAL_PROMPTS[:8]
     source = str(resolve(recipe.model, notify))
     return TransformersWorld(source, prompts, recipe.last_layers, recipe.device, recipe.dtype)
 
