@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress, TaskID
 
-    from esscher.train.job import Job
-    from esscher.train.metrics import StepMetrics
+    from esscher.train.step_metrics import StepMetrics
+    from esscher.train.training_job import Job
 
 INTERRUPTED = 130
 # So many steps are shown, at equal distances.
@@ -153,8 +153,8 @@ def train(
         return
     if prompts is None or reward is None:
         raise ValueError("--prompts and --reward say what to train on: give both, or --recipe dissociation")
-    from esscher.train.job import Job
-    from esscher.train.settings import Settings
+    from esscher.train.training_job import Job
+    from esscher.train.training_settings import Settings
 
     job = Job(
         model=model,
@@ -173,7 +173,7 @@ def train(
 
 
 def _train(job: Job, *, restart: bool) -> None:
-    from esscher.train.job import run_job
+    from esscher.train.training_job import run_job
 
     with show_progress() as progress, _stopping() as is_stopped:
         task = progress.add_task("starting", total=None)
@@ -211,7 +211,7 @@ def _train_by_recipe(
         run_dissociation,
         write_dissociation_page,
     )
-    from esscher.train.run import Run
+    from esscher.train.run_folder import Run
 
     usual = recipe_of(model)
     recipe = replace(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from esscher.samples import Samples
-    from esscher.train.settings import Settings
+    from esscher.train.training_settings import Settings
 
 
 class Lesson(NamedTuple):

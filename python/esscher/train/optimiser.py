@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from torch.nn import Parameter
 
-    from esscher.train.settings import Settings
+    from esscher.train.training_settings import Settings
 
 
 class Optimiser:

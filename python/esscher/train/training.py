@@ -12,9 +12,9 @@ from esscher.lm.base import check_sampling
 from esscher.ragged import MAX_TOKEN_ID
 from esscher.train.ascent import accumulate
 from esscher.train.lessons import know, lesson_of, resampled_lesson
-from esscher.train.metrics import StepMetrics, Update, measure
 from esscher.train.optimiser import Optimiser
 from esscher.train.rewarding import give_rewards
+from esscher.train.step_metrics import StepMetrics, Update, measure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from esscher.train.lessons import KnownPrior, Lesson
     from esscher.train.policies import Policy
     from esscher.train.rewarding import Scored
-    from esscher.train.run import Run
-    from esscher.train.settings import Settings
+    from esscher.train.run_folder import Run
+    from esscher.train.training_settings import Settings
 
 # After so many steps in a row without any reward the reward is taken to be broken.
 STEPS_WITHOUT_REWARD = 10

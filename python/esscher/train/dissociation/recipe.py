@@ -21,9 +21,9 @@ from esscher.train.dissociation.judging import draw, judge
 from esscher.train.dissociation.record import Dissociation
 from esscher.train.dissociation.worlds import TabularWorld, TransformersWorld
 from esscher.train.lessons import know
-from esscher.train.run import LOG, PRIOR, Run
-from esscher.train.settings import Settings
+from esscher.train.run_folder import LOG, PRIOR, Run
 from esscher.train.training import Task, train
+from esscher.train.training_settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from esscher.lm.base import LanguageModel
     from esscher.samples import Samples
     from esscher.train.dissociation.worlds import World
-    from esscher.train.metrics import StepMetrics
     from esscher.train.policies import Policy
-    from esscher.train.settings import ObjectiveName
+    from esscher.train.step_metrics import StepMetrics
+    from esscher.train.training_settings import ObjectiveName
 
 OBJECTIVES: tuple[ObjectiveName, ...] = ("plain-rl", "kl-rl", "dpg")
 

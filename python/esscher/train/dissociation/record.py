@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from esscher.divergence import KlEstimate
     from esscher.estimate import Estimate
     from esscher.evaluate import Report
-    from esscher.train.settings import Settings
+    from esscher.train.training_settings import Settings
 
 
 class Text(NamedTuple):

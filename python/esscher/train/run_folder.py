@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from typing import IO
 
     from esscher.samples import Samples
-    from esscher.train.metrics import StepMetrics
     from esscher.train.optimiser import Optimiser
     from esscher.train.policies import Policy
-    from esscher.train.settings import Settings
+    from esscher.train.step_metrics import StepMetrics
+    from esscher.train.training_settings import Settings
 
 RUN, LOG, PRIOR, CHECKPOINTS = "run.json", "log.jsonl", "prior.parquet", "checkpoints"
 TENSORS, PLACE = "trainer.safetensors", "trainer.json"

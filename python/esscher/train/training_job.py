@@ -15,7 +15,7 @@ from esscher.lm.transformers import TransformersLM
 from esscher.service.addresses import check_address
 from esscher.service.client import Client
 from esscher.train.policies import TransformersPolicy
-from esscher.train.run import Run
+from esscher.train.run_folder import Run
 from esscher.train.served import ServedPrior
 from esscher.train.training import Prior, Task, check_prompts, train
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from esscher.train.metrics import StepMetrics
-    from esscher.train.settings import Settings
+    from esscher.train.step_metrics import StepMetrics
+    from esscher.train.training_settings import Settings
 
 # Seconds that a server may take for a batch, a restart included.
 SERVER_TIMEOUT = 600.0
