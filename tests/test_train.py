@@ -20,7 +20,7 @@ from esscher import Ragged, Samples, sequence_logprobs
 from esscher.inference.objectives import FDivergence
 from esscher.lm.tabular import TabularLM
 from esscher.samples import concatenate
-from esscher.train import Run, Settings, TabularPolicy, Task, train
+from esscher.train import RunFolder, TabularPolicy, Task, TrainingSettings, train
 from esscher.train.ascent import accumulate
 from esscher.train.lessons import know, lesson_of, resampled_lesson
 from esscher.train.optimiser import Optimiser
@@ -87,7 +87,7 @@ REWARD = TableReward(EVERYTHING, REWARDS)
 
 def trained(policy, settings, folder, reward=None, prompts=PROMPTS, show=lambda _: None):
     task = Task(policy, policy.frozen_copy(), reward or TableReward(EVERYTHING, REWARDS), prompts)
-    reached = train(task, settings, Run(folder / "run", settings, {}), show=show)
+    reached = train(task, settings, RunFolder(folder / "run", settings, {}), show=show)
     assert reached == settings.steps
     return policy
 
@@ -154,7 +154,7 @@ def gradient_of(lesson, policy, settings, micro_batch_tokens):
 def test_the_gradient_of_a_step_is_that_of_the_exact_objective_in_expectation(objective, divergence):
     exact = exact_gradient(EXACT[objective, divergence])
     completions = 3000 if objective == "weighted-ml" else 4
-    settings = Settings(objective=objective, divergence=divergence, beta=BETA, completions=completions)
+    settings = TrainingSettings(objective=objective, divergence=divergence, beta=BETA, completions=completions)
     policy, prior, rng = TabularPolicy(POLICY_LOGITS), TabularLM(PRIOR_LOGITS), np.random.default_rng(5)
     batches = [
         gradient_of(draw_lesson(settings, policy, prior, rng), policy, settings, micro_batch_tokens=2000)
@@ -170,7 +170,7 @@ def test_the_gradient_of_a_step_is_that_of_the_exact_objective_in_expectation(ob
 
 @pytest.mark.parametrize("objective", ["kl-rl", "dpg"])
 def test_a_gradient_is_the_same_in_micro_batches_of_any_size(objective):
-    settings = Settings(objective=objective, beta=BETA, completions=4)
+    settings = TrainingSettings(objective=objective, beta=BETA, completions=4)
     policy, prior = TabularPolicy(POLICY_LOGITS), TabularLM(PRIOR_LOGITS)
     lesson = draw_lesson(settings, policy, prior, np.random.default_rng(2))
     whole = gradient_of(lesson, policy, settings, 10**6)
@@ -180,7 +180,7 @@ def test_a_gradient_is_the_same_in_micro_batches_of_any_size(objective):
 
 
 def test_completions_that_are_drawn_several_times_count_as_often():
-    settings = Settings(objective="weighted-ml", beta=BETA, completions=50)
+    settings = TrainingSettings(objective="weighted-ml", beta=BETA, completions=50)
     known = TabularLM(PRIOR_LOGITS).sample(PROMPTS, 6, 2, np.random.default_rng(0))
     known = replace(known, rewards=np.array(REWARD(known)))
     lesson = resampled_lesson(settings, known, np.random.default_rng(1))
@@ -214,7 +214,7 @@ def enough(objective, **others):
         "beta": BETA, "steps": 300, "prompts": 2, "completions": 64, "new_tokens": 2, "prior_samples": 20000,
         "learning_rate": 0.05, "warm_up": 0, "clip": 100.0, "save_every": 1000,
     }  # fmt: skip
-    return Settings(objective=objective, **given | others)
+    return TrainingSettings(objective=objective, **given | others)
 
 
 @pytest.mark.parametrize(("objective", "others"), [("kl-rl", {}), ("dpg", {}), ("dpg", {"prior_samples": 0})])
@@ -367,7 +367,7 @@ def trained_by_divergence(tmp_path_factory):
     found = {}
     for name in DIVERGENCES:
         policy = TiedPolicy(TIED_PRIOR)
-        settings = Settings(
+        settings = TrainingSettings(
             objective="f-dpg", divergence=name, beta=TIED_BETA, steps=150, prompts=2, completions=250,
             new_tokens=LENGTH, prior_samples=10000, learning_rate=0.05, warm_up=0, clip=10.0, save_every=1000,
         )  # fmt: skip
@@ -398,7 +398,7 @@ def test_training_orders_alignment_and_entropy(trained_by_divergence):
 
 
 def test_the_learning_rate_rises_over_the_warm_up():
-    settings = Settings(learning_rate=0.3, warm_up=2)
+    settings = TrainingSettings(learning_rate=0.3, warm_up=2)
     policy = TabularPolicy(PRIOR_LOGITS)
     optimiser = Optimiser(policy.parameters, settings)
     assert [optimiser.learning_rate(step) for step in range(4)] == pytest.approx([0.1, 0.2, 0.3, 0.3])
@@ -413,7 +413,7 @@ def test_the_learning_rate_rises_over_the_warm_up():
 
 def test_a_gradient_is_cut_to_the_clip_and_its_norm_told():
     policy = TabularPolicy(PRIOR_LOGITS)
-    optimiser = Optimiser(policy.parameters, Settings(clip=2.0))
+    optimiser = Optimiser(policy.parameters, TrainingSettings(clip=2.0))
     gradient = torch.from_numpy(np.random.default_rng(0).normal(size=SHAPE))
     policy.logits.grad = gradient.clone()
     assert optimiser.ascend(0) == pytest.approx(float(gradient.norm()))
@@ -425,7 +425,7 @@ def test_a_gradient_is_cut_to_the_clip_and_its_norm_told():
 
 def test_weight_decay_draws_to_zero():
     policy = TabularPolicy(PRIOR_LOGITS)
-    optimiser = Optimiser(policy.parameters, Settings(weight_decay=0.5, learning_rate=0.1, warm_up=0))
+    optimiser = Optimiser(policy.parameters, TrainingSettings(weight_decay=0.5, learning_rate=0.1, warm_up=0))
     policy.logits.grad = torch.zeros_like(policy.logits)
     optimiser.ascend(0)
     np.testing.assert_allclose(policy.logits.detach().numpy(), PRIOR_LOGITS * (1 - 0.1 * 0.5), rtol=1e-12)
@@ -434,7 +434,7 @@ def test_weight_decay_draws_to_zero():
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_gradient_that_is_not_finite_changes_nothing(bad):
     policy = TabularPolicy(PRIOR_LOGITS)
-    optimiser = Optimiser(policy.parameters, Settings())
+    optimiser = Optimiser(policy.parameters, TrainingSettings())
     policy.logits.grad = torch.zeros_like(policy.logits)
     policy.logits.grad[1, 2, 0] = bad
     with pytest.raises(FloatingPointError, match="the gradient of step 7 is not finite"):
@@ -614,7 +614,7 @@ def test_places_are_where_the_log_probs_come_from():
     np.testing.assert_allclose(found, samples.policy_logprobs.values, rtol=0, atol=1e-12)
 
 
-# Settings
+# TrainingSettings
 
 
 @pytest.mark.parametrize(
@@ -646,4 +646,4 @@ def test_places_are_where_the_log_probs_come_from():
 )
 def test_settings_outside_their_range_are_refused(given, message):
     with pytest.raises(ValueError, match=message):
-        Settings(**given)
+        TrainingSettings(**given)

@@ -19,7 +19,7 @@ from esscher.lm.tabular import TabularLM
 from esscher.lm.transformers import TransformersLM, model
 from esscher.service.models import Models
 from esscher.service.server import running_in_thread
-from esscher.train import Run, Settings, TabularPolicy, Task, TransformersPolicy, train
+from esscher.train import RunFolder, TabularPolicy, Task, TrainingSettings, TransformersPolicy, train
 from esscher.train.ascent import accumulate
 from esscher.train.lessons import Lesson, Objective
 from esscher.train.optimiser import Optimiser
@@ -71,7 +71,7 @@ def settings_of(**others):
         "steps": 6, "prompts": 2, "completions": 4, "new_tokens": 3, "prior_samples": 8, "learning_rate": 2e-3,
         "save_every": 3, "warm_up": 2,
     }  # fmt: skip
-    return Settings(**given | others)
+    return TrainingSettings(**given | others)
 
 
 def run_training(folder, kind="full", settings=None, reward=None, policy=None, prompts=None, prior=None, **others):
@@ -79,7 +79,7 @@ def run_training(folder, kind="full", settings=None, reward=None, policy=None, p
     policy = policy or policy_of(kind)
     prior = prior or policy.frozen_copy()
     task = Task(policy, prior, reward or IdsReward(), prompts_of(kind) if prompts is None else prompts)
-    train(task, settings, Run(folder, settings, {}), **others)
+    train(task, settings, RunFolder(folder, settings, {}), **others)
     return policy
 
 
@@ -451,24 +451,24 @@ def test_a_checkpoint_of_other_parameters_is_refused(tmp_path):
 
 @pytest.mark.parametrize("others", [{"beta": 0.2}, {"seed": 1}, {"objective": "dpg"}, {"new_tokens": 2}])
 def test_a_run_of_other_settings_is_refused(others, tmp_path):
-    Run(tmp_path / "run", settings_of(), {})
+    RunFolder(tmp_path / "run", settings_of(), {})
     with pytest.raises(ValueError, match=rf"holds a run with {next(iter(others))} .*--restart"):
-        Run(tmp_path / "run", settings_of(**others), {})
-    Run(tmp_path / "run", settings_of(steps=100, save_every=7, keep=1), {})
+        RunFolder(tmp_path / "run", settings_of(**others), {})
+    RunFolder(tmp_path / "run", settings_of(steps=100, save_every=7, keep=1), {})
 
 
 def test_a_run_of_other_facts_and_a_folder_with_something_else_are_refused(tmp_path):
-    Run(tmp_path / "run", settings_of(), {"model": "alice", "torch": "2"})
-    Run(tmp_path / "run", settings_of(), {"model": "alice", "torch": "3"})
+    RunFolder(tmp_path / "run", settings_of(), {"model": "alice", "torch": "2"})
+    RunFolder(tmp_path / "run", settings_of(), {"model": "alice", "torch": "3"})
     with pytest.raises(ValueError, match="a run with model 'alice', not 'smollm2'"):
-        Run(tmp_path / "run", settings_of(), {"model": "smollm2"})
+        RunFolder(tmp_path / "run", settings_of(), {"model": "smollm2"})
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("years of work")
     with pytest.raises(ValueError, match="has files, and no run"):
-        Run(tmp_path / "other", settings_of(), {})
-    Run.discard(tmp_path / "other")
+        RunFolder(tmp_path / "other", settings_of(), {})
+    RunFolder.discard(tmp_path / "other")
     assert (tmp_path / "other" / "thesis.txt").exists()
-    Run.discard(tmp_path / "run")
+    RunFolder.discard(tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from esscher.train.step_metrics import StepMetrics
-    from esscher.train.training_job import Job
+    from esscher.train.training_job import TrainingJob
 
 INTERRUPTED = 130
 # So many steps are shown, at equal distances.
@@ -39,7 +39,7 @@ class Recipe(StrEnum):
 
 
 class Objective(StrEnum):
-    """What is maximised; see `Settings`."""
+    """What is maximised; see `TrainingSettings`."""
 
     plain_rl = "plain-rl"
     kl_rl = "kl-rl"
@@ -153,15 +153,15 @@ def train(
         return
     if prompts is None or reward is None:
         raise ValueError("--prompts and --reward say what to train on: give both, or --recipe dissociation")
-    from esscher.train.training_job import Job
-    from esscher.train.training_settings import Settings
+    from esscher.train.training_job import TrainingJob
+    from esscher.train.training_settings import TrainingSettings
 
-    job = Job(
+    job = TrainingJob(
         model=model,
         prompts=prompts,
         reward=reward,
         folder=output,
-        settings=Settings(**settings),
+        settings=TrainingSettings(**settings),
         reward_label=reward_label,
         last_layers=last_layers,
         lora=lora,
@@ -172,7 +172,7 @@ def train(
     _train(job, restart=restart)
 
 
-def _train(job: Job, *, restart: bool) -> None:
+def _train(job: TrainingJob, *, restart: bool) -> None:
     from esscher.train.training_job import run_job
 
     with show_progress() as progress, _stopping() as is_stopped:
@@ -211,7 +211,7 @@ def _train_by_recipe(
         run_dissociation,
         write_dissociation_page,
     )
-    from esscher.train.run_folder import Run
+    from esscher.train.run_folder import RunFolder
 
     usual = recipe_of(model)
     recipe = replace(
@@ -223,7 +223,7 @@ def _train_by_recipe(
     )
     if restart:
         for objective in OBJECTIVES:
-            Run.discard(folder / objective)
+            RunFolder.discard(folder / objective)
     with show_progress() as progress, _stopping() as is_stopped:
         task = progress.add_task("starting", total=None)
         rows = Rows(progress, task, recipe.settings.steps)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from esscher.samples import Samples
-    from esscher.train.training_settings import Settings
+    from esscher.train.training_settings import TrainingSettings
 
 
 class Lesson(NamedTuple):
@@ -26,7 +26,7 @@ class Lesson(NamedTuple):
     objective: Objective
 
 
-def lesson_of(settings: Settings, samples: Samples, log_z: NDArray[np.float64] | None) -> Lesson:
+def lesson_of(settings: TrainingSettings, samples: Samples, log_z: NDArray[np.float64] | None) -> Lesson:
     """Return what the objective makes of completions of the policy.
 
     Parameters
@@ -46,7 +46,7 @@ def lesson_of(settings: Settings, samples: Samples, log_z: NDArray[np.float64] |
     return Lesson(samples, _objective(settings, samples, log_z))
 
 
-def resampled_lesson(settings: Settings, prior_samples: Samples, rng: np.random.Generator) -> Lesson:
+def resampled_lesson(settings: TrainingSettings, prior_samples: Samples, rng: np.random.Generator) -> Lesson:
     """Return completions of the prior resampled so that they stand for the target: their likelihood is to rise.
 
     ``settings.completions`` are drawn for each prompt. One that is drawn several times is there once, and counts as
@@ -98,7 +98,7 @@ def know(prior_samples: Samples, beta: float) -> KnownPrior:
     return KnownPrior(prior_samples, log_z, log_z - bias_of_log_mean(relative, prior_samples.groups))
 
 
-def _objective(settings: Settings, samples: Samples, log_z: NDArray[np.float64] | None) -> Objective:
+def _objective(settings: TrainingSettings, samples: Samples, log_z: NDArray[np.float64] | None) -> Objective:
     rewards, groups = samples.rewards, samples.groups
     assert rewards is not None
     assert samples.policy_logprobs is not None

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from torch.nn import Parameter
 
-    from esscher.train.training_settings import Settings
+    from esscher.train.training_settings import TrainingSettings
 
 
 class Optimiser:
@@ -28,7 +28,7 @@ class Optimiser:
         Learning rate, warm-up, weight decay and clip.
     """
 
-    def __init__(self, parameters: Mapping[str, Parameter], settings: Settings) -> None:
+    def __init__(self, parameters: Mapping[str, Parameter], settings: TrainingSettings) -> None:
         self._parameters = dict(parameters)
         self._weights = {name: _trainable(parameter) for name, parameter in parameters.items()}
         self._settings = settings

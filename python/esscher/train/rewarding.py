@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from esscher.samples import Samples
 
 
-class Scored(NamedTuple):
+class Rewarded(NamedTuple):
     """Completions with rewards.
 
     Attributes
@@ -32,7 +32,7 @@ class Scored(NamedTuple):
     why: str
 
 
-def give_rewards(reward: Reward, samples: Samples) -> Scored:
+def give_rewards(reward: Reward, samples: Samples) -> Rewarded:
     """Give rewards to the completions that the reward can be had of.
 
     If it fails for all together, it is asked for each half, and so on, so that one completion costs no other its
@@ -45,9 +45,9 @@ def give_rewards(reward: Reward, samples: Samples) -> Scored:
         why = f"{reward.name} gives {rewards[first]} for completion {first}"
     rows = np.flatnonzero(good)
     if not len(rows):
-        return Scored(None, rows, why)
+        return Rewarded(None, rows, why)
     whole = replace(samples, rewards=np.where(good, rewards, 0.0))
-    return Scored(whole if good.all() else whole.take_completions(rows), rows, why)
+    return Rewarded(whole if good.all() else whole.take_completions(rows), rows, why)
 
 
 def _of_all(reward: Reward, samples: Samples) -> tuple[NDArray[np.float64], str]:

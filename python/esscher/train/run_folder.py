@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from esscher.train.optimiser import Optimiser
     from esscher.train.policies import Policy
     from esscher.train.step_metrics import StepMetrics
-    from esscher.train.training_settings import Settings
+    from esscher.train.training_settings import TrainingSettings
 
 RUN, LOG, PRIOR, CHECKPOINTS = "run.json", "log.jsonl", "prior.parquet", "checkpoints"
 TENSORS, PLACE = "trainer.safetensors", "trainer.json"
@@ -31,7 +31,7 @@ TENSORS, PLACE = "trainer.safetensors", "trainer.json"
 FREE = {"steps", "save_every", "keep", "esscher", "torch", "transformers"}
 
 
-class Run:
+class RunFolder:
     """A folder that holds a run; a folder with an unfinished one is gone on with.
 
     Parameters
@@ -49,7 +49,7 @@ class Run:
         If a run of other settings is there, or other files.
     """
 
-    def __init__(self, folder: Path, settings: Settings, facts: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, settings: TrainingSettings, facts: Mapping[str, str]) -> None:
         self.folder = folder
         told = {**facts, **asdict(settings)}
         if (folder / RUN).is_file():

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from esscher.samples import Samples
     from esscher.train.lessons import KnownPrior, Lesson
     from esscher.train.policies import Policy
-    from esscher.train.rewarding import Scored
-    from esscher.train.run_folder import Run
-    from esscher.train.training_settings import Settings
+    from esscher.train.rewarding import Rewarded
+    from esscher.train.run_folder import RunFolder
+    from esscher.train.training_settings import TrainingSettings
 
 # After so many steps in a row without any reward the reward is taken to be broken.
 STEPS_WITHOUT_REWARD = 10
@@ -63,8 +63,8 @@ class Task(NamedTuple):
 
 def train(
     task: Task,
-    settings: Settings,
-    run: Run,
+    settings: TrainingSettings,
+    run: RunFolder,
     *,
     show: Callable[[StepMetrics], object] = lambda _: None,
     is_stopped: Callable[[], bool] = lambda: False,
@@ -97,7 +97,7 @@ def train(
     MemoryError
         If memory does not suffice for one completion.
     """
-    trainer = Trainer(task, settings, run)
+    trainer = TrainingLoop(task, settings, run)
     with run.log(trainer.step) as log:
         while trainer.step < settings.steps and not is_stopped():
             metrics = trainer.take_step()
@@ -109,7 +109,7 @@ def train(
     return trainer.step
 
 
-class Trainer:
+class TrainingLoop:
     """A policy in training: what the next step depends on.
 
     Parameters
@@ -118,7 +118,7 @@ class Trainer:
         As for `train`.
     """
 
-    def __init__(self, task: Task, settings: Settings, run: Run) -> None:
+    def __init__(self, task: Task, settings: TrainingSettings, run: RunFolder) -> None:
         check_prompts(task, settings)
         self._task, self._settings, self._run = task, settings, run
         self._optimiser = Optimiser(task.policy.parameters, settings)
@@ -157,7 +157,7 @@ class Trainer:
         settings = self._settings
         self._run.save(self._task.policy, self._optimiser, self.step, self._micro_batch_tokens, settings.keep)
 
-    def _lesson(self, which: NDArray[np.int64], scored: Scored) -> Lesson | None:
+    def _lesson(self, which: NDArray[np.int64], scored: Rewarded) -> Lesson | None:
         if self._settings.objective == "weighted-ml":
             assert self._known is not None  # as the settings see to
             return resampled_lesson(self._settings, self._known.samples.take_prompts(which), self._rng(RESAMPLING))
@@ -177,11 +177,11 @@ class Trainer:
             return update, ()
         return update, (f"out of memory: micro-batches have {self._micro_batch_tokens} tokens from now on",)
 
-    def _kept(self, which: NDArray[np.int64], scored: Scored) -> NDArray[np.int64]:
+    def _kept(self, which: NDArray[np.int64], scored: Rewarded) -> NDArray[np.int64]:
         """Which prompts the completions with a reward are of."""
         return which[np.unique(scored.rows // self._settings.completions)]
 
-    def _check_rewarded(self, scored: Scored) -> None:
+    def _check_rewarded(self, scored: Rewarded) -> None:
         self._unrewarded = self._unrewarded + 1 if scored.samples is None else 0
         if self._unrewarded == STEPS_WITHOUT_REWARD:
             raise ValueError(f"no completion got a reward for {STEPS_WITHOUT_REWARD} steps in a row: {scored.why}")
@@ -190,7 +190,7 @@ class Trainer:
         return np.random.default_rng([self._settings.seed, purpose, self.step])
 
 
-def check_prompts(task: Task, settings: Settings) -> None:
+def check_prompts(task: Task, settings: TrainingSettings) -> None:
     """Raise `ValueError` if the prompts cannot be trained on: before long work begins."""
     if len(task.prompts) < settings.prompts:
         raise ValueError(f"there are {len(task.prompts)} prompts, and a step takes {settings.prompts}")
@@ -203,7 +203,7 @@ def with_prior(prior: Prior, drawn: Samples) -> Samples:
     return replace(drawn, prior_logprobs=prior.logprobs(drawn.prompts, drawn.completions, drawn.groups))
 
 
-def draw_prior_samples(task: Task, settings: Settings) -> Samples:
+def draw_prior_samples(task: Task, settings: TrainingSettings) -> Samples:
     """Draw the prior's completions of every prompt from the policy before its first step, and give them rewards.
 
     Raises
@@ -222,7 +222,7 @@ def draw_prior_samples(task: Task, settings: Settings) -> Samples:
     return scored.samples
 
 
-def _known(task: Task, settings: Settings, run: Run) -> KnownPrior | None:
+def _known(task: Task, settings: TrainingSettings, run: RunFolder) -> KnownPrior | None:
     if settings.prior_samples == 0:
         return None
     samples = run.prior_samples(lambda: draw_prior_samples(task, settings))
@@ -244,7 +244,7 @@ def check_same(name: str, logprobs: Ragged, of_prior: Ragged | None) -> None:
         )
 
 
-def _prompts_of(step: int, count: int, settings: Settings) -> NDArray[np.int64]:
+def _prompts_of(step: int, count: int, settings: TrainingSettings) -> NDArray[np.int64]:
     """Which prompts a step takes: those of a random order, which is new when too few for a step are left."""
     steps = count // settings.prompts
     order = np.random.default_rng([settings.seed, ORDER, step // steps]).permutation(count)
@@ -252,7 +252,7 @@ def _prompts_of(step: int, count: int, settings: Settings) -> NDArray[np.int64]:
     return np.sort(order[first : first + settings.prompts])
 
 
-def _notes(drawn: Samples, scored: Scored) -> tuple[str, ...]:
+def _notes(drawn: Samples, scored: Rewarded) -> tuple[str, ...]:
     """Say what of the rewards the reader should know."""
     notes = []
     if scored.why:

@@ -15,7 +15,7 @@ from esscher.lm.transformers import TransformersLM
 from esscher.service.addresses import check_address
 from esscher.service.client import Client
 from esscher.train.policies import TransformersPolicy
-from esscher.train.run_folder import Run
+from esscher.train.run_folder import RunFolder
 from esscher.train.served import ServedPrior
 from esscher.train.training import Prior, Task, check_prompts, train
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from esscher.train.step_metrics import StepMetrics
-    from esscher.train.training_settings import Settings
+    from esscher.train.training_settings import TrainingSettings
 
 # Seconds that a server may take for a batch, a restart included.
 SERVER_TIMEOUT = 600.0
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """What to train.
 
     Attributes
@@ -60,7 +60,7 @@ class Job:
     prompts: Path
     reward: str
     folder: Path
-    settings: Settings
+    settings: TrainingSettings
     reward_label: str | None = None
     last_layers: int | None = None
     lora: int | None = None
@@ -70,7 +70,7 @@ class Job:
 
 
 def run_job(
-    job: Job,
+    job: TrainingJob,
     *,
     restart: bool = False,
     notify: Callable[[str], None],
@@ -105,8 +105,8 @@ def run_job(
     texts = read_prompts(job.prompts)
     function = find_reward_function(job.reward, job.reward_label)
     if restart:
-        Run.discard(job.folder)
-    run = Run(job.folder, job.settings, _facts(job, texts))
+        RunFolder.discard(job.folder)
+    run = RunFolder(job.folder, job.settings, _facts(job, texts))
     notify(f"loading {job.model}")
     lm = TransformersLM.load(resolve(job.model, notify), job.device, job.dtype)
     reward = load_reward(job.reward, function, lm, job.reward_label, job.device, notify)
@@ -155,7 +155,7 @@ def _prompt(path: Path, number: int, line: str) -> str:
     return prompt
 
 
-def _facts(job: Job, texts: list[str]) -> dict[str, str]:
+def _facts(job: TrainingJob, texts: list[str]) -> dict[str, str]:
     """Return what makes this job what it is, beside its settings."""
     digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
     facts = {

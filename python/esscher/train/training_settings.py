@@ -19,7 +19,7 @@ def _at_least(least: int, default: int) -> Any:
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainingSettings:
     """How a policy is trained.
 
     Attributes
@@ -68,9 +68,9 @@ class Settings:
 
     Examples
     --------
-    >>> Settings(objective="dpg", beta=0.25).steps
+    >>> TrainingSettings(objective="dpg", beta=0.25).steps
     100
-    >>> Settings(objective="ppo")
+    >>> TrainingSettings(objective="ppo")
     Traceback (most recent call last):
     ...
     ValueError: objective is 'ppo': it is one of plain-rl, kl-rl, dpg, f-dpg, weighted-ml

@@ -14,14 +14,14 @@ from esscher.lm.packaged import resolve
 from esscher.lm.prompts import NEUTRAL_PROMPTS
 from esscher.lm.rewards import FunctionReward, sentiment
 from esscher.lm.transformers import TransformersLM
-from esscher.train import Run, Settings, Task, TransformersPolicy
-from esscher.train.training import Trainer
+from esscher.train import RunFolder, Task, TrainingSettings, TransformersPolicy
+from esscher.train.training import TrainingLoop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROUNDS = 8
-SETTINGS = Settings(prior_samples=8, steps=10_000)
+SETTINGS = TrainingSettings(prior_samples=8, steps=10_000)
 LAST_LAYERS = {"the last 4 layers": 4, "the whole model": None}
 
 
@@ -36,7 +36,7 @@ def _figures(trained: str, last_layers: int | None) -> Iterator[Figure]:
     prior, prompts = policy.frozen_copy(), lm.encode(NEUTRAL_PROMPTS[: SETTINGS.prompts])
     with tempfile.TemporaryDirectory() as folder:
         task = Task(policy, prior, FunctionReward("sentiment", sentiment, lm), prompts)
-        trainer = Trainer(task, SETTINGS, Run(Path(folder), SETTINGS, {}))
+        trainer = TrainingLoop(task, SETTINGS, RunFolder(Path(folder), SETTINGS, {}))
         rows = [_round(trainer, policy, prior, prompts) for _ in range(ROUNDS + 1)][1:]
     step, sampling, log_probs, gradient = (median(column) for column in zip(*rows, strict=True))
     name = f"training step, {trained}, bfloat16"

@@ -76,7 +76,7 @@ def attend(
 AttentionInterface.register(NAME, attend)
 
 
-class Block(NamedTuple):
+class PaddedSegments(NamedTuple):
     """Segments of like length: `place` says which tokens they are, padded to `shape`, [segments, length]."""
 
     place: slice | torch.Tensor
@@ -86,7 +86,7 @@ class Block(NamedTuple):
 class CpuPlan(NamedTuple):
     """Blocks that hold all segments, where in their rows each token is, and the crossings."""
 
-    blocks: tuple[Block, ...]
+    blocks: tuple[PaddedSegments, ...]
     rows: torch.Tensor | None
     crossings: tuple[Crossing, ...]
 
@@ -106,7 +106,7 @@ class CpuPlan(NamedTuple):
         return out
 
 
-def _block(states: torch.Tensor, block: Block) -> torch.Tensor:
+def _block(states: torch.Tensor, block: PaddedSegments) -> torch.Tensor:
     taken = states[block.place] if isinstance(block.place, slice) else states.index_select(0, block.place)
     return taken.view(*block.shape, *states.shape[1:])
 
@@ -135,7 +135,7 @@ def _cpu_plan(pack: Pack) -> CpuPlan:
         places = np.minimum(starts[:, None] + within, len(pack.token_ids) - 1).ravel()
         is_slice = bool((lengths == length).all() and (np.diff(starts) == length).all())
         place = slice(int(starts[0]), int(starts[0]) + len(places)) if is_slice else torch.from_numpy(places)
-        blocks.append(Block(place, (len(segments), length)))
+        blocks.append(PaddedSegments(place, (len(segments), length)))
         order.append(np.where(within < lengths[:, None], starts[:, None] + within, -1).ravel())
     held = np.concatenate(order)
     rows = np.empty(len(pack.token_ids), np.int64)

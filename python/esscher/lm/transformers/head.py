@@ -46,7 +46,7 @@ def sums_in_float32(device: torch.device, dtype: torch.dtype) -> bool:
     return True
 
 
-class Product(torch.autograd.Function):
+class HeadProduct(torch.autograd.Function):
     """As `multiply`, to be differentiated; gradients are in the model's precision, as those of its layers are."""
 
     @staticmethod

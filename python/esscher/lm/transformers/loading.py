@@ -27,7 +27,7 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, RuntimeError, struct.error, SafetensorError)
 
 
-class Source(NamedTuple):
+class ModelSource(NamedTuple):
     """What transformers' ``from_pretrained`` needs to find a model: a folder or hub name, and options."""
 
     name: str
@@ -48,7 +48,7 @@ class Source(NamedTuple):
         return str(Path(self.location, self.options.get("gguf_file", "")))
 
 
-def locate(source: str | Path) -> Source:
+def locate(source: str | Path) -> ModelSource:
     """Tell a folder, a GGUF file and a hub name apart. Only the last ever reaches for the network.
 
     Raises
@@ -64,16 +64,16 @@ def locate(source: str | Path) -> Source:
             if file.read(4) != b"GGUF":
                 raise ValueError(f"{path} is not a GGUF file: give a model's folder, a GGUF file or a hub name")
         options = {"local_files_only": True, "gguf_file": path.name}
-        return Source(path.stem, str(path.parent), options)
+        return ModelSource(path.stem, str(path.parent), options)
     if path.is_dir():
         if not (path / "config.json").is_file() and not is_adapter(path):
             ggufs = ", ".join(sorted(file.name for file in path.glob("*.gguf")))
             hint = f"give one of its GGUF files: {ggufs}" if ggufs else "save a model there with save_pretrained"
             raise FileNotFoundError(f"{path} has no config.json, so it is not a model's folder; {hint}")
-        return Source(path.resolve().name, str(path), {"local_files_only": True})
+        return ModelSource(path.resolve().name, str(path), {"local_files_only": True})
     if not HUB_NAME.fullmatch(str(source)) or path.suffix == ".gguf":
         raise FileNotFoundError(f"{source} does not exist: give a model's folder, a GGUF file or a hub name")
-    return Source(str(source), str(source), {})
+    return ModelSource(str(source), str(source), {})
 
 
 def place_of(device: str | torch.device | None) -> torch.device:
@@ -87,7 +87,7 @@ def place_of(device: str | torch.device | None) -> torch.device:
     return place
 
 
-def load_model(source: Source, dtype: torch.dtype | str, device: torch.device) -> transformers.PreTrainedModel:
+def load_model(source: ModelSource, dtype: torch.dtype | str, device: torch.device) -> transformers.PreTrainedModel:
     """Load a causal model, with its adapter if it is one, every weight from the checkpoint.
 
     No code of the checkpoint's and no pickle is run.
@@ -116,14 +116,14 @@ def load_model(source: Source, dtype: torch.dtype | str, device: torch.device) -
     return placed
 
 
-def _load_adapted(source: Source, dtype: torch.dtype | str, device: torch.device) -> Any:
+def _load_adapted(source: ModelSource, dtype: torch.dtype | str, device: torch.device) -> Any:
     """Load the model that an adapter was trained on, and add the adapter."""
     adapted = attach(load_model(_model_of(source), dtype, device), Path(source.location))
     check_finite_weights(adapted, str(source))
     return adapted
 
 
-def _model_of(source: Source) -> Source:
+def _model_of(source: ModelSource) -> ModelSource:
     """Return where the model is that an adapter was trained on."""
     named = trained_on(Path(source.location))
     try:
@@ -142,7 +142,7 @@ def _model_of(source: Source) -> Source:
     return found
 
 
-def load_classifier(source: Source, device: torch.device) -> transformers.PreTrainedModel:
+def load_classifier(source: ModelSource, device: torch.device) -> transformers.PreTrainedModel:
     """Load a sequence-classification model in evaluation mode, in its checkpoint's precision; else as `load_model`.
 
     Raises
@@ -161,7 +161,7 @@ def load_classifier(source: Source, device: torch.device) -> transformers.PreTra
     return placed
 
 
-def _load_whole(kind: Any, source: Source, config: Any, dtype: torch.dtype | str, what: str) -> Any:
+def _load_whole(kind: Any, source: ModelSource, config: Any, dtype: torch.dtype | str, what: str) -> Any:
     options = dict(source.options)
     if source.is_gguf:
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
@@ -196,7 +196,7 @@ def _load_whole(kind: Any, source: Source, config: Any, dtype: torch.dtype | str
     return model
 
 
-def _check_sizes(config: Any, source: Source) -> None:
+def _check_sizes(config: Any, source: ModelSource) -> None:
     """Raise `ValueError` for sizes that no model has, of which its library would raise something else, or nothing."""
     max_tokens(config, str(source))
     size = getattr(config, "vocab_size", 1)
@@ -206,7 +206,7 @@ def _check_sizes(config: Any, source: Source) -> None:
         )
 
 
-def _check_end_tokens(model: Any, source: Source) -> None:
+def _check_end_tokens(model: Any, source: ModelSource) -> None:
     known = len(model.get_input_embeddings().weight)
     unknown = [one for one in end_token_ids(model) if not 0 <= one < known]
     if unknown:
@@ -231,7 +231,7 @@ def _leave_the_file(model: Any) -> None:
             tensor.data = tensor.data.clone()
 
 
-def load_tokenizer(source: Source) -> transformers.PreTrainedTokenizerBase:
+def load_tokenizer(source: ModelSource) -> transformers.PreTrainedTokenizerBase:
     """Load the tokenizer that comes with a model, or with an adapter or else its model.
 
     Raises
@@ -272,13 +272,13 @@ def convert_gguf(path: str | Path, folder: str | Path) -> None:
     build_folder(Path(folder), partial(_unpack, source))
 
 
-def _unpack(source: Source, folder: Path) -> None:
+def _unpack(source: ModelSource, folder: Path) -> None:
     with no_progress_bars():
         load_model(source, torch.float32, torch.device("cpu")).save_pretrained(folder)
         load_tokenizer(source).save_pretrained(folder)
 
 
-def _load_config(source: Source) -> transformers.PreTrainedConfig:
+def _load_config(source: ModelSource) -> transformers.PreTrainedConfig:
     if source.is_adapter:
         raise ValueError(f"{source} is an adapter, which is read only of a causal language model: {MERGE[3:]}")
     try:

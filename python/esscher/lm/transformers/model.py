@@ -16,7 +16,7 @@ import torch
 from esscher.lm.base import NoTokenizerError, OtherVocabularyError, check_sampling, check_scoring
 from esscher.lm.transformers.decoding import batches, check_positions, read, reads_in_batches, write
 from esscher.lm.transformers.gradient import add_gradient
-from esscher.lm.transformers.loading import Source, load_model, load_tokenizer, locate, place_of
+from esscher.lm.transformers.loading import ModelSource, load_model, load_tokenizer, locate, place_of
 from esscher.lm.transformers.memory import is_out_of_memory
 from esscher.lm.transformers.network import Network, evaluating
 from esscher.lm.transformers.scoring import token_scores
@@ -64,7 +64,7 @@ class TransformersLM:
         If log-probs of this model would be wrong: it is not causal, or makes its logits in a way unknown here.
     """
 
-    def __init__(self, model: PreTrainedModel, name: str, source: Source | None = None) -> None:
+    def __init__(self, model: PreTrainedModel, name: str, source: ModelSource | None = None) -> None:
         self._network = Network(model, name)
         self._source = source
         # A network is run by one thread at a time: how it attends is part of its configuration.

@@ -14,7 +14,7 @@ import torch
 
 from esscher.lm.packing import Tree, pack
 from esscher.lm.transformers import attention
-from esscher.lm.transformers.head import Product, call_widened, is_plain, multiply
+from esscher.lm.transformers.head import HeadProduct, call_widened, is_plain, multiply
 from esscher.lm.transformers.memory import is_out_of_memory
 from esscher.lm.transformers.weights import check_finite_weights
 from esscher.ragged import Ragged
@@ -182,7 +182,7 @@ class Network:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Project rows [n, d] onto the vocabulary [n, V], in float32, in memory of their own; differentiable."""
         if is_plain(self.output):
-            logits: torch.Tensor = Product.apply(hidden, self.output.weight) * self._scale
+            logits: torch.Tensor = HeadProduct.apply(hidden, self.output.weight) * self._scale
         else:
             logits = call_widened(self.output, hidden) * self._scale
         logits = logits[:, : self.known]

@@ -21,9 +21,9 @@ from esscher.train.dissociation.judging import draw, judge
 from esscher.train.dissociation.record import Dissociation
 from esscher.train.dissociation.worlds import TabularWorld, TransformersWorld
 from esscher.train.lessons import know
-from esscher.train.run_folder import LOG, PRIOR, Run
+from esscher.train.run_folder import LOG, PRIOR, RunFolder
 from esscher.train.training import Task, train
-from esscher.train.training_settings import Settings
+from esscher.train.training_settings import TrainingSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +40,7 @@ OBJECTIVES: tuple[ObjectiveName, ...] = ("plain-rl", "kl-rl", "dpg")
 
 
 @dataclass(frozen=True)
-class Recipe:
+class DissociationRecipe:
     """What is tried.
 
     Attributes
@@ -58,14 +58,14 @@ class Recipe:
     """
 
     model: str
-    settings: Settings
+    settings: TrainingSettings
     evaluated: int
     last_layers: int | None = None
     device: str | None = None
     dtype: str | None = None
 
 
-def recipe_of(model: str) -> Recipe:
+def recipe_of(model: str) -> DissociationRecipe:
     """Return what is tried on a model, in seconds on "tabular", in a minute or two on "alice", else in a quarter hour.
 
     Examples
@@ -74,18 +74,18 @@ def recipe_of(model: str) -> Recipe:
     0.2
     """
     if model == "tabular":
-        settings = Settings(
+        settings = TrainingSettings(
             beta=0.2, steps=300, prompts=4, completions=64, new_tokens=4, prior_samples=4096, learning_rate=0.03
         )
-        return Recipe(model, settings, evaluated=256)
+        return DissociationRecipe(model, settings, evaluated=256)
     if model == "alice":
-        settings = Settings(prompts=8, prior_samples=256, learning_rate=3e-4)
-        return Recipe(model, settings, evaluated=64)
-    return Recipe(model, Settings(prior_samples=128), evaluated=64, last_layers=4, dtype="bfloat16")
+        settings = TrainingSettings(prompts=8, prior_samples=256, learning_rate=3e-4)
+        return DissociationRecipe(model, settings, evaluated=64)
+    return DissociationRecipe(model, TrainingSettings(prior_samples=128), evaluated=64, last_layers=4, dtype="bfloat16")
 
 
 def run_dissociation(
-    recipe: Recipe,
+    recipe: DissociationRecipe,
     folder: Path,
     *,
     notify: Callable[[str], None],
@@ -146,7 +146,7 @@ def run_dissociation(
     )
 
 
-def _world(recipe: Recipe, notify: Callable[[str], None]) -> World:
+def _world(recipe: DissociationRecipe, notify: Callable[[str], None]) -> World:
     if recipe.model == "tabular":
         # Such small arrays take longer in several threads than in one.
         torch.set_num_threads(1)
@@ -158,7 +158,7 @@ def _world(recipe: Recipe, notify: Callable[[str], None]) -> World:
 
 def _train(
     objective: ObjectiveName,
-    recipe: Recipe,
+    recipe: DissociationRecipe,
     world: World,
     prior: LanguageModel,
     folder: Path,
@@ -167,7 +167,7 @@ def _train(
 ) -> Policy | None:
     """Train by one objective; `None` if that was stopped."""
     settings, policy = replace(recipe.settings, objective=objective), world.untrained()
-    run = Run(folder / objective, settings, {"model": recipe.model, "last_layers": str(recipe.last_layers)})
+    run = RunFolder(folder / objective, settings, {"model": recipe.model, "last_layers": str(recipe.last_layers)})
     if objective != OBJECTIVES[0]:
         # All begin with the same samples of the prior, drawn once.
         shutil.copyfile(folder / OBJECTIVES[0] / PRIOR, run.folder / PRIOR)
@@ -176,7 +176,9 @@ def _train(
     return policy if reached >= settings.steps else None
 
 
-def _drawn(name: str, lm: LanguageModel, prior: LanguageModel, world: World, recipe: Recipe, folder: Path) -> Samples:
+def _drawn(
+    name: str, lm: LanguageModel, prior: LanguageModel, world: World, recipe: DissociationRecipe, folder: Path
+) -> Samples:
     """Draw completions to judge by; of the prior none that a policy was trained on."""
     settings = recipe.settings
     n = settings.prior_samples if name == "prior" else recipe.evaluated
@@ -190,7 +192,7 @@ def _seconds(run: Path) -> float:
     return sum(float(json.loads(line)["seconds"]) for line in (run / LOG).read_text().splitlines())
 
 
-def _facts(recipe: Recipe) -> dict[str, str]:
+def _facts(recipe: DissociationRecipe) -> dict[str, str]:
     names = ("esscher", "torch", "transformers")
     return {
         "trained": "the whole model" if recipe.last_layers is None else f"the last {recipe.last_layers} layers",

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from esscher.divergence import KlEstimate
     from esscher.estimate import Estimate
     from esscher.evaluate import Report
-    from esscher.train.training_settings import Settings
+    from esscher.train.training_settings import TrainingSettings
 
 
 class Text(NamedTuple):
@@ -92,7 +92,7 @@ class Dissociation:
     """
 
     model: str
-    settings: Settings
+    settings: TrainingSettings
     facts: dict[str, str]
     comparison: Comparison
     outcomes: tuple[Outcome, ...]
