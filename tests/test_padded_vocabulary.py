@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from esscher import Client, Ragged, Samples
-from esscher.lm.base import side_by_side
+from esscher.lm.pair import side_by_side
 from esscher.lm.tabular import TabularLM
 from esscher.lm.transformers import TransformersLM
 from esscher.service.models import Models
@@ -88,9 +88,9 @@ def test_heads_of_different_sizes_over_the_same_embeddings_are_compared_over_wha
 
 def test_ids_beyond_the_shared_ones_are_refused_where_they_are():
     prompts, completions = Ragged.from_rows([[1], [2, 3]]), Ragged.from_rows([[5], [6, 7, 1030]])
-    with pytest.raises(ValueError, match=r"completions\[1\]\[2\] is 1030: .* alice-\S+ knows there are 0 to 1023"):
+    with pytest.raises(ValueError, match=r"completions\[1\]\[2\] is 1030: .* alice-\S+ knows are 0 to 1023"):
         padded(alice()).token_scores(prompts, completions, [0, 1, 2], alice())
-    with pytest.raises(ValueError, match=r"prompts\[1\]\[0\] is 1087: .* alice-\S+ knows there are 0 to 1023"):
+    with pytest.raises(ValueError, match=r"prompts\[1\]\[0\] is 1087: .* alice-\S+ knows are 0 to 1023"):
         alice().token_scores(Ragged.from_rows([[1], [1087]]), Ragged.from_rows([[5], [6]]), [0, 1, 2], padded(alice()))
     assert len(padded(alice()).logprobs(prompts, completions, [0, 1, 2])) == 2
 

@@ -15,6 +15,7 @@ import transformers
 from glassllm import GlassLM
 
 from esscher import Ragged
+from esscher.lm.pair import check_same_tokenizer
 from esscher.lm.transformers import TransformersLM, convert_gguf
 from esscher.lm.transformers.network import Network
 from models import alice, alice_folder, smollm2, smollm2_folder
@@ -324,7 +325,7 @@ def test_a_model_without_tokenizer_still_scores(tmp_path):
 @pytest.mark.parametrize(
     ("prompts", "completions", "message"),
     [
-        ([[1024]], [[1]], r"prompts\[0\]\[0\] is 1024: the token ids that alice-\S+ knows there are 0 to 1023"),
+        ([[1024]], [[1]], r"prompts\[0\]\[0\] is 1024: the token ids that alice-\S+ knows are 0 to 1023"),
         ([[1]], [[1, 5000]], r"completions\[0\]\[1\] is 5000"),
         ([[1]], [[]], r"completions\[0\] has no tokens"),
         ([[1]], [[-1]], "completions: token 0 is -1"),
@@ -520,7 +521,7 @@ def test_a_tokenizer_that_is_damaged_is_not_taken_for_none(tmp_path):
     (tmp_path / "model" / "tokenizer.json").write_text("{")
     lm = TransformersLM.load(tmp_path / "model", device="cpu")
     with pytest.raises(ValueError, match="model has a tokenizer that cannot be read; is it damaged"):
-        lm.check_same_tokenizer(alice())
+        check_same_tokenizer(lm, alice())
 
 
 def test_a_model_says_what_it_is():

@@ -444,10 +444,9 @@ def _show_examples(shown: list[Example]) -> None:
 
 
 def _load(model: str, device: str | None, dtype: Dtype, notify: Callable[[str], None]) -> TransformersLM:
-    from esscher.lm.packaged import resolve
-    from esscher.lm.transformers import TransformersLM
+    from esscher.lm.pair import load_lm
 
-    return TransformersLM.load(resolve(model, notify), device=device, dtype=dtype.value)
+    return load_lm(model, device, dtype.value, notify)
 
 
 def _chosen(columns: list[Column] | None, prior: str | None, policy: str | None, server: str | None) -> tuple[str, ...]:
@@ -497,6 +496,7 @@ def _models(
     notify: Callable[[str], None],
 ) -> Iterator[offline.Scorer]:
     from esscher.lm.packaged import resolve
+    from esscher.lm.pair import check_same_tokenizer
 
     keep_freed_memory()
     loaded = {}
@@ -512,7 +512,7 @@ def _models(
             identity[role] = offline.model_fingerprint(model, resolve(model))
             identity |= {"device": loaded[role].device, "threads": loaded[role].threads}
     if len(loaded) == 2:
-        loaded["policy"].check_same_tokenizer(loaded["prior"])
+        check_same_tokenizer(loaded["policy"], loaded["prior"])
     yield offline.LocalModels(loaded.get("prior"), loaded.get("policy"), columns, identity)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 
@@ -17,11 +16,6 @@ if TYPE_CHECKING:
 
     from esscher.ragged import Offsets
     from esscher.token_scores import TokenScores
-
-
-M = TypeVar("M", bound="LanguageModel")
-
-_log = logging.getLogger(__name__)
 
 
 class LanguageModel(Protocol):
@@ -96,15 +90,6 @@ class LanguageModel(Protocol):
         ...
 
 
-@runtime_checkable
-class Paddable(Protocol):
-    """What may have token ids that stand for nothing, and can do without them."""
-
-    def beside(self, prior: Any) -> tuple[Any, Any]:
-        """Return it and a prior over the token ids that both know; see `side_by_side`."""
-        ...
-
-
 class NoTokenizerError(ValueError):
     """A model came without a tokenizer: it takes token ids, and no texts."""
 
@@ -168,8 +153,21 @@ class Reward(Protocol):
         ...
 
 
+class ModelLimits(NamedTuple):
+    """What a model can read, where the model itself is elsewhere; the same as in `LanguageModel`."""
+
+    name: str
+    vocabulary_size: int
+    start_token_id: int | None
+    max_tokens: int
+
+
 def check_scoring(
-    model: LanguageModel, prompts: Ragged, completions: Ragged, groups: Offsets, prompt_ids: int | None = None
+    model: LanguageModel,
+    prompts: Ragged,
+    completions: Ragged,
+    groups: Offsets,
+    prompt_ids: int | None = None,
 ) -> Samples:
     """Return the request as `Samples`, or raise what `LanguageModel.logprobs` promises.
 
@@ -178,62 +176,39 @@ def check_scoring(
     samples = Samples(prompts, completions, groups)
     _check_prompts(model, samples.prompts, prompt_ids)
     _check_vocabulary("completions", samples.completions, model.name, model.vocabulary_size)
-    total = read_lengths(model, samples.prompts)[samples.group_of] + samples.completions.lengths
-    too_long = np.flatnonzero(total > model.max_tokens)
-    if len(too_long):
-        i = int(too_long[0])
+    lengths = samples.completions.lengths
+    too_long = first_too_long(model, read_lengths(model, samples.prompts)[samples.group_of] + lengths)
+    if too_long is not None:
+        i, rule = too_long
         prompt = int(samples.group_of[i])
         raise ValueError(
-            f"completions[{i}] has {samples.completions.lengths[i]} tokens after the {samples.prompts.lengths[prompt]} "
-            f"of prompts[{prompt}]: {model.name} takes at most {model.max_tokens} together, cut them"
+            f"completions[{i}] has {lengths[i]} tokens after the {samples.prompts.lengths[prompt]} of "
+            f"prompts[{prompt}]: {rule}, cut them"
         )
     return samples
 
 
-def read_lengths(model: LanguageModel, prompts: Ragged) -> NDArray[np.int64]:
+def read_lengths(model: LanguageModel | ModelLimits, prompts: Ragged) -> NDArray[np.int64]:
     """How many tokens the model reads of each prompt [P]: of an empty one its start token."""
     return prompts.lengths if model.start_token_id is None else np.maximum(prompts.lengths, 1)
 
 
-def side_by_side(policy: M, prior: M) -> tuple[M, M]:
-    """Return two models over the token ids that both know.
-
-    Where one vocabulary is padded to different sizes, each becomes a distribution over the shared ids alone. So padding
-    changes nothing: a KL is never below 0, and the mean of ``log policy - log prior`` is the exact one.
-
-    Raises
-    ------
-    ValueError
-        If the two have different vocabularies, of which there is no KL.
-    """
-    if not (isinstance(policy, Paddable) and isinstance(prior, Paddable)):
-        check_same_vocabulary(policy, prior)
-        return policy, prior
-    pair: tuple[M, M] = policy.beside(prior)
-    if pair[0] is not policy:
-        shared = pair[0].vocabulary_size
-        _log.warning("%s: both are read as distributions over the %d that they share", _sizes(policy, prior), shared)
-    return pair
+def first_too_long(model: LanguageModel | ModelLimits, lengths: NDArray[np.int64]) -> tuple[int, str] | None:
+    """Return the first of some texts that is longer than a model reads, and the rule; `None` if none is."""
+    too_long = np.flatnonzero(lengths > model.max_tokens)
+    return (int(too_long[0]), f"{model.name} takes at most {model.max_tokens} together") if len(too_long) else None
 
 
-def check_same_vocabulary(policy: LanguageModel, prior: LanguageModel) -> None:
-    """Raise `ValueError` if two models cannot be compared token by token."""
-    if policy.vocabulary_size != prior.vocabulary_size:
-        raise OtherVocabularyError(policy, prior)
+def first_without_start(model: LanguageModel | ModelLimits, prompts: Ragged) -> tuple[int, str] | None:
+    """Return the first prompt that has no token for a model to begin with, and the rule; `None` if all have one."""
+    if model.start_token_id is not None or prompts.lengths.all():
+        return None
+    return int(prompts.lengths.argmin()), f"{model.name} has no start token: begin it with at least one token"
 
 
-class OtherVocabularyError(ValueError):
-    """Two models have different vocabularies: there is no KL between them."""
-
-    def __init__(self, policy: LanguageModel, prior: LanguageModel, reason: object = "") -> None:
-        super().__init__(
-            f"{_sizes(policy, prior)}: policy and prior must share a vocabulary, for a KL between them to exist"
-            f"{'; ' * bool(reason)}{reason}"
-        )
-
-
-def _sizes(policy: LanguageModel, prior: LanguageModel) -> str:
-    return f"{policy.name} has {policy.vocabulary_size} tokens and {prior.name} {prior.vocabulary_size}"
+def token_id_rule(name: str, vocabulary_size: int) -> str:
+    """Say which token ids a model knows."""
+    return f"the token ids that {name} knows are 0 to {vocabulary_size - 1}; was another model's tokenizer used?"
 
 
 def check_sampling(
@@ -251,12 +226,12 @@ def check_sampling(
             raise ValueError(f"{name} is {value}: it is at least 1")
     if not 0 < sampling_temperature < np.inf:
         raise ValueError(f"sampling_temperature is {sampling_temperature}: it is positive and finite")
-    too_long = np.flatnonzero(read_lengths(model, prompts) + max_new_tokens > model.max_tokens)
-    if len(too_long):
-        i = int(too_long[0])
+    too_long = first_too_long(model, read_lengths(model, prompts) + max_new_tokens)
+    if too_long is not None:
+        i, rule = too_long
         raise ValueError(
-            f"prompts[{i}] has {prompts.lengths[i]} tokens and max_new_tokens is {max_new_tokens}: {model.name} takes "
-            f"at most {model.max_tokens} together, cut the prompt or ask for fewer new tokens"
+            f"prompts[{i}] has {prompts.lengths[i]} tokens and max_new_tokens is {max_new_tokens}: {rule}, cut the "
+            "prompt or ask for fewer new tokens"
         )
 
 
@@ -265,11 +240,9 @@ def _check_prompts(model: LanguageModel, prompts: Ragged, prompt_ids: int | None
         raise TypeError("prompts is not Ragged rows of integer token ids: see Ragged.from_rows")
     if len(prompts) == 0:
         raise ValueError("prompts is empty: there is nothing to complete")
-    empty = np.flatnonzero(prompts.lengths == 0)
-    if len(empty) and model.start_token_id is None:
-        raise ValueError(
-            f"prompts[{empty[0]}] has no tokens, and {model.name} has no start token: begin it with at least one token"
-        )
+    startless = first_without_start(model, prompts)
+    if startless is not None:
+        raise ValueError(f"prompts[{startless[0]}] has no tokens, and {startless[1]}")
     _check_vocabulary("prompts", prompts, model.name, model.vocabulary_size if prompt_ids is None else prompt_ids)
 
 
@@ -278,7 +251,4 @@ def _check_vocabulary(what: str, tokens: Ragged, model_name: str, size: int) -> 
     outside = np.flatnonzero((ids < 0) | (ids >= size))
     if len(outside):
         row, token = tokens.locate(outside[0])
-        raise ValueError(
-            f"{what}[{row}][{token}] is {ids[outside[0]]}: the token ids that {model_name} "
-            f"knows there are 0 to {size - 1}; was another model's tokenizer used?"
-        )
+        raise ValueError(f"{what}[{row}][{token}] is {ids[outside[0]]}: {token_id_rule(model_name, size)}")

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from esscher.lm.base import check_same_vocabulary, check_sampling, check_scoring
+from esscher.lm.base import check_sampling, check_scoring
+from esscher.lm.pair import check_same_vocabulary
 from esscher.ragged import MAX_TOKEN_ID, Ragged
 from esscher.samples import Samples
 from esscher.token_scores import TokenScores

@@ -6,9 +6,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from esscher import files
+from esscher.lm.base import first_too_long, first_without_start, read_lengths, token_id_rule
 from esscher.offline.fingerprints import file_fingerprint
 from esscher.offline.parts import is_done
 
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
-    from esscher.offline.scorers import Limits
+    from esscher.lm.base import LanguageModel, ModelLimits
     from esscher.samples import Samples
 
 # Rows that are looked at together before any is scored.
@@ -126,7 +125,7 @@ def check_written(plan: Plan) -> None:
             raise ValueError(f"{plan.rows.path} has a column {name} already: say --overwrite to replace it")
 
 
-def check_rows(plan: Plan, limits: Sequence[Limits], notify: Callable[[int], object]) -> None:
+def check_rows(plan: Plan, limits: Sequence[LanguageModel | ModelLimits], notify: Callable[[int], object]) -> None:
     """Read all rows once and raise what would keep any of them from being scored or written.
 
     Parameters
@@ -150,7 +149,7 @@ def check_rows(plan: Plan, limits: Sequence[Limits], notify: Callable[[int], obj
         notify(block.first + len(block.table))
 
 
-def _check_block(plan: Plan, limits: Sequence[Limits], block: files.Block) -> None:
+def _check_block(plan: Plan, limits: Sequence[LanguageModel | ModelLimits], block: files.Block) -> None:
     if _may_be_unsayable(plan):
         files.check_writable(block.table, plan.output, block.first)
     samples = files.completions(block, plan.names)
@@ -174,31 +173,23 @@ def _may_be_unsayable(plan: Plan) -> bool:
     return files.is_json_lines(plan.output) and not files.is_json_lines(plan.rows.path)
 
 
-def _check_ids(plan: Plan, limits: Limits, first: int, samples: Samples) -> None:
-    rule = (
-        f"the token ids that {limits.name} knows are 0 to {limits.vocabulary_size - 1}; was another model's tokenizer "
-        "used?"
-    )
+def _check_ids(plan: Plan, limits: LanguageModel | ModelLimits, first: int, samples: Samples) -> None:
+    rule = token_id_rule(limits.name, limits.vocabulary_size)
     for name, ids in zip(files.token_columns(plan.names), (samples.prompts, samples.completions), strict=True):
         files.check_values(name, ids, ids.values < limits.vocabulary_size, rule, first)
 
 
-def _check_lengths(limits: Limits, first: int, samples: Samples) -> None:
-    prompts, completions = samples.prompts.lengths, samples.completions.lengths
-    empty = np.flatnonzero(prompts == 0)
-    if len(empty) and limits.start_token_id is None:
-        row = first + int(empty[0])
-        raise files.RowError(
-            row,
-            f"row {row} has a prompt without tokens, and {limits.name} has no start token: begin it with at least one "
-            "token",
-        )
-    # An empty prompt is read as its start token.
-    too_long = np.flatnonzero(np.maximum(prompts, 1) + completions > limits.max_tokens)
-    if len(too_long):
-        i = int(too_long[0])
+def _check_lengths(limits: LanguageModel | ModelLimits, first: int, samples: Samples) -> None:
+    startless = first_without_start(limits, samples.prompts)
+    if startless is not None:
+        row = first + startless[0]
+        raise files.RowError(row, f"row {row} has a prompt without tokens, and {startless[1]}")
+    lengths = samples.completions.lengths
+    too_long = first_too_long(limits, read_lengths(limits, samples.prompts) + lengths)
+    if too_long is not None:
+        i, rule = too_long
         raise files.RowError(
             first + i,
-            f"row {first + i} has {completions[i]} tokens after the {prompts[i]} of its prompt: {limits.name} takes at "
-            f"most {limits.max_tokens} together, cut them",
+            f"row {first + i} has {lengths[i]} tokens after the {samples.prompts.lengths[i]} of its prompt: {rule}, "
+            "cut them",
         )

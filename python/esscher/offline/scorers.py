@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from esscher.files import field_of
-from esscher.lm.base import side_by_side
+from esscher.lm.base import ModelLimits
+from esscher.lm.pair import side_by_side
 from esscher.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -21,15 +22,6 @@ if TYPE_CHECKING:
 PRIOR = ("prior_logprobs",)
 POLICY = ("policy_logprobs", "policy_entropy")
 BOTH = ("prior_logprobs", "policy_logprobs", "token_kl", "policy_entropy")
-
-
-class Limits(NamedTuple):
-    """What a model can read; the same as in `LanguageModel`."""
-
-    name: str
-    vocabulary_size: int
-    start_token_id: int | None
-    max_tokens: int
 
 
 class Scorer(Protocol):
@@ -46,7 +38,7 @@ class Scorer(Protocol):
     """
 
     columns: tuple[str, ...]
-    limits: tuple[Limits, ...]
+    limits: tuple[LanguageModel | ModelLimits, ...]
     identity: dict[str, Any]
 
     def fill(self, samples: Samples) -> Samples:
@@ -81,7 +73,7 @@ class LocalModels:
     ) -> None:
         self.columns, self.identity = tuple(columns), dict(identity)
         # Of each by itself, so that who does not know a token id is named.
-        self.limits = tuple(_limits(model) for model in (prior, policy) if model is not None)
+        self.limits: tuple[LanguageModel | ModelLimits, ...] = tuple(one for one in (prior, policy) if one is not None)
         if prior is not None and policy is not None:
             policy, prior = side_by_side(policy, prior)
         self._prior, self._policy = prior, policy
@@ -131,8 +123,8 @@ class Server:
         if missing:
             there = ", ".join(info.columns)
             raise ValueError(f"the server at {client.address} has no {', '.join(missing)}: it fills {there}")
-        self.limits: tuple[Limits, ...] = (
-            Limits(info.prior_name, info.vocabulary_size, info.start_token_id, info.max_tokens),
+        self.limits: tuple[LanguageModel | ModelLimits, ...] = (
+            ModelLimits(info.prior_name, info.vocabulary_size, info.start_token_id, info.max_tokens),
         )
         # Not the address: the same models may come back at another.
         told = ("version", "prior_name", "policy_name", "policy_revision", "reward_name")
@@ -167,7 +159,3 @@ def columns_of(*, prior: bool, policy: bool) -> tuple[str, ...]:
     if prior and policy:
         return BOTH
     return PRIOR if prior else POLICY
-
-
-def _limits(model: LanguageModel) -> Limits:
-    return Limits(model.name, model.vocabulary_size, model.start_token_id, model.max_tokens)

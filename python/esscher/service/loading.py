@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from esscher.lm.checkpoints import newest_whole_checkpoint
-from esscher.lm.packaged import resolve
+from esscher.lm.pair import check_comparable, load_lm
 from esscher.lm.rewards import find_reward_function, load_reward
 from esscher.service.models import Models
 
@@ -73,20 +73,16 @@ def load_models(sources: Sources, notify: Callable[[str], None]) -> Loaded:
 
 
 def _load_models(sources: Sources, notify: Callable[[str], None]) -> Loaded:
-    from esscher.lm.transformers import TransformersLM
-
     if sources.policy_dir is not None and not sources.policy_dir.is_dir():
         raise FileNotFoundError(f"{sources.policy_dir} is no folder: name the one that checkpoints are saved to")
     # Before what takes long: it is named by hand.
     function = find_reward_function(sources.reward, sources.reward_label)
-    prior = TransformersLM.load(resolve(sources.prior, notify), sources.device, sources.dtype)
+    prior = load_lm(sources.prior, sources.device, sources.dtype, notify)
     checkpoint = None if sources.policy_dir is None else newest_whole_checkpoint(sources.policy_dir)
     source = sources.policy if checkpoint is None else str(checkpoint.folder)
     policy = None
     if source is not None:
-        policy = TransformersLM.load(resolve(source, notify), sources.device, sources.dtype)
-        policy.beside(prior)
-        policy.check_same_tokenizer(prior)
+        policy = load_lm(source, sources.device, sources.dtype, notify, prior=prior)
     reward = None
     if sources.reward is not None:
         reward = load_reward(sources.reward, function, prior, sources.reward_label, sources.device, notify)
@@ -114,6 +110,5 @@ def _load_checkpoint(folder: Path, prior: TransformersLM, architecture: str, sou
     policy = TransformersLM.load(folder, sources.device, sources.dtype)
     if policy.architecture != architecture:
         raise ValueError(f"{folder} holds a {policy.architecture}, but the server's model is a {architecture}")
-    policy.beside(prior)
-    policy.check_same_tokenizer(prior)
+    check_comparable(policy, prior)
     return policy

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from esscher.lm.base import side_by_side
+from esscher.lm.pair import side_by_side
 
 if TYPE_CHECKING:
     from esscher.lm.base import LanguageModel, Reward

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from esscher.lm.batching import micro_batches
+from esscher.lm.memory import run_divided
 from esscher.lm.packing import text_lengths
-from esscher.lm.transformers.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from esscher.train.lessons import Lesson
@@ -29,24 +29,24 @@ def accumulate(policy: Policy, optimiser: Optimiser, lesson: Lesson, micro_batch
     """
     samples, objective = lesson
     coefficients, lengths = objective.coefficients / len(samples), text_lengths(samples)
-    while True:
+
+    def collect(tokens: int) -> int:
         optimiser.clear()
-        batches = micro_batches(lengths, micro_batch_tokens)
-        try:
-            for rows in batches:
-                chosen = np.sort(rows)
-                policy.add_gradient(samples.take_completions(chosen), coefficients[chosen])
-                optimiser.collect()
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            optimiser.clear()
-            if max(map(len, batches)) == 1:
-                raise MemoryError(
-                    f"the gradient of one completion, of at most {lengths.max()} tokens with its prompt, does not fit "
-                    "into memory: train fewer layers or adapters, or shorter completions"
-                ) from error
-            micro_batch_tokens = max(min(micro_batch_tokens, int(lengths.sum())) // 2, 1)
-            torch.cuda.empty_cache()
-        else:
-            return micro_batch_tokens
+        for rows in micro_batches(lengths, tokens):
+            chosen = np.sort(rows)
+            policy.add_gradient(samples.take_completions(chosen), coefficients[chosen])
+            optimiser.collect()
+        return tokens
+
+    def halve(tokens: int, error: BaseException) -> list[int]:
+        optimiser.clear()
+        if max(map(len, micro_batches(lengths, tokens))) == 1:
+            raise MemoryError(
+                f"the gradient of one completion, of at most {lengths.max()} tokens with its prompt, does not fit "
+                "into memory: train fewer layers or adapters, or shorter completions"
+            ) from error
+        torch.cuda.empty_cache()
+        return [max(min(tokens, int(lengths.sum())) // 2, 1)]
+
+    (fitting,) = run_divided([micro_batch_tokens], collect, halve)
+    return fitting

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from esscher.lm.packaged import resolve
+from esscher.lm.pair import load_lm
 from esscher.lm.rewards import find_reward_function, load_reward
-from esscher.lm.transformers import TransformersLM
 from esscher.service.addresses import check_address
 from esscher.service.client import Client
 from esscher.train.policies import TransformersPolicy
@@ -108,7 +107,7 @@ def run_job(
         RunFolder.discard(job.folder)
     run = RunFolder(job.folder, job.settings, _facts(job, texts))
     notify(f"loading {job.model}")
-    lm = TransformersLM.load(resolve(job.model, notify), job.device, job.dtype)
+    lm = load_lm(job.model, job.device, job.dtype, notify)
     reward = load_reward(job.reward, function, lm, job.reward_label, job.device, notify)
     with ExitStack() as open_:
         policy = TransformersPolicy(lm, last_layers=job.last_layers, lora=job.lora, seed=job.settings.seed)

@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import transformers
 
 from esscher.lm.batching import micro_batches
-from esscher.lm.transformers.loading import load_classifier, load_tokenizer, locate, place_of
-from esscher.lm.transformers.network import longest_alike, pace_of
+from esscher.lm.transformers.configuration import longest_alike
+from esscher.lm.transformers.loading import load_config, load_tokenizer, load_whole, place_of
+from esscher.lm.transformers.network import pace_of
+from esscher.lm.transformers.probes import check_finite_weights
+from esscher.lm.transformers.sources import locate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from esscher.lm.base import TextModel
+    from esscher.lm.transformers.sources import ModelSource
     from esscher.samples import Samples
 
 
@@ -119,3 +124,22 @@ def _label_index(name: str, config: Any, label: str | None) -> int | None:
             f"the reward, not {label!r}"
         )
     return labels[label]
+
+
+def load_classifier(source: ModelSource, device: torch.device) -> transformers.PreTrainedModel:
+    """Load a sequence-classification model in evaluation mode, in its checkpoint's precision; else as `load_model`.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `load_model`, where the model is not for sequence classification.
+    """
+    config = load_config(source)
+    if type(config) not in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise ValueError(f"{source} is a {config.model_type} model, which does not classify sequences")
+    kind = transformers.AutoModelForSequenceClassification
+    dtype = torch.float32 if device.type == "cpu" else "auto"
+    model = load_whole(kind, source, config, dtype, "a sequence-classification model")
+    check_finite_weights(model, str(source))
+    placed: transformers.PreTrainedModel = model.to(device).eval()
+    return placed

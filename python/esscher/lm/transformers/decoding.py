@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
 from esscher.lm.batching import micro_batches
-from esscher.lm.transformers.memory import is_out_of_memory
+from esscher.lm.memory import is_out_of_memory, run_divided
 from esscher.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -22,12 +23,62 @@ if TYPE_CHECKING:
 PROBED = 160
 
 
+_log = logging.getLogger(__name__)
+
+
 class Texts(NamedTuple):
     """Texts being written: the last token's hidden state [n, d], what was read so far, and which of it is padding."""
 
     hidden: torch.Tensor
     cache: Cache
     mask: torch.Tensor
+
+
+def draw_completions(
+    network: Network,
+    name: str,
+    prompts: Ragged,
+    uniforms: NDArray[np.float64],
+    sampling_temperature: float,
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
+    """Draw as many completions of each prompt, by uniform random numbers [P n, t]; gives what `write` does.
+
+    As many are written at a time as memory allows.
+
+    Raises
+    ------
+    ValueError
+        If the model can score, not sample, or as `check_positions`.
+    MemoryError
+        If there is not memory enough for one completion.
+    """
+    if not network.can_sample:
+        raise ValueError(
+            f"{name} can score, not sample: a {type(network.model).__name__} does not read a text with padding and a "
+            "cache as it does without"
+        )
+    check_positions(network, name, prompts.lengths, uniforms.shape[1])
+    which = np.repeat(np.arange(len(prompts)), len(uniforms) // len(prompts))
+    tokens, values = np.zeros(uniforms.shape, np.int64), np.zeros(uniforms.shape, np.float32)
+    lengths = np.zeros(len(uniforms), np.int64)
+
+    def draw(rows: NDArray[np.int64]) -> None:
+        texts = read(network, prompts, which[rows])
+        tokens[rows], values[rows], lengths[rows] = write(network, texts, uniforms[rows], sampling_temperature)
+
+    def halve(rows: NDArray[np.int64], error: BaseException) -> list[NDArray[np.int64]]:
+        if len(rows) == 1:
+            prompt = which[rows[0]]
+            raise MemoryError(
+                f"a completion of the {prompts.lengths[prompt]} tokens of prompts[{prompt}] is more than memory holds: "
+                "cut the prompt, or ask for fewer new tokens"
+            ) from error
+        _log.warning("out of memory: %s writes %d completions at a time, not %d", name, len(rows) // 2, len(rows))
+        return np.array_split(rows, 2)
+
+    for _ in run_divided(batches(network, prompts.lengths[which], uniforms.shape[1]), draw, halve):
+        pass
+    return tokens, values, lengths
 
 
 def read(network: Network, prompts: Ragged, which: NDArray[np.int64]) -> Texts:

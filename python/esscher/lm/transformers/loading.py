@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import struct
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -15,65 +14,16 @@ from safetensors import SafetensorError
 
 from esscher.atomic import build_folder
 from esscher.lm.base import NoTokenizerError
-from esscher.lm.transformers.adapters import MERGE, attach, is_adapter, trained_on
-from esscher.lm.transformers.network import end_token_ids, max_tokens
-from esscher.lm.transformers.weights import check_finite_weights
+from esscher.lm.transformers.adapters import MERGE, attach, trained_on
+from esscher.lm.transformers.configuration import end_token_ids, max_tokens
+from esscher.lm.transformers.probes import check_finite_weights
+from esscher.lm.transformers.sources import ModelSource, locate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 # What damaged files have been seen to raise in the libraries that read them.
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, RuntimeError, struct.error, SafetensorError)
-
-
-class ModelSource(NamedTuple):
-    """What transformers' ``from_pretrained`` needs to find a model: a folder or hub name, and options."""
-
-    name: str
-    location: str
-    options: dict[str, Any]
-
-    @property
-    def is_gguf(self) -> bool:
-        """Whether the weights come from a GGUF file."""
-        return "gguf_file" in self.options
-
-    @property
-    def is_adapter(self) -> bool:
-        """Whether the folder holds what is added to a model that is elsewhere."""
-        return is_adapter(self.location)
-
-    def __str__(self) -> str:
-        return str(Path(self.location, self.options.get("gguf_file", "")))
-
-
-def locate(source: str | Path) -> ModelSource:
-    """Tell a folder, a GGUF file and a hub name apart. Only the last ever reaches for the network.
-
-    Raises
-    ------
-    FileNotFoundError
-        If `source` is a path where there is no model.
-    ValueError
-        If `source` is a file, but not GGUF.
-    """
-    path = Path(source).expanduser()
-    if path.is_file():
-        with path.open("rb") as file:
-            if file.read(4) != b"GGUF":
-                raise ValueError(f"{path} is not a GGUF file: give a model's folder, a GGUF file or a hub name")
-        options = {"local_files_only": True, "gguf_file": path.name}
-        return ModelSource(path.stem, str(path.parent), options)
-    if path.is_dir():
-        if not (path / "config.json").is_file() and not is_adapter(path):
-            ggufs = ", ".join(sorted(file.name for file in path.glob("*.gguf")))
-            hint = f"give one of its GGUF files: {ggufs}" if ggufs else "save a model there with save_pretrained"
-            raise FileNotFoundError(f"{path} has no config.json, so it is not a model's folder; {hint}")
-        return ModelSource(path.resolve().name, str(path), {"local_files_only": True})
-    if not HUB_NAME.fullmatch(str(source)) or path.suffix == ".gguf":
-        raise FileNotFoundError(f"{source} does not exist: give a model's folder, a GGUF file or a hub name")
-    return ModelSource(str(source), str(source), {})
 
 
 def place_of(device: str | torch.device | None) -> torch.device:
@@ -85,6 +35,16 @@ def place_of(device: str | torch.device | None) -> torch.device:
     if place.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device is {device!r}, but torch finds no CUDA here: use 'cpu'")
     return place
+
+
+def dtype_of(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype | str:
+    """Return the dtype called so, or the default of a device; raises `ValueError` if it is none that models have."""
+    if dtype is None:
+        return torch.float32 if device.type == "cpu" else "auto"
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if found not in (torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"dtype is {dtype!r}: it is float32, bfloat16 or float16")
+    return found
 
 
 def load_model(source: ModelSource, dtype: torch.dtype | str, device: torch.device) -> transformers.PreTrainedModel:
@@ -102,13 +62,13 @@ def load_model(source: ModelSource, dtype: torch.dtype | str, device: torch.devi
     if source.is_adapter:
         adapted: transformers.PreTrainedModel = _load_adapted(source, dtype, device)
         return adapted
-    config = _load_config(source)
+    config = load_config(source)
     if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(
             f"{source} is a {config.model_type} model, which is not a causal language model{_part(config)}"
         )
     _check_sizes(config.get_text_config(), source)
-    model = _load_whole(transformers.AutoModelForCausalLM, source, config, dtype, "a causal language model")
+    model = load_whole(transformers.AutoModelForCausalLM, source, config, dtype, "a causal language model")
     _forget_quantisation(model)
     check_finite_weights(model, str(source))
     _check_end_tokens(model, source)
@@ -129,7 +89,7 @@ def _model_of(source: ModelSource) -> ModelSource:
     try:
         found = locate(named)
         if not found.options:
-            _load_config(found)
+            load_config(found)
     except (FileNotFoundError, ValueError) as error:
         raise FileNotFoundError(
             f"{source} is an adapter of {named}, which is not to be had: put that model there, or change "
@@ -142,26 +102,8 @@ def _model_of(source: ModelSource) -> ModelSource:
     return found
 
 
-def load_classifier(source: ModelSource, device: torch.device) -> transformers.PreTrainedModel:
-    """Load a sequence-classification model in evaluation mode, in its checkpoint's precision; else as `load_model`.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        As `load_model`, where the model is not for sequence classification.
-    """
-    config = _load_config(source)
-    if type(config) not in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        raise ValueError(f"{source} is a {config.model_type} model, which does not classify sequences")
-    kind = transformers.AutoModelForSequenceClassification
-    dtype = torch.float32 if device.type == "cpu" else "auto"
-    model = _load_whole(kind, source, config, dtype, "a sequence-classification model")
-    check_finite_weights(model, str(source))
-    placed: transformers.PreTrainedModel = model.to(device).eval()
-    return placed
-
-
-def _load_whole(kind: Any, source: ModelSource, config: Any, dtype: torch.dtype | str, what: str) -> Any:
+def load_whole(kind: Any, source: ModelSource, config: Any, dtype: torch.dtype | str, what: str) -> Any:
+    """Load a model of a class of transformers, every weight from the checkpoint; raises `ValueError` if that fails."""
     options = dict(source.options)
     if source.is_gguf:
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
@@ -278,7 +220,16 @@ def _unpack(source: ModelSource, folder: Path) -> None:
         load_tokenizer(source).save_pretrained(folder)
 
 
-def _load_config(source: ModelSource) -> transformers.PreTrainedConfig:
+def load_config(source: ModelSource) -> transformers.PreTrainedConfig:
+    """Load a model's configuration.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a hub name is not to be had.
+    ValueError
+        If it cannot be read, or is an adapter's.
+    """
     if source.is_adapter:
         raise ValueError(f"{source} is an adapter, which is read only of a causal language model: {MERGE[3:]}")
     try:

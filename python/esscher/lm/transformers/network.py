@@ -4,37 +4,29 @@ from __future__ import annotations
 
 import copy
 import inspect
-import logging
-import math
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
-from esscher.lm.packing import Tree, pack
-from esscher.lm.transformers import attention
+from esscher.lm.transformers import attention, configuration
+from esscher.lm.transformers.decoding import reads_in_batches
 from esscher.lm.transformers.head import HeadProduct, call_widened, is_plain, multiply
-from esscher.lm.transformers.memory import is_out_of_memory
-from esscher.lm.transformers.weights import check_finite_weights
+from esscher.lm.transformers.probes import WAY_ROUND, check_logits, reads_packs
 from esscher.ragged import Ragged
-from esscher.samples import Samples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
-    from transformers import PreTrainedConfig
 
     from esscher.lm.packing import Pack
 
-UNLIMITED = 2**31 - 1
-WAY_ROUND = (
-    "have another program make log-probs of its samples, and give them to `esscher evaluate` as the columns "
-    "policy_logprobs and prior_logprobs"
-)
-
-_log = logging.getLogger(__name__)
+# What transformers calls it, and what versions before 5.24 did.
+CACHES = ("cache", "past_key_values", "cache_params")
+LOGITS_BYTES = 2**28
 
 
 class Pace(NamedTuple):
@@ -53,12 +45,6 @@ class Pace(NamedTuple):
     tokens: int
     rows: int
     batch: int
-
-
-LOGITS_BYTES = 2**28
-# What transformers calls it, and what versions before 5.24 did.
-CACHES = ("cache", "past_key_values", "cache_params")
-READS_AGAIN = "%s reads each prompt once for each of its completions, where once for all would do: %s"
 
 
 def pace_of(device: torch.device, dtype: torch.dtype) -> Pace:
@@ -89,38 +75,55 @@ class Network:
         if self.output is None:
             raise ValueError(f"{name} is a {type(model).__name__}, which has no output embeddings to make logits with")
         self.body = _body(model, name)
-        self.max_tokens = max_tokens(config, name)
-        _warn_of_dynamic_ntk(config, name)
+        self.max_tokens = configuration.max_tokens(config, name)
+        configuration.warn_of_dynamic_ntk(config, name)
         self.logits_per_token = len(self.output.weight)
         # How many of the logits count; see `narrowed`.
         self.known = self.logits_per_token
         most = LOGITS_BYTES // (self.logits_per_token * torch.float32.itemsize)
         self.pace = pace._replace(rows=max(1, min(pace.rows, most)))
         self.vocabulary_size = min(len(model.get_input_embeddings().weight), self.logits_per_token)
-        self.end_token_ids = end_token_ids(model)
-        self.start_token_id = _start_token_id(model, self.vocabulary_size)
-        self._softcap = _softcap(config)
-        self._scale = _logit_scale(config)
+        self.end_token_ids = configuration.end_token_ids(model)
+        self.start_token_id = configuration.start_token_id(config, self.vocabulary_size)
+        self._softcap = configuration.softcap(config)
+        self._scale = configuration.logit_scale(config)
         taken = inspect.signature(self.body.forward).parameters
-        self._takes_positions = "position_ids" in taken
+        self.takes_positions = "position_ids" in taken
         self._cache_name = next((name for name in CACHES if name in taken), CACHES[0])
-        self._config = config
+        self.config = config
         # Up to how many tokens texts are read alike in any company, and in packs, where each prompt is read once.
-        self.longest_alike, self.long_are_alike = longest_alike(config)
+        self.longest_alike, self.long_are_alike = configuration.longest_alike(config)
         self._logits: torch.Tensor | None = None
         self._seen = _appearance(model)
-        _probe(self, name)
-        self.longest_in_pack = min(_window(config), self.longest_alike) if _probe_packs(self, name) else 0
+        check_logits(self, name)
+        self.longest_in_pack = min(configuration.window(config), self.longest_alike) if reads_packs(self, name) else 0
 
     @property
     def is_changed(self) -> bool:
         """Whether the model was changed by others, its weights apart, so that it has to be looked at anew."""
         return self._seen != _appearance(self.model)
 
+    @cached_property
+    def can_sample(self) -> bool:
+        """Whether texts that are written beside others are as they would be alone; see `reads_in_batches`."""
+        return reads_in_batches(self)
+
+    def anew(self, name: str) -> Network:
+        """Read the structure of a changed model again; raises `ValueError` if it takes other tokens than before."""
+        network = Network(self.model, name)
+        for what in ("vocabulary_size", "logits_per_token", "max_tokens", "end_token_ids", "start_token_id"):
+            was, now = getattr(self, what), getattr(network, what)
+            if was != now:
+                raise ValueError(
+                    f"{name} was changed after it was handed over: its {what} was {was} and is {now}; make a new "
+                    "TransformersLM of it"
+                )
+        return network
+
     def read_pack(self, laid: Pack) -> torch.Tensor:
         """Hidden states [t, d] of the tokens of a pack."""
         token_ids, positions = (self.tensor(ids[None]) for ids in (laid.token_ids, laid.positions))
-        with _attending_within_packs(self._config):
+        with _attending_within_packs(self.config):
             out = self.run(token_ids, positions, plan=attention.make_plan(laid, self.device))
         hidden: torch.Tensor = out.last_hidden_state[0]
         return hidden
@@ -144,7 +147,7 @@ class Network:
 
     def run(self, token_ids: torch.Tensor, position_ids: torch.Tensor, **options: Any) -> Any:
         """Run everything below the head; the result's `last_hidden_state` is [n, t, d]."""
-        if self._takes_positions:
+        if self.takes_positions:
             options["position_ids"] = position_ids
         return self.body(input_ids=token_ids, **{"use_cache": False, **options})
 
@@ -239,54 +242,6 @@ def evaluating(model: Any) -> Iterator[None]:
             one.training = True
 
 
-@torch.inference_mode()
-def _probe(network: Network, name: str) -> None:
-    """Run four tokens to see that the head is ours to run and the model is causal."""
-    ids = torch.arange(1, 5, device=network.device).repeat(2, 1) % network.vocabulary_size
-    ids[1, 3] = 0
-    what = f"{name}: a {type(network.model).__name__}"
-    with _refusing(f"{what} does not read a text of token ids"):
-        expected = network.model(input_ids=ids, use_cache=False).logits.float()
-    _check_finite(network.model, expected, name)
-    tolerance = (1e-4 if network.model.dtype == torch.float32 else 3e-2) * float(expected.abs().max())
-    if not torch.allclose(expected[0, :3], expected[1, :3], rtol=0, atol=tolerance):
-        raise ValueError(f"{name} is not causal: its logits depend on later tokens")
-    with _refusing(f"{what} does not give its hidden states apart from its logits"):
-        found = _own_logits(network, ids)
-    if found.shape != expected.shape or not torch.allclose(found, expected, rtol=0, atol=tolerance):
-        raise ValueError(
-            f"{what} makes its logits in a way that is not known here; log-probs of it would be wrong: {WAY_ROUND}"
-        )
-
-
-def _own_logits(network: Network, ids: torch.Tensor) -> torch.Tensor:
-    """Logits of texts [n, t] by the two halves."""
-    positions = torch.arange(ids.shape[1], device=network.device).expand_as(ids)
-    hidden = network.run(ids, positions).last_hidden_state
-    return network.logits(hidden.flatten(0, 1)).view(*ids.shape, -1)
-
-
-@contextmanager
-def _refusing(reason: str) -> Iterator[None]:
-    """Turn whatever a model raises that cannot be read so into a `ValueError` that says what else there is."""
-    try:
-        yield
-    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        if is_out_of_memory(error):
-            raise
-        raise ValueError(f"{reason}: {WAY_ROUND} ({error})") from error
-
-
-def _check_finite(model: Any, logits: torch.Tensor, name: str) -> None:
-    """Raise `ValueError` if logits are no numbers; -inf says that a token is impossible."""
-    if (logits.isnan() | (logits == torch.inf)).any():
-        check_finite_weights(model, name)
-        raise ValueError(
-            f"{name} gives NaN, although its weights are finite: {model.dtype} does not hold its numbers, try float32, "
-            "or its config.json is another model's"
-        )
-
-
 def _unwrapped(model: Any, name: str) -> Any:
     """Return the model of transformers that peft has wrapped, whose layers have the adapters."""
     if not hasattr(model, "get_base_model"):
@@ -317,128 +272,3 @@ def _attending_within_packs(config: Any) -> Iterator[None]:
         yield
     finally:
         config._attn_implementation = usual
-
-
-@torch.inference_mode()
-def _probe_packs(network: Network, name: str) -> bool:
-    """Whether trees read as packs give the hidden states of each completion on its own.
-
-    Architectures whose attention is not transformers' own, or that have state of another kind, do not.
-    """
-    if not network._takes_positions or not network.model._supports_sdpa:
-        return False
-    # From all over the vocabulary: of special tokens alone some models make states that 16 bits hardly hold.
-    ids = np.linspace(0, network.vocabulary_size, 15, dtype=np.int64)[1:-1]
-    samples = Samples(
-        prompts=Ragged.from_lengths(ids[:6], [3, 1, 2]),
-        completions=Ragged.from_lengths(np.roll(ids, 5), [3, 1, 4, 2, 3]),
-        groups=np.array([0, 3, 4, 5]),
-    )
-    whole = [Tree(0, 0, 3), Tree(1, 3, 4), Tree(2, 4, 5)]
-    apart = [Tree(int(prompt), i, i + 1) for i, prompt in enumerate(samples.group_of)]
-    laid, expected = pack(samples, whole), pack(samples, apart)
-    obstacle = _obstacle(network, laid)
-    if obstacle is not None:
-        _log.warning(READS_AGAIN, name, obstacle)
-        return False
-    rows = network.read_padded(expected)[network.tensor(expected.predictors)]
-    try:
-        found = network.read_pack(laid)[network.tensor(laid.predictors)]
-    # Whatever a model raises that cannot be read so, it can still be read otherwise.
-    except Exception as error:
-        _log.info("%s reads a prompt once for each completion: %s", name, error)
-        return False
-    found = found[network.tensor(np.argsort(laid.counted))]
-    # Rounding in 16 bits was seen to make up to 0.02 of this, attention to the wrong tokens 0.6 and more.
-    tolerance = 1e-3 if network.model.dtype == torch.float32 else 0.1
-    return bool((found.float() - rows.float()).norm() <= tolerance * rows.float().norm())
-
-
-def _obstacle(network: Network, laid: Pack) -> str | None:
-    """Say what keeps a model from being read in packs, though its architecture may be, if anything does."""
-    config = network._config
-    if config._attn_implementation != "sdpa":
-        return f"its attention is {config._attn_implementation!r}, set it to 'sdpa'"
-    heads = getattr(config, "num_attention_heads", None) or 1
-    key_heads = getattr(config, "num_key_value_heads", None) or heads
-    return attention.obstacle(laid, (heads, key_heads), network.device, network.model.dtype)
-
-
-def _window(config: Any) -> int:
-    """How far back every layer of a model sees."""
-    windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
-    return min((window for window in windows if window), default=UNLIMITED)
-
-
-def longest_alike(config: Any) -> tuple[int, bool]:
-    """Up to how many tokens positions mean the same to every text, and whether they do to all that are longer.
-
-    Beyond, the longest of a batch changes them for all: "longrope" and its kin change over to other frequencies or
-    another scale, once; "dynamic" ones go on changing with each token.
-    """
-    each, most = _rope_parameters(config), getattr(config, "max_position_embeddings", None) or UNLIMITED
-    once = [one.get("original_max_position_embeddings") or most for one in each if _changes_once(one)]
-    always = [most for one in each if "dynamic" in (one.get("rope_type") or "")]
-    limits = {*once, *always}
-    return min(limits, default=UNLIMITED), len(limits) < 2 and not always
-
-
-def _changes_once(rope: Any) -> bool:
-    return rope.get("rope_type") == "longrope" or "long_mscale" in rope
-
-
-def _rope_parameters(config: Any) -> list[dict[str, Any]]:
-    """How positions are rotated: in all layers, or in each kind of them."""
-    found = getattr(config, "rope_parameters", None) or {}
-    return [found] if "rope_type" in found else [value for value in found.values() if isinstance(value, dict)]
-
-
-def _start_token_id(model: Any, vocabulary_size: int) -> int | None:
-    found = getattr(model.config.get_text_config(), "bos_token_id", None)
-    return int(found) if found is not None and 0 <= found < vocabulary_size else None
-
-
-def _logit_scale(config: PreTrainedConfig) -> float:
-    """By how much an architecture multiplies its logits; `logits_scaling` divides them, but for HyperCLOVA X."""
-    multipliers = (getattr(config, name, None) or 1.0 for name in ("logit_scale", "lm_head_multiplier"))
-    scaling = getattr(config, "logits_scaling", None) or 1.0
-    return math.prod(multipliers) * (scaling if config.model_type == "hyperclovax" else 1 / scaling)
-
-
-def _softcap(config: PreTrainedConfig) -> float | None:
-    """Where an architecture caps its logits: Gemma, RecurrentGemma and xLSTM each have a name for it."""
-    names = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
-    return next((cap for name in names if (cap := getattr(config, name, None)) is not None), None)
-
-
-def max_tokens(config: PreTrainedConfig, name: str) -> int:
-    """How many tokens a configuration lets a model read; raises `ValueError` if that is no such number."""
-    found = getattr(config, "max_position_embeddings", None)
-    if found is None:
-        return UNLIMITED
-    if not isinstance(found, int) or not 1 <= found <= UNLIMITED:
-        raise ValueError(
-            f"{name} has max_position_embeddings {found} in its config.json: it is how many tokens the model can read, "
-            f"1 to {UNLIMITED}, or null if any number"
-        )
-    return found
-
-
-def _warn_of_dynamic_ntk(config: PreTrainedConfig, name: str) -> None:
-    if any(parameters.get("rope_type") == "dynamic" for parameters in _rope_parameters(config)):
-        _log.warning(
-            "%s is read up to %d tokens: beyond them its dynamic NTK gives a token another log-prob with every length "
-            "of its text; for longer texts set rope_type in its config.json to one that is fixed, yarn or linear",
-            name,
-            max_tokens(config, name),
-        )
-
-
-def end_token_ids(model: Any) -> tuple[int, ...]:
-    """Return the tokens that end a text, as a model's generation configuration says, or else its configuration."""
-    ids = getattr(model.generation_config, "eos_token_id", None)
-    if ids is None:
-        ids = getattr(model.config.get_text_config(), "eos_token_id", None)
-    if ids is None:
-        return ()
-    return tuple(ids) if isinstance(ids, (list, tuple)) else (int(ids),)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
+from esscher.lm.memory import run_divided
 from esscher.lm.packing import divide, divide_unshared, halve, pack, text_lengths
-from esscher.lm.transformers.memory import is_out_of_memory
 from esscher.token_scores import TokenScores
 from esscher.token_scores import token_scores as scores_of_logits
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from esscher.lm.packing import Tree
     from esscher.lm.transformers.network import Network
+    from esscher.ragged import Ragged
     from esscher.samples import Samples
 
     Columns = tuple[torch.Tensor, ...]
@@ -36,41 +37,52 @@ def token_scores(networks: Sequence[Network], samples: Samples) -> TokenScores:
     MemoryError
         If a completion does not fit into memory by itself.
     """
-    waiting = list(_batches(networks, samples))[::-1]
-    parts: list[tuple[NDArray[np.int64], Columns]] = []
-    while waiting:
-        trees, is_packed = waiting.pop()
-        try:
-            parts.append(_score(networks, samples, trees, is_packed=is_packed))
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            waiting.extend((half, is_packed) for half in _smaller(samples, trees, error))
-    return _assembled(parts)
+    parts = run_divided(
+        _batches(networks, samples),
+        lambda batch: _score(networks, samples, batch),
+        lambda batch, error: _halved(samples, batch, error),
+    )
+    return _assembled(list(parts))
 
 
-def _batches(networks: Sequence[Network], samples: Samples) -> Iterator[tuple[list[Tree], bool]]:
-    """Divide samples into what is read at a time, as a pack or padded: what cannot share its prompt costs no other."""
+def check_numbers(name: str, logprobs: Ragged) -> Ragged:
+    """Return a model's log-probs, or raise `FloatingPointError` if one of them is NaN."""
+    broken = np.flatnonzero(np.isnan(logprobs.values))
+    if len(broken):
+        row, token = logprobs.locate(broken[0])
+        raise FloatingPointError(
+            f"{name} gives NaN at completions[{row}][{token}]: its weights or dtype cannot be used"
+        )
+    return logprobs
+
+
+class _Batch(NamedTuple):
+    """Completions with their prompts that are read at a time, as a pack or padded."""
+
+    trees: Sequence[Tree]
+    is_packed: bool
+
+
+def _batches(networks: Sequence[Network], samples: Samples) -> Iterator[_Batch]:
+    """Divide samples into batches; completions that cannot share their prompt are padded, apart from the others."""
     lengths = text_lengths(samples)
     fits = lengths <= min(network.longest_in_pack for network in networks)
     is_shared = np.logical_and.reduceat(fits, samples.groups[:-1])
     is_apart = ~is_shared[samples.group_of]
     is_alike = lengths <= min(network.longest_alike for network in networks)
     budget = min(network.pace.tokens for network in networks)
-    yield from ((trees, True) for trees in divide(samples, budget, np.flatnonzero(is_shared)))
+    yield from (_Batch(trees, is_packed=True) for trees in divide(samples, budget, np.flatnonzero(is_shared)))
     # With no room for two, a text is read alone.
     for which, room in ((is_apart & is_alike, budget), (is_apart & ~is_alike, 1)):
-        yield from ((trees, False) for trees in divide_unshared(samples, room, np.flatnonzero(which)))
+        yield from (_Batch(trees, is_packed=False) for trees in divide_unshared(samples, room, np.flatnonzero(which)))
 
 
-def _score(
-    networks: Sequence[Network], samples: Samples, trees: Sequence[Tree], *, is_packed: bool
-) -> tuple[NDArray[np.int64], Columns]:
-    """Which completion tokens the trees hold, and their columns in the order of `TokenScores`."""
-    laid, device = pack(samples, trees), networks[0].device
+def _score(networks: Sequence[Network], samples: Samples, batch: _Batch) -> tuple[NDArray[np.int64], Columns]:
+    """Which completion tokens a batch holds, and their columns in the order of `TokenScores`."""
+    laid, device = pack(samples, batch.trees), networks[0].device
     predictors = torch.from_numpy(laid.predictors).to(device)
     # Copies of the rows that count, without gaps: projecting a slice of hidden states is many times slower.
-    rows = [(network.read_pack if is_packed else network.read_padded)(laid)[predictors] for network in networks]
+    rows = [(network.read_pack if batch.is_packed else network.read_padded)(laid)[predictors] for network in networks]
     token_ids = torch.from_numpy(samples.completions.values[laid.counted].astype(np.int64)).to(device)
     return laid.counted, _over_the_vocabulary(networks, rows, token_ids)
 
@@ -144,13 +156,13 @@ def _assembled(parts: Sequence[tuple[NDArray[np.int64], Columns]]) -> TokenScore
     return TokenScores(columns[0], columns[1], prior_logprobs, kl)
 
 
-def _smaller(samples: Samples, trees: Sequence[Tree], error: BaseException) -> tuple[list[Tree], list[Tree]]:
-    """Divide trees that did not fit into memory; raise `MemoryError` if they are one completion."""
-    halves = halve(trees)
+def _halved(samples: Samples, batch: _Batch, error: BaseException) -> list[_Batch]:
+    """Halve a batch that did not fit into memory; raise `MemoryError` if it is one completion."""
+    halves = halve(batch.trees)
     if halves is None:
-        (prompt, completion, _) = trees[0]
+        (prompt, completion, _) = batch.trees[0]
         raise MemoryError(
             f"completions[{completion}] has {samples.completions.lengths[completion]} tokens after the "
             f"{samples.prompts.lengths[prompt]} of prompts[{prompt}]: that is more than memory holds, cut them"
         ) from error
-    return halves
+    return [batch._replace(trees=trees) for trees in halves]
