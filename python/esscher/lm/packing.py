@@ -13,11 +13,11 @@ import numpy as np
 from esscher.lm.batching import micro_batches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from esscher.ragged import Offsets, Ragged
+    from esscher.ragged import Offsets
     from esscher.samples import Samples
 
 # A prompt whose completions do not fit into one pack is read once more for at least this many times its own length.
@@ -138,20 +138,21 @@ def pack(samples: Samples, trees: Sequence[Tree]) -> Pack:
     array([1, 2, 1, 1, 3, 4])
     """
     rows = _rows(trees)
-    lengths = rows.of(samples.prompts, samples.completions, _lengths) - rows.is_completion
+    lengths = rows.of(samples.prompts.lengths, samples.completions.lengths) - rows.is_completion
     ends = np.cumsum(lengths)
     begins = ends - lengths
     base = np.zeros(len(lengths), np.int64)
     base[rows.is_completion] = lengths[rows.trunk]
     within = np.arange(int(lengths.sum())) - np.repeat(begins, lengths)
     completions, first = rows.which[rows.is_completion], begins[rows.is_completion]
-    counts = _lengths(samples.completions, completions)
+    counts = samples.completions.lengths[completions]
     predictors = _ranges(first - 1, first - 1 + counts)
     predictors[np.cumsum(counts) - counts] = ends[rows.trunk] - 1
     return Pack(
         token_ids=_token_ids(samples, rows, lengths, within),
         positions=np.repeat(base, lengths) + within,
-        segments=_segments(ends, rows.n_shared),
+        # A prompt is joined with its only completion; branches of completions of one token are empty, and left out.
+        segments=np.unique(np.concatenate([[0], ends[: rows.n_shared], ends[rows.n_shared + 1 :: 2]])),
         crossings=tuple(_crossings(begins, ends, trees)),
         predictors=predictors,
         counted=_ranges(samples.completions.offsets[completions], samples.completions.offsets[completions + 1]),
@@ -170,13 +171,11 @@ class _Rows(NamedTuple):
     trunk: NDArray[np.int64]
     n_shared: int
 
-    def of(
-        self, prompts: Ragged, completions: Ragged, function: Callable[[Ragged, NDArray[np.int64]], NDArray[np.int64]]
-    ) -> NDArray[np.int64]:
-        """Put together what a function says of rows of prompts and of completions [r]."""
+    def of(self, prompts: NDArray[np.int64], completions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the value of each row [r], given those of all prompts and completions."""
         values = np.empty(len(self.which), np.int64)
-        for kind, ragged in ((False, prompts), (True, completions)):
-            values[self.is_completion == kind] = function(ragged, self.which[self.is_completion == kind])
+        values[~self.is_completion] = prompts[self.which[~self.is_completion]]
+        values[self.is_completion] = completions[self.which[self.is_completion]]
         return values
 
 
@@ -195,19 +194,10 @@ def _rows(trees: Sequence[Tree]) -> _Rows:
     )
 
 
-def _lengths(ragged: Ragged, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    lengths: NDArray[np.int64] = ragged.offsets[rows + 1] - ragged.offsets[rows]
-    return lengths
-
-
-def _starts(ragged: Ragged, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    return ragged.offsets[rows]
-
-
 def _token_ids(
     samples: Samples, rows: _Rows, lengths: NDArray[np.int64], within: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    places = np.repeat(rows.of(samples.prompts, samples.completions, _starts), lengths) + within
+    places = np.repeat(rows.of(samples.prompts.offsets, samples.completions.offsets), lengths) + within
     of_completion = np.repeat(rows.is_completion, lengths)
     token_ids = np.empty(len(places), np.int64)
     token_ids[of_completion] = samples.completions.values[places[of_completion]]
@@ -228,11 +218,6 @@ def _trees(samples: Samples, budget: int, prompts: NDArray[np.int64]) -> Iterato
             stop = min(max(fitting, first + 1), last)
             yield Tree(prompt, first, stop), trunk + int(offsets[stop] - offsets[first])
             first = stop
-
-
-def _segments(ends: NDArray[np.int64], n_shared: int) -> Offsets:
-    """Join prompts with their only completion, and leave out empty branches, of completions of one token."""
-    return np.unique(np.concatenate([np.zeros(1, np.int64), ends[:n_shared], ends[n_shared + 1 :: 2]]))
 
 
 def _crossings(begins: NDArray[np.int64], ends: NDArray[np.int64], trees: Sequence[Tree]) -> Iterator[Crossing]:

@@ -188,7 +188,9 @@ class TabularLM:
         >>> model.places(Samples(Ragged.from_rows([[0]]), Ragged.from_rows([[2, 0]]), [0, 1]))
         (array([0, 0]), array([0, 2]))
         """
-        samples = self._check_scoring(samples.prompts, samples.completions, samples.groups)
+        self._check_prompts(samples.prompts)
+        samples = check_scoring(self, samples.prompts, samples.completions, samples.groups, MAX_TOKEN_ID + 1)
+        _check_nothing_after_the_end(samples.completions)
         tables, node = (column[samples.group_of] for column in self._starts(samples.prompts))
         tokens = samples.completions.to_padded(fill=END).astype(np.int64)
         nodes = np.zeros(tokens.shape, np.int64)
@@ -198,12 +200,6 @@ class TabularLM:
             node = np.minimum(self._child(node, token), self._logits.shape[1] - 1)
         lengths = samples.completions.lengths
         return np.repeat(tables, lengths), nodes[np.arange(tokens.shape[1]) < lengths[:, None]]
-
-    def _check_scoring(self, prompts: Ragged, completions: Ragged, groups: Offsets) -> Samples:
-        self._check_prompts(prompts)
-        samples = check_scoring(self, prompts, completions, groups, prompt_ids=MAX_TOKEN_ID + 1)
-        _check_nothing_after_the_end(samples.completions)
-        return samples
 
     def _distributions(self, samples: Samples) -> NDArray[np.float64]:
         """Log-probs of every token at every completion token [T, V]."""

@@ -125,16 +125,15 @@ class RunFolder:
 
 def _write(metrics: StepMetrics, file: IO[str], board: Any) -> None:
     record = asdict(metrics)
-    file.write(json.dumps({name: _or_null(value) for name, value in record.items()}, ensure_ascii=False) + "\n")
+    finite = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in record.items()
+    }
+    file.write(json.dumps(finite, ensure_ascii=False) + "\n")
     file.flush()
     if board is not None:
         for name, value in record.items():
             if isinstance(value, (int, float)) and math.isfinite(value):
                 board.add_scalar(f"esscher/{name}", value, metrics.step)
-
-
-def _or_null(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -119,31 +119,31 @@ def measure(
     notes
         What happened.
     """
-    kl = _kl(drawn)
+    assert drawn.policy_logprobs is not None
+    assert drawn.prior_logprobs is not None
+    log_policy = sequence_logprobs(drawn.policy_logprobs)
+    # k1, as `estimate_kl` has it, without the interval that takes most of its time.
+    kl = clustered_mean(log_policy - sequence_logprobs(drawn.prior_logprobs), drawn.groups)
     reward, gap, ess = _of_rewards(scored, beta, log_z)
+    parts: dict[str, Any] = {f"seconds_{part}": lasted for part, lasted in seconds.items()}
     return StepMetrics(
         step=step,
         reward=reward.value,
         reward_stderr=reward.stderr,
         kl=kl.value,
         kl_stderr=kl.stderr,
-        entropy=_entropy(drawn),
+        entropy=-float(log_policy.sum()) / len(drawn.completions.values),
         distinct_2=_distinct_2(drawn),
         inference_gap=gap.value,
         inference_gap_stderr=gap.stderr,
         ess=ess,
-        objective=update.objective,
-        gradient_norm=update.gradient_norm,
-        learning_rate=update.learning_rate,
+        **update._asdict(),
         completions=len(drawn),
         unscored=len(drawn) - (0 if scored is None else len(scored)),
         tokens=len(drawn.completions.values),
         terminated=0 if drawn.terminated is None else int(drawn.terminated.sum()),
         seconds=sum(seconds.values()),
-        seconds_sampling=seconds["sampling"],
-        seconds_prior=seconds["prior"],
-        seconds_reward=seconds["reward"],
-        seconds_gradient=seconds["gradient"],
+        **parts,
         notes=notes,
     )
 
@@ -162,19 +162,6 @@ def _of_rewards(
     gap = UNKNOWN if log_z is None else clustered_mean(log_z[scored.group_of] - log_target + log_policy, scored.groups)
     ess = importance(log_target, log_policy, scored.groups).ess
     return clustered_mean(scored.rewards, scored.groups), gap, float(ess.sum()) / len(scored)
-
-
-def _kl(drawn: Samples) -> Estimate:
-    """KL(policy‖prior) by k1, as `estimate_kl` has it, without the interval that takes most of its time."""
-    assert drawn.policy_logprobs is not None
-    assert drawn.prior_logprobs is not None
-    log_ratios = sequence_logprobs(drawn.policy_logprobs) - sequence_logprobs(drawn.prior_logprobs)
-    return clustered_mean(log_ratios, drawn.groups)
-
-
-def _entropy(drawn: Samples) -> float:
-    assert drawn.policy_logprobs is not None
-    return -float(sequence_logprobs(drawn.policy_logprobs).sum()) / len(drawn.completions.values)
 
 
 def _distinct_2(drawn: Samples) -> float:

@@ -142,7 +142,9 @@ class TrainingLoop:
         clock.lap("prior")
         scored = give_rewards(self._task.reward, drawn)
         clock.lap("reward")
-        self._check_rewarded(scored)
+        self._unrewarded = self._unrewarded + 1 if scored.samples is None else 0
+        if self._unrewarded == STEPS_WITHOUT_REWARD:
+            raise ValueError(f"no completion got a reward for {STEPS_WITHOUT_REWARD} steps in a row: {scored.why}")
         update, notes = self._learn(self._lesson(which, scored))
         clock.lap("gradient")
         log_z = None if self._known is None else self._known.corrected_log_z[self._kept(which, scored)]
@@ -180,11 +182,6 @@ class TrainingLoop:
     def _kept(self, which: NDArray[np.int64], scored: Rewarded) -> NDArray[np.int64]:
         """Which prompts the completions with a reward are of."""
         return which[np.unique(scored.rows // self._settings.completions)]
-
-    def _check_rewarded(self, scored: Rewarded) -> None:
-        self._unrewarded = self._unrewarded + 1 if scored.samples is None else 0
-        if self._unrewarded == STEPS_WITHOUT_REWARD:
-            raise ValueError(f"no completion got a reward for {STEPS_WITHOUT_REWARD} steps in a row: {scored.why}")
 
     def _rng(self, purpose: int) -> np.random.Generator:
         return np.random.default_rng([self._settings.seed, purpose, self.step])

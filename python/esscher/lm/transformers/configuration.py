@@ -27,14 +27,14 @@ def longest_alike(config: Any) -> tuple[int, bool]:
     another scale, once; "dynamic" ones go on changing with each token.
     """
     each, most = _ropes(config), getattr(config, "max_position_embeddings", None) or UNLIMITED
-    once = [one.get("original_max_position_embeddings") or most for one in each if _changes_once(one)]
+    once = [
+        one.get("original_max_position_embeddings") or most
+        for one in each
+        if one.get("rope_type") == "longrope" or "long_mscale" in one
+    ]
     always = [most for one in each if "dynamic" in (one.get("rope_type") or "")]
     limits = {*once, *always}
     return min(limits, default=UNLIMITED), len(limits) < 2 and not always
-
-
-def _changes_once(rope: Any) -> bool:
-    return rope.get("rope_type") == "longrope" or "long_mscale" in rope
 
 
 def _ropes(config: Any) -> list[dict[str, Any]]:

@@ -60,7 +60,10 @@ def load_model(source: ModelSource, dtype: torch.dtype | str, device: torch.devi
         If the configuration or the weights cannot be read, a weight is not finite, or the model is not causal.
     """
     if source.is_adapter:
-        adapted: transformers.PreTrainedModel = _load_adapted(source, dtype, device)
+        adapted: transformers.PreTrainedModel = attach(
+            load_model(_model_of(source), dtype, device), Path(source.location)
+        )
+        check_finite_weights(adapted, str(source))
         return adapted
     config = load_config(source)
     if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
@@ -74,13 +77,6 @@ def load_model(source: ModelSource, dtype: torch.dtype | str, device: torch.devi
     _check_end_tokens(model, source)
     placed: transformers.PreTrainedModel = model.to(device)
     return placed
-
-
-def _load_adapted(source: ModelSource, dtype: torch.dtype | str, device: torch.device) -> Any:
-    """Load the model that an adapter was trained on, and add the adapter."""
-    adapted = attach(load_model(_model_of(source), dtype, device), Path(source.location))
-    check_finite_weights(adapted, str(source))
-    return adapted
 
 
 def _model_of(source: ModelSource) -> ModelSource:
@@ -134,7 +130,7 @@ def load_whole(kind: Any, source: ModelSource, config: Any, dtype: torch.dtype |
             f"{source} lacks weights of a {type(model).__name__}, {', '.join(absent[:3])}"
             f"{' and more' * (len(absent) > 3)}: is it {what}?"
         )
-    _leave_the_file(model)
+    _copy_out_of_the_file(model)
     return model
 
 
@@ -166,7 +162,7 @@ def _part(config: Any) -> str:
     return f": its part for text, a {text.model_type} model, is one; save that by itself"
 
 
-def _leave_the_file(model: Any) -> None:
+def _copy_out_of_the_file(model: Any) -> None:
     """Copy weights that are still the file's own pages: who writes to it would change the model, or end the process."""
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.device.type == "cpu":

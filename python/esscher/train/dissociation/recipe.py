@@ -132,7 +132,8 @@ def run_dissociation(
             return None
         notify(f"drawing from the policy of {objective}")
         drawn[objective] = _drawn(objective, trained.lm, prior.lm, world, recipe, folder)
-        seconds = _seconds(folder / objective)
+        log = (folder / objective / LOG).read_text().splitlines()
+        seconds = sum(float(json.loads(line)["seconds"]) for line in log)
         outcomes.append(
             judge(objective, trained.lm, prior.lm, world, drawn[objective], known, recipe.settings.beta, seconds)
         )
@@ -186,10 +187,6 @@ def _drawn(
     files.write(files.to_table(draw(lm, prior, world, n, settings.new_tokens, settings.seed)), path)
     # As whoever reads the file will have them.
     return files.read([path]).samples
-
-
-def _seconds(run: Path) -> float:
-    return sum(float(json.loads(line)["seconds"]) for line in (run / LOG).read_text().splitlines())
 
 
 def _facts(recipe: DissociationRecipe) -> dict[str, str]:
