@@ -22,7 +22,7 @@ from esscher.lm.tabular import TabularLM
 from esscher.samples import concatenate
 from esscher.train import RunFolder, TabularPolicy, Task, TrainingSettings, train
 from esscher.train.ascent import accumulate
-from esscher.train.lessons import know, lesson_of, resampled_lesson
+from esscher.train.lessons import known_prior, lesson_of, resampled_lesson
 from esscher.train.optimiser import Optimiser
 from esscher.train.training import with_prior
 
@@ -194,7 +194,7 @@ def test_log_z_is_that_of_the_prior_and_is_corrected_for_its_bias():
     """Over many repetitions the plain estimate is too low, by far more than the corrected one."""
     prior, rng, n, repeats = TabularLM(PRIOR_LOGITS), np.random.default_rng(9), 10, 8000
     drawn = prior.sample(Ragged.from_rows([[0]] * repeats), n, 2, rng)
-    known = know(replace(drawn, rewards=np.array(REWARD(drawn))), BETA)
+    known = known_prior(replace(drawn, rewards=np.array(REWARD(drawn))), BETA)
     errors = known.log_z - LOG_Z[0], known.corrected_log_z - LOG_Z[0]
     plain, corrected = (error.mean() for error in errors)
     assert plain < -5 * errors[0].std() / np.sqrt(repeats)

@@ -69,7 +69,7 @@ def _play_trainer(demo: Demo, lm: TransformersLM, client: Client, progress: Call
     prompts, instructed = lm.encode(NEUTRAL_PROMPTS), lm.encode([INSTRUCTION + prompt for prompt in NEUTRAL_PROMPTS])
     progress(f"sampling {demo.completions} completions of {len(NEUTRAL_PROMPTS)} prompts from the policy")
     drawn = lm.sample(instructed, demo.completions, NEW_TOKENS, rng)
-    progress("sampling as many from the prior, to hold against")
+    progress("sampling as many from the prior, to compare")
     prior_drawn = lm.sample(prompts, demo.completions, NEW_TOKENS, rng)
     progress("scoring the policy's completions under the server's prior")
     reward = FunctionReward("sentiment", sentiment, lm)
@@ -111,7 +111,7 @@ def _address(server: subprocess.Popen[str]) -> str:
 
 
 def compare(result: DemoResult) -> str:
-    """Hold the policy's samples against the prior's: two estimates of log Z, and J against its bound."""
+    """Compare the policy's samples with the prior's: two estimates of log Z, and J beside its bound, in sentences."""
     policy, prior = result.report.target, result.prior_report.target
     if policy is None or prior is None or policy.objective is None or prior.objective_bound is None:
         raise ValueError("the reports have no objective: both need a Tilt, and the first the policy's samples")

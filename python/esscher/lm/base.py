@@ -1,4 +1,4 @@
-"""What Esscher asks of a language model: what it says of completions, and completions; and what it asks of a reward."""
+"""Protocols of language models, tokenizers and rewards, and the checks that all models make of their input."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class NoTokenizerError(ValueError):
 
 @runtime_checkable
 class TextModel(Protocol):
-    """What also reads and writes texts."""
+    """A model that also turns texts into token ids and back."""
 
     def tokenize(
         self,
@@ -138,7 +138,7 @@ class TextModel(Protocol):
 
 
 class Reward(Protocol):
-    """What a completion is worth.
+    """A function that gives every completion a number.
 
     Attributes
     ----------
@@ -189,7 +189,7 @@ def check_scoring(
 
 
 def read_lengths(model: LanguageModel | ModelLimits, prompts: Ragged) -> NDArray[np.int64]:
-    """How many tokens the model reads of each prompt [P]: of an empty one its start token."""
+    """Return how many tokens the model reads of each prompt [P]; of an empty one it reads its start token."""
     return prompts.lengths if model.start_token_id is None else np.maximum(prompts.lengths, 1)
 
 

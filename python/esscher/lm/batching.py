@@ -1,4 +1,4 @@
-"""Which rows a model works on together."""
+"""Rows of like length divided into batches."""
 
 from __future__ import annotations
 

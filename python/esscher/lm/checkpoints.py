@@ -15,7 +15,7 @@ ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 class Checkpoint(NamedTuple):
-    """A folder with a model or adapter, and what tells its state from any other: when and how large its files are."""
+    """A folder with a model or an adapter, and the name, size and time of change of its files, which tell its state."""
 
     folder: Path
     files: tuple[tuple[str, int, int], ...]
@@ -29,7 +29,8 @@ class Checkpoint(NamedTuple):
 def checkpoints_in(folder: Path) -> list[Checkpoint]:
     """Return the checkpoints in a folder, itself or folders in it, those that were written last first.
 
-    They need not be whole yet: see `incompleteness`. Folders whose names begin with a dot are somebody's work.
+    They need not be whole yet: see `incompleteness`. Folders whose names begin with a dot are left out: somebody is
+    still writing them.
     """
     if not folder.is_dir():
         return []

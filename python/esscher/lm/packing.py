@@ -1,7 +1,7 @@
 """Completions laid out for a forward pass that reads each prompt once and no padding.
 
-A prompt is a trunk, its completions are branches: every branch sees the trunk and itself. A prompt with one completion
-is one segment with it.
+A prompt is a trunk and its completions are branches: each branch attends to the trunk and to itself. A prompt with one
+completion is one segment with it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Tree(NamedTuple):
 
 
 class Crossing(NamedTuple):
-    """Tokens from `start` to `stop` of a pack, a tree's branches, that see those from `trunk_start` to `trunk_stop`."""
+    """A tree's branches, `start` to `stop` in a pack, which attend to its trunk, `trunk_start` to `trunk_stop`."""
 
     start: int
     stop: int
@@ -49,9 +49,9 @@ class Pack(NamedTuple):
     token_ids, positions
         The tokens and their positions in the text they belong to [t].
     segments
-        Offsets of the segments [s + 1]: each token sees its own segment's tokens up to itself.
+        Offsets of the segments [s + 1]: each token attends to the tokens of its segment up to itself.
     crossings
-        Which of them see a trunk besides; none do where all branches of a tree are empty.
+        Which of them attend to a trunk besides; there is none for a tree whose branches are all empty.
     predictors
         The token whose hidden state predicts each counted token [c].
     counted

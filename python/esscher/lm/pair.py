@@ -1,4 +1,4 @@
-"""Policy and prior: loading them, and whether what they say of the same token ids can be compared."""
+"""Policy and prior: loading them, and checking that their log-probs of the same token ids can be compared."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _log = logging.getLogger(__name__)
 
 @runtime_checkable
 class Paddable(Protocol):
-    """What may have token ids that stand for nothing, and can do without them."""
+    """A model whose vocabulary may be padded with token ids that stand for no text."""
 
     def beside(self, prior: Any) -> tuple[Any, Any]:
-        """Return it and a prior over the token ids that both know; see `side_by_side`."""
+        """Return the model and a prior, both over the token ids that both know; see `side_by_side`."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Rewards that are Python functions of texts, named by whoever starts a program: never by a request."""
+"""Rewards that are Python functions of texts; whoever starts a program names them, a request never does."""
 
 from __future__ import annotations
 
@@ -109,12 +109,17 @@ def load_reward(
 
 
 def sentiment(prompts: Sequence[str], completions: Sequence[str]) -> list[float]:  # noqa: ARG001 - rewards are called so
-    """How positive each completion sounds, from -1 to 1 (VADER; Hutto and Gilbert, ICWSM 2014).
+    """How positive each completion sounds, from -1 to 1: VADER's compound score.
 
     Raises
     ------
     ModuleNotFoundError
         If the package vaderSentiment is not installed.
+
+    References
+    ----------
+    Hutto, Gilbert, "VADER: A Parsimonious Rule-Based Model for Sentiment Analysis of Social Media Text", ICWSM 2014,
+    doi:10.1609/icwsm.v8i1.14550.
     """
     return [_vader().polarity_scores(text)["compound"] for text in completions]
 

@@ -1,4 +1,4 @@
-"""What a step learns from which completions, with what coefficient each."""
+"""The completions that a step learns from, and what multiplies the gradient of each."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 class Lesson(NamedTuple):
-    """Completions to learn from, and what multiplies the gradient of each one's log-prob in their mean."""
+    """Completions to learn from, and the coefficient of the gradient of each one's log-prob in their mean."""
 
     samples: Samples
     objective: Objective
 
 
 def lesson_of(settings: TrainingSettings, samples: Samples, log_z: NDArray[np.float64] | None) -> Lesson:
-    """Return what the objective makes of completions of the policy.
+    """Return completions of the policy with the coefficients that the objective gives them.
 
     Parameters
     ----------
@@ -47,10 +47,17 @@ def lesson_of(settings: TrainingSettings, samples: Samples, log_z: NDArray[np.fl
 
 
 def resampled_lesson(settings: TrainingSettings, prior_samples: Samples, rng: np.random.Generator) -> Lesson:
-    """Return completions of the prior resampled so that they stand for the target: their likelihood is to rise.
+    """Return completions of the prior, resampled with weights ``exp(r / beta)`` so that they stand for the target.
 
-    ``settings.completions`` are drawn for each prompt. One that is drawn several times is there once, and counts as
-    often. The objective's value, the policy's log-likelihood, is not known beforehand: it is NaN.
+    Raising their mean log-prob under the policy lowers KL(target‖policy). ``settings.completions`` are drawn for each
+    prompt; one that is drawn several times is returned once, and counts as often. The objective's value, the policy's
+    log-likelihood, is not known before the policy has scored them: it is NaN.
+
+    References
+    ----------
+    Rubin, "Using the SIR algorithm to simulate posterior distributions", Bayesian Statistics 3, 1988, for the
+    resampling; Peters, Schaal, "Reinforcement learning by reward-weighted regression for operational space control",
+    ICML 2007, doi:10.1145/1273496.1273590, for the objective.
     """
     assert prior_samples.rewards is not None
     log_weights = prior_samples.rewards / settings.beta
@@ -61,7 +68,7 @@ def resampled_lesson(settings: TrainingSettings, prior_samples: Samples, rng: np
 
 
 class KnownPrior(NamedTuple):
-    """What samples of the prior tell before the first step.
+    """Samples of the prior, and log Z of each prompt as estimated from them before the first step.
 
     Attributes
     ----------
@@ -70,7 +77,7 @@ class KnownPrior(NamedTuple):
     log_z
         Log Z of each prompt [P] in nats.
     corrected_log_z
-        The same less its bias of order 1/n, to measure against.
+        The same without its bias of order 1/n; what the inference gap is measured against.
     """
 
     samples: Samples
@@ -78,8 +85,8 @@ class KnownPrior(NamedTuple):
     corrected_log_z: NDArray[np.float64]
 
 
-def know(prior_samples: Samples, beta: float) -> KnownPrior:
-    """Estimate log Z of each prompt from completions of the prior with rewards.
+def known_prior(prior_samples: Samples, beta: float) -> KnownPrior:
+    """Estimate log Z of each prompt, the log of the mean of ``exp(r / beta)`` over the prior's completions.
 
     Raises
     ------

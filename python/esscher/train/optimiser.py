@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Optimiser:
     """Ascends the gradients that were collected, step by step.
 
-    In 16 bits a parameter does not change by less than a hundredth of itself: what is trained is then a float32 copy,
-    and the model has it rounded.
+    In 16 bits a parameter cannot change by less than about a hundredth of itself. So a float32 copy of it is trained,
+    and rounded into the model after each step.
 
     Parameters
     ----------
@@ -26,6 +26,12 @@ class Optimiser:
         What is trained, by name.
     settings
         Learning rate, warm-up, weight decay and clip.
+
+    References
+    ----------
+    Loshchilov, Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, arXiv:1711.05101, algorithm 2 (AdamW);
+    Pascanu, Mikolov, Bengio, "On the difficulty of training recurrent neural networks", ICML 2013, arXiv:1211.5063,
+    algorithm 1 (the clip).
     """
 
     def __init__(self, parameters: Mapping[str, Parameter], settings: TrainingSettings) -> None:

@@ -125,7 +125,7 @@ class TransformersPolicy:
 
     References
     ----------
-    Hu et al., "LoRA: low-rank adaptation of large language models", ICLR 2022.
+    Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022, arXiv:2106.09685.
     """
 
     def __init__(

@@ -33,10 +33,10 @@ class Rewarded(NamedTuple):
 
 
 def give_rewards(reward: Reward, samples: Samples) -> Rewarded:
-    """Give rewards to the completions that the reward can be had of.
+    """Compute the rewards of completions, and leave out those that the reward fails for.
 
-    If it fails for all together, it is asked for each half, and so on, so that one completion costs no other its
-    reward. What is NaN or +inf is none.
+    If it fails for all together, it is called for each half, and so on, so that one completion costs no other its
+    reward. NaN and +inf count as no reward.
     """
     rewards, why = _of_all(reward, samples)
     good = ~(np.isnan(rewards) | (rewards == np.inf))

@@ -1,4 +1,4 @@
-"""The folder of a run: what it was told, the prior's samples, a log of steps, and checkpoints to go on from."""
+"""The folder of a run: its settings, the prior's samples, a log of steps, and checkpoints to go on from."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FREE = {"steps", "save_every", "keep", "esscher", "torch", "transformers"}
 
 
 class RunFolder:
-    """A folder that holds a run; a folder with an unfinished one is gone on with.
+    """The folder of a run; if it holds an unfinished run of the same settings, that goes on.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The numbers of a step."""
+"""What is logged for each step of training."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Update(NamedTuple):
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """What the completions of one step say of the policy that drew them; NaN where they do not tell.
+    """Estimates about the policy from the completions that it drew in one step; NaN where there is none.
 
     Attributes
     ----------
@@ -47,8 +47,9 @@ class StepMetrics:
     distinct_2
         Distinct 2-grams among those of a prompt's completions, mean over prompts.
     inference_gap, inference_gap_stderr
-        KL(policy‖target) in nats: log Z by the prior's samples, minus ``reward / beta - KL``; NaN without these.
-        The error is that of the step's completions.
+        KL(policy‖target) in nats: log Z by the prior's samples, minus ``reward / beta - KL``; NaN without these
+        (Korbak, Perez, Buckley, "RL with KL penalties is better viewed as Bayesian inference", Findings of EMNLP 2022,
+        arXiv:2205.11275, where log Z is the constant that is left out). The error is that of the step's completions.
     ess
         Effective share of the completions when they are weighted to stand for the target, from 1 / n to 1.
     objective
@@ -98,7 +99,7 @@ def measure(
     seconds: Mapping[str, float],
     notes: tuple[str, ...],
 ) -> StepMetrics:
-    """Put together what is known of a step.
+    """Return the metrics of a step.
 
     Parameters
     ----------

@@ -11,7 +11,7 @@ import numpy as np
 from esscher.lm.base import check_sampling
 from esscher.ragged import MAX_TOKEN_ID
 from esscher.train.ascent import accumulate
-from esscher.train.lessons import know, lesson_of, resampled_lesson
+from esscher.train.lessons import known_prior, lesson_of, resampled_lesson
 from esscher.train.optimiser import Optimiser
 from esscher.train.rewarding import give_rewards
 from esscher.train.step_metrics import StepMetrics, Update, measure
@@ -40,7 +40,7 @@ NOTHING_DONE = Update(np.nan, np.nan, np.nan)
 
 
 class Prior(Protocol):
-    """What says log-probs of completions under the prior: a model here, or a server."""
+    """Gives log-probs of completions under the prior: a model in this process, or a server."""
 
     @property
     def name(self) -> str:
@@ -53,7 +53,7 @@ class Prior(Protocol):
 
 
 class Task(NamedTuple):
-    """What is trained for what: a policy, the prior that it is held to, a reward, and prompts."""
+    """A policy to train, the prior that its KL is measured from, a reward, and prompts."""
 
     policy: Policy
     prior: Prior
@@ -77,9 +77,9 @@ def train(
     Parameters
     ----------
     task
-        What is trained for what.
+        Policy, prior, reward and prompts.
     settings
-        How.
+        How the policy is trained.
     run
         The folder that it is kept in.
     show
@@ -110,7 +110,7 @@ def train(
 
 
 class TrainingLoop:
-    """A policy in training: what the next step depends on.
+    """A policy in training, with everything that its next step depends on.
 
     Parameters
     ----------
@@ -227,7 +227,7 @@ def _known(task: Task, settings: TrainingSettings, run: RunFolder) -> KnownPrior
     assert some.prior_logprobs is not None
     # A run that goes on may have been given another server.
     check_same(task.prior.name, some.prior_logprobs, with_prior(task.prior, some).prior_logprobs)
-    return know(samples, settings.beta)
+    return known_prior(samples, settings.beta)
 
 
 def check_same(name: str, logprobs: Ragged, of_prior: Ragged | None) -> None:
@@ -250,7 +250,7 @@ def _prompts_of(step: int, count: int, settings: TrainingSettings) -> NDArray[np
 
 
 def _notes(drawn: Samples, scored: Rewarded) -> tuple[str, ...]:
-    """Say what of the rewards the reader should know."""
+    """Return what is odd about the rewards, in sentences."""
     notes = []
     if scored.why:
         notes.append(f"{len(drawn) - len(scored.rows)} of {len(drawn)} completions have no reward: {scored.why}")

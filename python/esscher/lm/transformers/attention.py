@@ -1,7 +1,12 @@
-"""Attention within packs: a token sees its own segment up to itself, and a branch sees its trunk besides.
+"""Attention within packs: a token attends to its own segment up to itself, and a branch to its trunk besides.
 
-The two are computed apart, and joined by their log-sum-exps as one softmax over both would be. So a trunk's keys are
-read where they are, by all its branches at once, and never copied.
+The two are computed apart and merged by their log-sum-exps into one softmax over both. So all branches of a trunk read
+its keys at once, and they are never copied.
+
+References
+----------
+Juravsky, Brown, Ehrlich, Fu, Ré, Mirhoseini, "Hydragen: High-Throughput LLM Inference with Shared Prefixes", 2024,
+arXiv:2402.05099, section 3.1.
 """
 
 from __future__ import annotations
@@ -30,12 +35,12 @@ LEAST_FILL, SHORT = 0.75, 16
 
 
 def make_plan(pack: Pack, device: torch.device) -> CpuPlan | CudaPlan:
-    """Say where on the device the segments and crossings of a pack are; made once, used in every layer."""
+    """Return the index tensors that attention within a pack needs; they are made once and used in every layer."""
     return _cpu_plan(pack) if device.type == "cpu" else _cuda_plan(pack, device)
 
 
 def obstacle(pack: Pack, heads: tuple[int, int], device: torch.device, dtype: torch.dtype) -> str | None:
-    """Say what keeps torch from attending within a pack here, for so many heads of queries and of keys, if it is so."""
+    """Return why torch cannot attend within a pack here, for so many heads of queries and of keys; `None` if it can."""
     states = [
         torch.ones(len(pack.token_ids), n, 64, device=device, dtype=dtype) for n in (heads[0], heads[1], heads[1])
     ]
@@ -121,7 +126,7 @@ def _flash(states: list[torch.Tensor], scaling: float | None, *, is_causal: bool
 
 
 def _join(out: torch.Tensor, lse: torch.Tensor, other: torch.Tensor, other_lse: torch.Tensor) -> None:
-    """Make of `out` what attention to both sets of keys gives: exp(lse) is the mass of each."""
+    """Merge another attention output into `out` [t, h, d] in place: each weighs as the mass exp(lse) of its keys."""
     out.lerp_(other, torch.sigmoid(other_lse - lse)[..., None].to(out.dtype))
 
 

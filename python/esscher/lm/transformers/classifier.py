@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 
 class ClassifierReward:
-    """What a classification model says of prompt and completion, read as one text by its own tokenizer.
+    """The output of a sequence-classification model for prompt and completion, read as one text by its own tokenizer.
 
-    The score, where the model has one output, as reward models do; else the log-probability of the label named.
+    Where the model has one output, as reward models do, that is the reward; else the log-probability of a label is.
 
     Parameters
     ----------

@@ -21,10 +21,16 @@ def window(config: Any) -> int:
 
 
 def longest_alike(config: Any) -> tuple[int, bool]:
-    """Up to how many tokens positions mean the same to every text, and whether they do to all that are longer.
+    """Up to how many tokens positions do not depend on a text's length, and whether all longer texts agree on theirs.
 
-    Beyond, the longest of a batch changes them for all: "longrope" and its kin change over to other frequencies or
-    another scale, once; "dynamic" ones go on changing with each token.
+    Beyond, the longest text of a batch changes the positions of all: "longrope" and its kin change over to other
+    frequencies or another scale, once; "dynamic" ones go on changing with each token.
+
+    References
+    ----------
+    Ding et al., "LongRoPE: Extending LLM Context Window Beyond 2 Million Tokens", 2024, arXiv:2402.13753; Peng,
+    Quesnelle, Fan, Shippole, "YaRN: Efficient Context Window Extension of Large Language Models", 2023,
+    arXiv:2309.00071, which describes "dynamic" too.
     """
     each, most = _ropes(config), getattr(config, "max_position_embeddings", None) or UNLIMITED
     once = [

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 def add_gradient(network: Network, samples: Samples, coefficients: NDArray[np.float64]) -> None:
     """Add the gradient of ``sum_i coefficients_i log_prob(x_i)`` to that of the parameters that require one.
 
-    Read padded, not in packs: torch does not differentiate the log-sum-exps by which attention in packs is joined. The
-    gradient of the hidden states is gathered piece by piece of the vocabulary's projection, then goes down in one pass,
-    so that logits are held for a few rows only.
+    Completions are read padded, not in packs: torch does not differentiate the log-sum-exps by which attention in packs
+    is merged. The gradient with respect to the hidden states is collected a few rows of logits at a time, then
+    backpropagated in one pass, so that logits are held for a few rows only.
     """
     for completions in read_together(samples, network.longest_alike):
         _add(network, samples, coefficients, completions)

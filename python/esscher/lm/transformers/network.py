@@ -48,7 +48,7 @@ class Pace(NamedTuple):
 
 
 def pace_of(device: torch.device, dtype: torch.dtype) -> Pace:
-    """On a CPU larger steps fall out of its caches; a GPU wants them large enough to be busy."""
+    """Return the pace for a device: on a CPU larger steps fall out of its caches, a GPU needs them to be busy."""
     if device.type != "cpu":
         return Pace(tokens=65536, rows=1024, batch=65536)
     return Pace(tokens=8192 // dtype.itemsize, rows=512, batch=4096)
@@ -221,7 +221,7 @@ class Network:
 
 
 def _appearance(model: Any) -> tuple[Any, ...]:
-    """Say what a model is made of, but for the values of its weights: modules, hooks on them, sizes, dtype, device."""
+    """Return what tells whether a model was changed, its weights apart: modules, hooks, sizes, dtype and device."""
     modules = [(one, *one._forward_hooks, *one._forward_pre_hooks, vars(one).get("forward")) for one in model.modules()]
     sizes = [
         one.weight.shape for one in (model.get_input_embeddings(), model.get_output_embeddings()) if one is not None
@@ -231,7 +231,7 @@ def _appearance(model: Any) -> tuple[Any, ...]:
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Put what is in training mode into evaluation mode for a while: dropout would make log-probs random."""
+    """Put a model into evaluation mode for the block: dropout would make log-probs random."""
     training = [one for one in model.modules() if one.training]
     for one in training:
         one.training = False

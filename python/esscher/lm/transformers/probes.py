@@ -1,4 +1,4 @@
-"""What a model is tried on before its log-probs are trusted."""
+"""Short texts that tell whether a model can be read, and its prompts shared, before its log-probs are trusted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model, or two at once, say of completions: hidden states of a pack, then the vocabulary in pieces."""
+"""Scores of completions under one model or two: hidden states of a pack, then logits of a few rows at a time."""
 
 from __future__ import annotations
 

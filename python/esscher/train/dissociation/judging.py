@@ -1,4 +1,4 @@
-"""What a policy has become: completions of it, and all that can be said of them."""
+"""Judging a policy: completions drawn from it, and estimates from them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def judge(
     beta: float,
     seconds: float,
 ) -> Outcome:
-    """Say what a policy has become, by completions of it, and by the prior's."""
+    """Estimate reward, KLs, entropy and diversity of a policy, from completions of it and of the prior."""
     assert drawn.rewards is not None
     assert drawn.policy_logprobs is not None
     assert drawn.prior_logprobs is not None

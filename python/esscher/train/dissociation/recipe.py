@@ -1,4 +1,4 @@
-"""What is tried: a prior, prompts, a reward, and settings; and how it is done."""
+"""The dissociation: train one prior by several objectives, and judge the policy of each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from esscher.ragged import counts_within
 from esscher.train.dissociation.judging import draw, judge
 from esscher.train.dissociation.record import Dissociation
 from esscher.train.dissociation.worlds import TabularWorld, TransformersWorld
-from esscher.train.lessons import know
+from esscher.train.lessons import known_prior
 from esscher.train.run_folder import LOG, PRIOR, RunFolder
 from esscher.train.training import Task, train
 from esscher.train.training_settings import TrainingSettings
@@ -121,7 +121,7 @@ def run_dissociation(
     prior = world.untrained()
     notify("drawing from the prior")
     held_out = _drawn("prior", prior.lm, prior.lm, world, recipe, folder)
-    known = know(held_out, recipe.settings.beta)
+    known = known_prior(held_out, recipe.settings.beta)
     # As many as of the policies, since most metrics of diversity move with the number of completions.
     alike = held_out.take_completions(np.flatnonzero(counts_within(np.diff(held_out.groups)) < recipe.evaluated))
     drawn: dict[str, Samples] = {}

@@ -1,4 +1,4 @@
-"""Where it is tried: what the prior is, what completions are worth, and which prompts there are."""
+"""What the objectives are tried on: a prior, a reward and prompts."""
 
 from __future__ import annotations
 
