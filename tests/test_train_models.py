@@ -16,7 +16,7 @@ from esscher.inference.objectives import dpg, kl_rl
 from esscher.lm.checkpoints import newest_whole_checkpoint
 from esscher.lm.packing import text_lengths
 from esscher.lm.tabular import TabularLM
-from esscher.lm.transformers import TransformersLM, model
+from esscher.lm.transformers import TransformersLM, decoding
 from esscher.service.models import Models
 from esscher.service.server import running_in_thread
 from esscher.train import RunFolder, TabularPolicy, Task, TrainingSettings, TransformersPolicy, train
@@ -757,7 +757,7 @@ def test_a_run_goes_on_with_the_micro_batches_that_fit(tmp_path):
 def test_completions_are_written_in_halves_when_memory_ends(monkeypatch):
     prompts, sizes = prompts_of("full"), []
     whole = alice().sample(prompts, 5, 6, np.random.default_rng(3))
-    write = model.write
+    write = decoding.write
 
     def write_few(network, texts, uniforms, sampling_temperature):
         sizes.append(len(uniforms))
@@ -765,7 +765,7 @@ def test_completions_are_written_in_halves_when_memory_ends(monkeypatch):
             raise RuntimeError(NO_MEMORY)
         return write(network, texts, uniforms, sampling_temperature)
 
-    monkeypatch.setattr(model, "write", write_few)
+    monkeypatch.setattr(decoding, "write", write_few)
     halved = alice().sample(prompts, 5, 6, np.random.default_rng(3))
     assert sizes[0] == 20
     assert sum(size for size in sizes if size <= 3) == 20
@@ -779,7 +779,7 @@ def test_a_completion_that_cannot_be_written_for_want_of_memory_is_named(error, 
     def write(*_):
         raise error
 
-    monkeypatch.setattr(model, "write", write)
+    monkeypatch.setattr(decoding, "write", write)
     with pytest.raises(MemoryError, match=r"a completion of the \d+ tokens of prompts\[\d\] is more than memory"):
         alice().sample(prompts_of("full"), 2, 4, np.random.default_rng(0))
 
@@ -788,7 +788,7 @@ def test_other_errors_of_writing_are_not_taken_for_want_of_memory(monkeypatch):
     def write(*_):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(model, "write", write)
+    monkeypatch.setattr(decoding, "write", write)
     with pytest.raises(RuntimeError, match="a bug"):
         alice().sample(prompts_of("full"), 2, 4, np.random.default_rng(0))
 

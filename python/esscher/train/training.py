@@ -137,8 +137,7 @@ class TrainingLoop:
         clock.lap("sampling")
         drawn = with_prior(self._task.prior, drawn)
         if self.step == 0:
-            assert drawn.policy_logprobs is not None
-            check_same(self._task.prior.name, drawn.policy_logprobs, drawn.prior_logprobs)
+            check_same(self._task.prior, drawn)
         clock.lap("prior")
         scored = give_rewards(self._task.reward, drawn)
         clock.lap("reward")
@@ -211,8 +210,7 @@ def draw_prior_samples(task: Task, settings: TrainingSettings) -> Samples:
     rng = np.random.default_rng([settings.seed, PRIOR_SAMPLES])
     drawn = task.policy.lm.sample(task.prompts, settings.prior_samples, settings.new_tokens, rng)
     drawn = with_prior(task.prior, drawn)
-    assert drawn.policy_logprobs is not None
-    check_same(task.prior.name, drawn.policy_logprobs, drawn.prior_logprobs)
+    check_same(task.prior, drawn)
     scored = give_rewards(task.reward, drawn)
     if scored.samples is None or len(scored.samples.prompts) < len(task.prompts):
         raise ValueError(f"of some prompt no completion of the prior got a reward: {scored.why}")
@@ -224,19 +222,19 @@ def _known(task: Task, settings: TrainingSettings, run: RunFolder) -> KnownPrior
         return None
     samples = run.prior_samples(lambda: draw_prior_samples(task, settings))
     some = samples.take_prompts([0])
-    assert some.prior_logprobs is not None
     # A run that goes on may have been given another server.
-    check_same(task.prior.name, some.prior_logprobs, with_prior(task.prior, some).prior_logprobs)
+    check_same(task.prior, with_prior(task.prior, replace(some, policy_logprobs=some.prior_logprobs)))
     return known_prior(samples, settings.beta)
 
 
-def check_same(name: str, logprobs: Ragged, of_prior: Ragged | None) -> None:
-    """Raise `ValueError` if what a prior says of completions is not what the untrained policy says."""
-    assert of_prior is not None
-    apart = float(np.abs(logprobs.values - of_prior.values).mean())
+def check_same(prior: Prior, untrained: Samples) -> None:
+    """Raise `ValueError` if the prior's log-probs of completions are not those of the untrained policy."""
+    assert untrained.policy_logprobs is not None
+    assert untrained.prior_logprobs is not None
+    apart = float(np.abs(untrained.policy_logprobs.values - untrained.prior_logprobs.values).mean())
     if not apart <= SAME_PRIOR:
         raise ValueError(
-            f"{name} is {apart:.2g} nats a token off the policy before its first step: a prior is the model that "
+            f"{prior.name} is {apart:.2g} nats a token off the policy before its first step: a prior is the model that "
             "training begins with"
         )
 

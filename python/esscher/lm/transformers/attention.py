@@ -12,7 +12,6 @@ arXiv:2402.05099, section 3.1.
 from __future__ import annotations
 
 import inspect
-import itertools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -160,38 +159,31 @@ def _like_lengths(lengths: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         order = order[fitting:]
 
 
-class CudaPlan(NamedTuple):
-    """Offsets of the segments, and of the branches and trunks of each crossing, with the longest of each."""
+class Spans(NamedTuple):
+    """Offsets of sequences of queries and of the keys that each attends to, and the longest of both."""
 
-    segments: torch.Tensor
-    longest_segment: int
+    queries: torch.Tensor
+    keys: torch.Tensor
+    longest_queries: int
+    longest_keys: int
+
+
+class CudaPlan(NamedTuple):
+    """The segments, and of the branches that attend to trunks besides: which tokens both are, and their spans."""
+
+    segments: Spans
     branches: slice
-    branch_offsets: torch.Tensor
-    longest_branches: int
     trunks: slice
-    trunk_offsets: torch.Tensor
-    longest_trunk: int
+    crossings: Spans | None
 
     def attend(
         self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float | None
     ) -> torch.Tensor:
         """Attend from [t, h, d] to [t, g, d], by torch's kernel for sequences of any length; not in float32."""
-        longest = self.longest_segment
-        out, lse = _varlen(
-            queries, keys, values, self.segments, self.segments, longest, longest, scaling, is_causal=True
-        )
-        if self.branches.stop > self.branches.start:
-            other, other_lse = _varlen(
-                queries[self.branches],
-                keys[self.trunks],
-                values[self.trunks],
-                self.branch_offsets,
-                self.trunk_offsets,
-                self.longest_branches,
-                self.longest_trunk,
-                scaling,
-                is_causal=False,
-            )
+        out, lse = _varlen(queries, keys, values, *self.segments, scaling, is_causal=True)
+        if self.crossings is not None:
+            queries, keys, values = queries[self.branches], keys[self.trunks], values[self.trunks]
+            other, other_lse = _varlen(queries, keys, values, *self.crossings, scaling, is_causal=False)
             _join(out[self.branches], lse[self.branches], other, other_lse)
         return out
 
@@ -231,29 +223,22 @@ def _varlen(
 
 
 def _cuda_plan(pack: Pack, device: torch.device) -> CudaPlan:
-    starts, stops, trunk_starts, trunk_stops = (
-        np.array(column, np.int64) for column in (zip(*pack.crossings, strict=True) if pack.crossings else [()] * 4)
-    )
-    branches = np.append(starts, stops[-1:])
-    trunks = np.append(trunk_starts, trunk_stops[-1:])
-
-    def offsets(values: NDArray[np.int64]) -> torch.Tensor:
-        return torch.tensor(values - values[:1], dtype=torch.int32, device=device)
-
-    def longest(values: NDArray[np.int64]) -> int:
-        return max((b - a for a, b in itertools.pairwise(values.tolist())), default=0)
-
+    segments, longest = _placed(pack.segments, device)
+    within = Spans(segments, segments, longest, longest)
+    # Branches follow each other in a pack, and so do trunks.
+    crossings = np.array(pack.crossings, np.int64).reshape(-1, 4)
+    branches, trunks = (np.append(crossings[:, i], crossings[-1:, i + 1]) for i in (0, 2))
+    if len(crossings) == 0 or branches[0] == branches[-1]:
+        return CudaPlan(within, slice(0), slice(0), None)
+    (queries, longest_queries), (keys, longest_keys) = _placed(branches, device), _placed(trunks, device)
     return CudaPlan(
-        segments=offsets(pack.segments),
-        longest_segment=longest(pack.segments),
-        branches=_span(branches),
-        branch_offsets=offsets(branches),
-        longest_branches=longest(branches),
-        trunks=_span(trunks),
-        trunk_offsets=offsets(trunks),
-        longest_trunk=longest(trunks),
+        segments=within,
+        branches=slice(int(branches[0]), int(branches[-1])),
+        trunks=slice(int(trunks[0]), int(trunks[-1])),
+        crossings=Spans(queries, keys, longest_queries, longest_keys),
     )
 
 
-def _span(offsets: NDArray[np.int64]) -> slice:
-    return slice(int(offsets[0]), int(offsets[-1])) if len(offsets) else slice(0, 0)
+def _placed(offsets: NDArray[np.int64], device: torch.device) -> tuple[torch.Tensor, int]:
+    """Return offsets from 0 on a device, and the longest span between two."""
+    return torch.tensor(offsets - offsets[0], dtype=torch.int32, device=device), int(np.diff(offsets).max())

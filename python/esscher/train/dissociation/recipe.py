@@ -19,7 +19,7 @@ from esscher.lm.prompts import ALICE_PROMPTS, NEUTRAL_PROMPTS
 from esscher.ragged import counts_within
 from esscher.train.dissociation.judging import draw, judge
 from esscher.train.dissociation.record import Dissociation
-from esscher.train.dissociation.worlds import TabularWorld, TransformersWorld
+from esscher.train.dissociation.worlds import tabular_world, transformers_world
 from esscher.train.lessons import known_prior
 from esscher.train.run_folder import LOG, PRIOR, RunFolder
 from esscher.train.training import Task, train
@@ -151,10 +151,10 @@ def _world(recipe: DissociationRecipe, notify: Callable[[str], None]) -> World:
     if recipe.model == "tabular":
         # Such small arrays take longer in several threads than in one.
         torch.set_num_threads(1)
-        return TabularWorld(np.random.default_rng([recipe.settings.seed]), prompts=4, vocabulary=6, depth=4)
+        return tabular_world(np.random.default_rng([recipe.settings.seed]), prompts=4, vocabulary=6, depth=4)
     prompts = ALICE_PROMPTS if recipe.model == "alice" else NEUTRAL_PROMPTS[:8]
     source = str(resolve(recipe.model, notify))
-    return TransformersWorld(source, prompts, recipe.last_layers, recipe.device, recipe.dtype)
+    return transformers_world(source, prompts, recipe.last_layers, recipe.device, recipe.dtype)
 
 
 def _train(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from esscher.ragged import Ragged
 from esscher.train.policies import TabularPolicy, TransformersPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -22,79 +22,70 @@ if TYPE_CHECKING:
     from esscher.train.policies import Policy
 
 
-class World(Protocol):
-    """A prior, a reward, and prompts."""
+class World(NamedTuple):
+    """A prior, a reward, and prompts.
+
+    Attributes
+    ----------
+    prompts, prompt_texts
+        The prompts, as token ids and for people to read.
+    reward
+        What a completion is worth.
+    untrained
+        Returns a new policy that is still the prior, and shares nothing with those before it.
+    texts
+        Turns rows of token ids into texts for people to read.
+    """
 
     prompts: Ragged
     prompt_texts: Sequence[str]
     reward: Reward
-
-    def untrained(self) -> Policy:
-        """Return a policy that is the prior still, and shares nothing with those before it."""
-        ...
-
-    def texts(self, rows: Ragged) -> list[str]:
-        """Write token ids so that they can be read."""
-        ...
+    untrained: Callable[[], Policy]
+    texts: Callable[[Ragged], list[str]]
 
 
-class TransformersWorld:
-    """A language model of transformers; a completion is worth how positive it sounds.
+def transformers_world(
+    source: str, prompts: Sequence[str], last_layers: int | None, device: str | None, dtype: str | None
+) -> World:
+    """Return a language model of transformers; a completion is worth how positive it sounds.
 
     Parameters
     ----------
     source, device, dtype
         As for `TransformersLM.load`.
-    last_layers
-        How many of its layers are trained; all of it if not given.
     prompts
         Texts that are continued.
+    last_layers
+        How many of its layers are trained; all of it if not given.
     """
-
-    def __init__(
-        self, source: str, prompts: Sequence[str], last_layers: int | None, device: str | None, dtype: str | None
-    ) -> None:
-        self._source, self._device, self._dtype, self._last_layers = source, device, dtype, last_layers
-        self._lm = TransformersLM.load(source, device, dtype)
-        self.prompts = self._lm.encode(prompts)
-        self.prompt_texts = prompts
-        self.reward: Reward = FunctionReward("sentiment", sentiment, self._lm)
-
-    def untrained(self) -> TransformersPolicy:
-        """Load the model anew; see `World.untrained`."""
-        lm = TransformersLM.load(self._source, self._device, self._dtype)
-        return TransformersPolicy(lm, last_layers=self._last_layers)
-
-    def texts(self, rows: Ragged) -> list[str]:
-        """Decode; see `World.texts`."""
-        return self._lm.decode(rows)
+    lm = TransformersLM.load(source, device, dtype)
+    return World(
+        prompts=lm.encode(prompts),
+        prompt_texts=prompts,
+        reward=FunctionReward("sentiment", sentiment, lm),
+        untrained=lambda: TransformersPolicy(TransformersLM.load(source, device, dtype), last_layers=last_layers),
+        texts=lm.decode,
+    )
 
 
-class TabularWorld:
-    """Tables that know every number exactly; a completion is worth the sum of what its tokens are.
+def tabular_world(rng: np.random.Generator, prompts: int, vocabulary: int, depth: int) -> World:
+    """Return random tables, under which every number is exact; a completion is worth the sum of its tokens' values."""
+    nodes = sum((vocabulary - 1) ** k for k in range(depth))
+    logits = rng.normal(np.linspace(0.3, -0.6, vocabulary), 1.0, size=(prompts, nodes, vocabulary))
+    values = rng.normal(size=vocabulary) / depth
+    values[END] = 0.0
+    return World(
+        prompts=Ragged.from_rows([[prompt] for prompt in range(prompts)]),
+        prompt_texts=[f"table {prompt}:" for prompt in range(prompts)],
+        reward=TokenValues(values),
+        untrained=lambda: TabularPolicy(logits),
+        texts=_letters,
+    )
 
-    Parameters
-    ----------
-    rng
-        Draws the tables and the tokens' values.
-    """
 
-    def __init__(self, rng: np.random.Generator, prompts: int, vocabulary: int, depth: int) -> None:
-        nodes = sum((vocabulary - 1) ** k for k in range(depth))
-        self._logits = rng.normal(np.linspace(0.3, -0.6, vocabulary), 1.0, size=(prompts, nodes, vocabulary))
-        self.prompts = Ragged.from_rows([[prompt] for prompt in range(prompts)])
-        self.prompt_texts: Sequence[str] = [f"table {prompt}:" for prompt in range(prompts)]
-        values = rng.normal(size=vocabulary) / depth
-        values[END] = 0.0
-        self.reward: Reward = TokenValues(values)
-
-    def untrained(self) -> TabularPolicy:
-        """Return tables of their own; see `World.untrained`."""
-        return TabularPolicy(self._logits)
-
-    def texts(self, rows: Ragged) -> list[str]:
-        """Write tokens as letters, the end token as a full stop; see `World.texts`."""
-        return ["".join("." if token == END else chr(ord("a") + token - 1) for token in row.tolist()) for row in rows]
+def _letters(rows: Ragged) -> list[str]:
+    """Write tokens as letters, the end token as a full stop."""
+    return ["".join("." if token == END else chr(ord("a") + token - 1) for token in row.tolist()) for row in rows]
 
 
 class TokenValues:
