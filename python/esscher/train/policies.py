@@ -45,7 +45,7 @@ class Policy(Protocol):
         ...
 
     def frozen_copy(self) -> LanguageModel:
-        """Return the model as it is now, which stays so: before the first step, the prior."""
+        """Return a copy that training does not change: before the first step, it is the prior."""
         ...
 
     def add_gradient(self, samples: Samples, coefficients: ArrayLike) -> None:
@@ -85,7 +85,7 @@ class TabularPolicy:
         self.parameters = {"logits": self.logits}
 
     def frozen_copy(self) -> TabularLM:
-        """Return the tables as they are now; see `Policy.frozen_copy`."""
+        """Return a copy of the tables; see `Policy.frozen_copy`."""
         return TabularLM(self.logits.detach().numpy().copy())
 
     def add_gradient(self, samples: Samples, coefficients: ArrayLike) -> None:
@@ -142,7 +142,7 @@ class TransformersPolicy:
         self.parameters = {name: one for name, one in lm.module.named_parameters() if one.requires_grad}
 
     def frozen_copy(self) -> TransformersLM:
-        """Return the model as it is now, sharing what is not trained; see `Policy.frozen_copy`."""
+        """Return a copy that shares what is not trained; see `Policy.frozen_copy`."""
         return self.lm.frozen_copy()
 
     def add_gradient(self, samples: Samples, coefficients: ArrayLike) -> None:
@@ -162,7 +162,7 @@ def _is_adapter(name: str) -> bool:
 
 
 def _is_among_the_last(lm: TransformersLM, layers: int | None) -> Callable[[str], bool]:
-    """Tell the parameters of the last layers, and of what follows them below the head, by their names; or all."""
+    """Return a test of parameter names, true of the last layers and of what follows them below the head."""
     if layers is None:
         return lambda _: True
     base = lm.module.base_model

@@ -128,7 +128,7 @@ class TrainingLoop:
         self._unrewarded = 0
 
     def take_step(self) -> StepMetrics:
-        """Draw completions, give them rewards, ascend the objective, and say what was seen."""
+        """Draw completions, give them rewards, ascend the objective, and return the step's metrics."""
         settings, clock = self._settings, _Clock()
         which = _prompts_of(self.step, len(self._task.prompts), settings)
         drawn = self._task.policy.lm.sample(

@@ -37,7 +37,7 @@ def trained_on(folder: Path) -> str | Path:
             f"{folder} is an adapter, and does not say of which model: set base_model_name_or_path in {ADAPTER}, "
             f"{MERGE}"
         )
-    # A path may have been written as seen from the folder.
+    # The path may be relative to the adapter's folder.
     beside = folder / named
     return resolve(named) if Path(named).exists() or not beside.is_dir() else beside
 
@@ -60,11 +60,11 @@ def attach(model: Any, folder: Path) -> Any:
         _check_kind(config, folder)
         config.inference_mode = True
         with warnings.catch_warnings():
-            # It has advice for those who train and merge.
+            # peft warns of what goes wrong in training and merging, which is not done here.
             warnings.simplefilter("ignore")
             adapted = peft.inject_adapter_in_model(config, model)
         weights = load_file(folder / ADAPTER_WEIGHTS)
-        # Named as in peft's wrapper, which is not there.
+        # The weights are named as in peft's wrapper, which is not used here.
         read = peft.set_peft_model_state_dict(
             adapted, {name.removeprefix("base_model.model."): weight for name, weight in weights.items()}
         )
@@ -96,6 +96,6 @@ def _peft(folder: Path) -> Any:
 def _check_kind(config: Any, folder: Path) -> None:
     if config.is_prompt_learning:
         raise ValueError(f"{folder} holds prompts, not weights: they are not read")
-    # A module of that name would be imported.
+    # peft would import the module that it names.
     if getattr(config, "megatron_config", None) is not None:
         raise ValueError(f"{folder} is for Megatron's layers: merge it")

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from esscher.lm.packing import Crossing, Pack
 
 NAME = "esscher_packs"
-# What attention is told that changes nothing here: nothing is dropped, positions are in queries and keys already,
+# Options of attention that change nothing here: nothing is dropped, positions are in queries and keys already,
 # windows are longer than the texts (see `Network.longest_in_pack`), and there is no cache.
 WITHOUT_EFFECT = {"dropout", "position_ids", "sliding_window", "use_cache", "is_causal", "output_attentions"}
-# Segments this much shorter than another are not padded to its length; short ones are, whatever they are.
+# Segments shorter than this share of another are not padded to its length, unless that is `SHORT` or less.
 LEAST_FILL, SHORT = 0.75, 16
 
 
@@ -203,7 +203,7 @@ def _varlen(
     # Of torch 2.11 and later; without it, prompts are not shared.
     from torch.nn.attention.varlen import AuxRequest, varlen_attn
 
-    # Since 2.12 it is to be said that several heads share keys; before, it was never asked.
+    # torch 2.12 has to be told that several heads share keys; 2.11 has no such argument.
     is_asked = "enable_gqa" in inspect.signature(varlen_attn).parameters
     sharing: dict[str, Any] = {"enable_gqa": queries.shape[1] != keys.shape[1]} if is_asked else {}
     out, lse = varlen_attn(

@@ -60,7 +60,7 @@ class ClassifierReward:
         self._model: Any = load_classifier(found, self._device)
         self._label = _label_index(self.name, self._model.config, label)
         self._config = self._model.config.get_text_config()
-        # Some positions of a model may not be for tokens, which its tokenizer knows.
+        # The tokenizer knows if some of the model's positions are not for tokens.
         positions = getattr(self._config, "max_position_embeddings", None) or self._tokenizer.model_max_length
         self._max_tokens = min(positions, self._tokenizer.model_max_length)
 

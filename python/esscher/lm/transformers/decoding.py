@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
     from esscher.lm.transformers.network import Network
 
-# Tokens of the longest text that tells whether batches are read as texts alone are: longer than what layers that
-# compress or convolve take together.
+# Tokens of the longer text that `reads_in_batches` tries: more than layers that compress or convolve take together.
 PROBED = 160
 
 
@@ -106,7 +105,7 @@ def batches(network: Network, lengths: NDArray[np.int64], new: int) -> list[NDAr
 
 
 def check_positions(network: Network, name: str, lengths: NDArray[np.int64], new: int) -> None:
-    """Raise `ValueError` if positions would change their meaning to a text while `new` tokens of it are written.
+    """Raise `ValueError` if the positions of a text's tokens would change while `new` tokens are written after it.
 
     Scored whole, its first tokens would be read as they were not when it was written.
     """
@@ -125,7 +124,7 @@ def check_positions(network: Network, name: str, lengths: NDArray[np.int64], new
 
 
 def reads_in_batches(network: Network) -> bool:
-    """Whether texts that are padded, cached, copied and dropped read as they do whole and alone.
+    """Whether a padded batch with a cache, whose rows are copied and dropped, gives the hidden states of texts alone.
 
     Architectures without a cache do not, nor do those that take padding for text.
     """
@@ -135,7 +134,7 @@ def reads_in_batches(network: Network) -> bool:
     token = network.tensor(np.array([3, 2, 1]) % network.vocabulary_size)
     try:
         texts = _advance(network, read(network, prompts, np.array([1, 0, 1])), token, np.arange(3))
-        # Those left are in another order than the prompts: a cache that is not rearranged must show.
+        # In another order than the prompts, so that a cache that is not rearranged gives other states.
         texts = _advance(network, texts, token, np.array([0, 1]))
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if is_out_of_memory(error):

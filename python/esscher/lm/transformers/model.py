@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from esscher.ragged import Offsets
     from esscher.token_scores import TokenScores
 
-# Of vocabularies without tokenizers: a larger one is another, not the same with padding.
+# Without tokenizers to tell, a vocabulary so many times larger is taken for another one, not for a padded one.
 MOST_PADDED = 1.1
 
 
@@ -64,7 +64,7 @@ class TransformersLM(TextCoder):
     def __init__(self, model: PreTrainedModel, name: str, source: ModelSource | None = None) -> None:
         super().__init__(name, source)
         self._network = Network(model, name)
-        # A network is run by one thread at a time: how it attends is part of its configuration.
+        # One thread runs a network at a time, since its configuration says how it attends.
         self._running = threading.RLock()
         self.vocabulary_size = self._network.vocabulary_size
         self.end_token_ids = self._network.end_token_ids
@@ -139,10 +139,10 @@ class TransformersLM(TextCoder):
             model._check_start(self, samples.prompts)
         begun = replace(samples, prompts=self._begun(samples.prompts))
         with ExitStack() as running:
-            # In one order everywhere, so that no two threads wait for each other's.
+            # Locked in one order everywhere, so that no two threads wait for each other.
             for model in sorted(set(models), key=id):
                 running.enter_context(model._at_work())
-            # Looked at anew if it was changed, and then over the token ids that both know.
+            # Asked again, since the structure of a changed model has been read again.
             pair = models if prior is None else self.beside(prior)
             scores = token_scores([model._network for model in pair], begun)
         for model, logprobs in zip(models, (scores.logprobs, scores.prior_logprobs), strict=False):

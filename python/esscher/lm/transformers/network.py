@@ -91,7 +91,7 @@ class Network:
         self.takes_positions = "position_ids" in taken
         self._cache_name = next((name for name in CACHES if name in taken), CACHES[0])
         self.config = config
-        # Up to how many tokens texts are read alike in any company, and in packs, where each prompt is read once.
+        # Up to how many tokens a text is read alike beside any others.
         self.longest_alike, self.long_are_alike = configuration.longest_alike(config)
         self._logits: torch.Tensor | None = None
         self._seen = _appearance(model)
@@ -141,7 +141,7 @@ class Network:
         padded = self.tensor(token_ids)
         position = np.arange(padded.shape[1])
         hidden: torch.Tensor = self.run(padded, self.tensor(position).expand_as(padded)).last_hidden_state
-        # Found here, since a GPU would have to be waited for to say how many there are.
+        # Found here: to count them on a GPU would make the CPU wait for it.
         kept = np.flatnonzero(position < rows.lengths[:, None])
         return hidden.flatten(0, 1).index_select(0, self.tensor(kept))
 

@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 def check_finite_weights(model: Module, name: str) -> None:
     """Raise `ValueError` if a weight of a model is NaN or infinite; the message says which, and where."""
     for key, weight in model.named_parameters():
-        # The least and the greatest are NaN where anything is, and take no memory.
+        # Minimum and maximum are NaN if any value is, and take no memory.
         values = weight.detach()
         if values.is_floating_point() and values.numel() and not all(map(torch.isfinite, values.aminmax())):
             place = tuple(torch.nonzero(~torch.isfinite(values))[0].tolist())
@@ -80,7 +80,7 @@ def _own_logits(network: Network, ids: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def _refusing(reason: str) -> Iterator[None]:
-    """Turn whatever a model raises that cannot be read so into a `ValueError` that says what else there is."""
+    """Turn what a model raises in the block into a `ValueError` that gives a reason and a way round."""
     try:
         yield
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -135,7 +135,7 @@ def reads_packs(network: Network, name: str) -> bool:
 
 
 def _obstacle(network: Network, laid: Pack) -> str | None:
-    """Say what keeps a model from being read in packs, though its architecture may be, if anything does."""
+    """Return why a model cannot be read in packs although its architecture may allow it; `None` if it can."""
     config = network.config
     if config._attn_implementation != "sdpa":
         return f"its attention is {config._attn_implementation!r}, set it to 'sdpa'"

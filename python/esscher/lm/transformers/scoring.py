@@ -56,14 +56,14 @@ def check_numbers(name: str, logprobs: Ragged) -> Ragged:
     return logprobs
 
 
-class _Batch(NamedTuple):
+class _TreeBatch(NamedTuple):
     """Completions with their prompts that are read at a time, as a pack or padded."""
 
     trees: Sequence[Tree]
     is_packed: bool
 
 
-def _batches(networks: Sequence[Network], samples: Samples) -> Iterator[_Batch]:
+def _batches(networks: Sequence[Network], samples: Samples) -> Iterator[_TreeBatch]:
     """Divide samples into batches; completions that cannot share their prompt are padded, apart from the others."""
     lengths = text_lengths(samples)
     fits = lengths <= min(network.longest_in_pack for network in networks)
@@ -71,13 +71,15 @@ def _batches(networks: Sequence[Network], samples: Samples) -> Iterator[_Batch]:
     is_apart = ~is_shared[samples.group_of]
     is_alike = lengths <= min(network.longest_alike for network in networks)
     budget = min(network.pace.tokens for network in networks)
-    yield from (_Batch(trees, is_packed=True) for trees in divide(samples, budget, np.flatnonzero(is_shared)))
-    # With no room for two, a text is read alone.
+    yield from (_TreeBatch(trees, is_packed=True) for trees in divide(samples, budget, np.flatnonzero(is_shared)))
+    # With room for one token, each text is read alone.
     for which, room in ((is_apart & is_alike, budget), (is_apart & ~is_alike, 1)):
-        yield from (_Batch(trees, is_packed=False) for trees in divide_unshared(samples, room, np.flatnonzero(which)))
+        yield from (
+            _TreeBatch(trees, is_packed=False) for trees in divide_unshared(samples, room, np.flatnonzero(which))
+        )
 
 
-def _score(networks: Sequence[Network], samples: Samples, batch: _Batch) -> tuple[NDArray[np.int64], Columns]:
+def _score(networks: Sequence[Network], samples: Samples, batch: _TreeBatch) -> tuple[NDArray[np.int64], Columns]:
     """Which completion tokens a batch holds, and their columns in the order of `TokenScores`."""
     laid, device = pack(samples, batch.trees), networks[0].device
     predictors = torch.from_numpy(laid.predictors).to(device)
@@ -156,7 +158,7 @@ def _assembled(parts: Sequence[tuple[NDArray[np.int64], Columns]]) -> TokenScore
     return TokenScores(columns[0], columns[1], prior_logprobs, kl)
 
 
-def _halved(samples: Samples, batch: _Batch, error: BaseException) -> list[_Batch]:
+def _halved(samples: Samples, batch: _TreeBatch, error: BaseException) -> list[_TreeBatch]:
     """Halve a batch that did not fit into memory; raise `MemoryError` if it is one completion."""
     halves = halve(batch.trees)
     if halves is None:

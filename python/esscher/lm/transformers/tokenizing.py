@@ -39,7 +39,7 @@ class TextCoder:
     def __init__(self, name: str, source: ModelSource | None) -> None:
         self.name = name
         self._source = source
-        # A tokenizer is no longer itself while another thread changes how it encodes.
+        # Options change the tokenizer while it encodes, so one thread uses it at a time.
         self._tokenizing = threading.Lock()
 
     def encode(
@@ -69,9 +69,9 @@ class TextCoder:
         options = {"add_special_tokens": add_special_tokens, "split_special_tokens": not parse_special_tokens}
         rows = []
         for text in texts:
-            # For each text alone, so that one thread's many do not keep another's few waiting.
+            # Locked for one text at a time, so that a thread with few texts need not wait for one with many.
             with self._tokenizing:
-                # Not verbose: whether a text is too long is for `logprobs` and `sample` to say.
+                # Not verbose: `logprobs` and `sample` check whether a text is too long.
                 rows.append(tokenizer.encode(text, verbose=False, **options))
         return Ragged.from_rows(rows, dtype=np.uint32)
 

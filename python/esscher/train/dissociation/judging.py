@@ -98,7 +98,10 @@ def _forward_kl(lm: LanguageModel, prior_samples: Samples, beta: float) -> KlEst
 
 
 def _excess(drawn: Samples, prior_samples: Samples, beta: float) -> Estimate:
-    """Compare with the target's diversity by the prior's samples: a collapsed policy's own do not show that either."""
+    """Share of distinct 2-grams of the policy's completions minus that of the target's.
+
+    The target's are the prior's, weighted: a collapsed policy's own completions do not show it either.
+    """
     assert prior_samples.rewards is not None
     weights = exponential_weights(prior_samples.rewards, beta, prior_samples.groups).weights
     own = estimate_size_free(drawn.completions, drawn.groups)[0].within
@@ -117,7 +120,7 @@ def _texts(world: World, drawn: Samples) -> tuple[Text, ...]:
 
 
 def _exact(lm: LanguageModel, prior: LanguageModel, reward: Reward, beta: float) -> Exact | None:
-    """Enumerate all completions, where there are few enough that a model can name them."""
+    """Compute the means by enumeration, which only tabular models allow."""
     if not (isinstance(lm, TabularLM) and isinstance(prior, TabularLM)):
         return None
     every = lm.completions()
