@@ -9,9 +9,9 @@ import numpy as np
 
 from esscher import Ragged, Samples
 from esscher.lm.tabular import TabularLM
-from esscher.service.codec import encode_samples
-from esscher.service.models import Models
-from esscher.service.queue import costs
+from esscher.server.models import Models
+from esscher.server.queue import costs
+from esscher.wire.codec import encode_samples
 
 PROMPTS, VOCABULARY, DEPTH = 4, 5, 6
 

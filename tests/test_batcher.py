@@ -16,11 +16,12 @@ import pytest
 
 from esscher import Ragged, Samples
 from esscher.lm.tabular import TabularLM
-from esscher.service.batcher import Batcher, ModelError, ServerBusyError
-from esscher.service.metrics import Metrics
-from esscher.service.models import Models
-from esscher.service.plans import Batch
-from esscher.service.queue import costs
+from esscher.server.batcher import Batcher
+from esscher.server.models import Models
+from esscher.server.plans import Batch, ModelError
+from esscher.server.prometheus import Metrics
+from esscher.server.queue import costs
+from esscher.wire.errors import ServerBusyError
 from service_models import (
     VOCABULARY,
     Gated,
@@ -732,6 +733,6 @@ def test_costs_count_a_prompt_once():
 
 def test_the_batcher_knows_no_transport_and_no_torch():
     heavy = ("grpc", "torch", "prometheus_client")
-    code = f"import sys, esscher.service.batcher; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, esscher.server.batcher; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

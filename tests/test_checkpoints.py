@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from esscher import Ragged
+from esscher.client import AsyncClient
 from esscher.lm.checkpoints import checkpoints_in, incompleteness, newest_whole_checkpoint
 from esscher.lm.transformers import TransformersLM
-from esscher.service.client import AsyncClient
-from esscher.service.following import follow_checkpoints
-from esscher.service.loading import Sources, load_models
-from esscher.service.server import running
+from esscher.server.following import follow_checkpoints
+from esscher.server.loading import Sources, load_models
+from esscher.server.serving import running
 from models import alice, alice_folder
 
 pytestmark = pytest.mark.timeout(120)
@@ -189,7 +189,7 @@ async def test_a_checkpoint_that_changes_while_it_is_loaded_is_loaded_again(save
 
 
 async def test_a_checkpoint_that_could_not_be_loaded_is_tried_again(saved, tmp_path, monkeypatch):
-    monkeypatch.setattr("esscher.service.following.RETRY_SECONDS", 0.1)
+    monkeypatch.setattr("esscher.server.following.RETRY_SECONDS", 0.1)
     failures = iter([MemoryError("no room"), OSError("not there")])
 
     def load(folder):

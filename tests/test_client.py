@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 
 from esscher import Ragged, Samples, Tilt
+from esscher.client import AsyncClient, Client
 from esscher.evaluate import evaluate
-from esscher.service.client import AsyncClient, Client
-from esscher.service.errors import ServerBusyError, Status, exception_of
-from esscher.service.models import Models
-from esscher.service.server import running, running_in_thread
-from esscher.service.servicer import Limits
+from esscher.server.models import Models
+from esscher.server.servicer import Limits
+from esscher.server.serving import running, running_in_thread
+from esscher.wire.errors import ServerBusyError
+from esscher.wire.status import Status, exception_of
 from service_models import Gated, assert_equal, bad_samples, draw, expected_logprobs, models, oracle, tabular
 
 pytestmark = pytest.mark.timeout(60)
@@ -252,7 +253,7 @@ import sys
 for name in ("torch", "transformers", "grpc_health", "pyarrow", "altair", "typer"):
     sys.modules[name] = None  # importing it raises
 from esscher import Ragged, Samples
-from esscher.service.client import Client
+from esscher.client import Client
 samples = Samples(Ragged.from_rows([[1]]), Ragged.from_rows([[1, 2, 0]]), [0, 1])
 with Client(sys.argv[1]) as client:
     print(client.score(samples))

@@ -19,14 +19,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esscher import Ragged, Samples
-from esscher.service.client import AsyncClient, Client, ColumnError
-from esscher.service.codec import decode_samples, encode_samples
-from esscher.service.errors import ServerBusyError, Status
-from esscher.service.sending import Failure, pause_before_retry
-from esscher.service.splitting import split
+from esscher.client import AsyncClient, Client, ColumnError
+from esscher.client.delivery import Failure, pause_before_retry
 from esscher.v1 import report_pb2
 from esscher.v1 import scoring_service_pb2 as pb
 from esscher.v1.scoring_service_pb2_grpc import ScoringServiceServicer, add_ScoringServiceServicer_to_server
+from esscher.wire.codec import decode_samples, encode_samples
+from esscher.wire.errors import ServerBusyError
+from esscher.wire.parts import split
+from esscher.wire.status import Status
 from service_models import assert_equal
 
 pytestmark = pytest.mark.timeout(60)

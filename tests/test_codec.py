@@ -19,9 +19,9 @@ from esscher.diversity import DiversityEstimate
 from esscher.estimate import Estimate, Interval
 from esscher.evaluate import Counts, Ngram, PerCompletion, Report
 from esscher.evaluate.posterior import TargetReport
-from esscher.service import codec
-from esscher.service.report_codec import decode_report, encode_report
 from esscher.v1 import report_pb2, samples_pb2, target_pb2
+from esscher.wire import codec
+from esscher.wire.report_codec import decode_report, encode_report
 from service_models import HOSTILE, assert_equal, draw, hostile
 
 float32 = st.floats(width=32, allow_nan=False)

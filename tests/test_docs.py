@@ -22,8 +22,8 @@ def blocks(language):
 
 
 def test_the_readmes_python_runs(capsys):
-    from esscher.service.models import Models
-    from esscher.service.server import running_in_thread
+    from esscher.server.models import Models
+    from esscher.server.serving import running_in_thread
 
     on_arrays, over_grpc, in_process_only, preset = blocks("python")
     names = {}

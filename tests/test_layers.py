@@ -29,7 +29,8 @@ LAYERS = [
     {"compare"},
     {"report", "files"},
     {"v1"},
-    {"service"},
+    {"wire"},
+    {"client", "server"},
     {"demo", "offline"},
     {"train", "integrations"},
     {"cli"},
@@ -43,8 +44,8 @@ ALLOWED = {
     "transformers": {"lm.transformers", "integrations.trl"},
     "trl": {"integrations.trl"},
     "peft": {"lm.transformers", "train"},
-    "grpc": {"v1", "service"},
-    "google": {"v1", "service"},
+    "grpc": {"v1", "wire", "client", "server"},
+    "google": {"v1", "wire", "client", "server"},
     "pyarrow": {"files"},
     "altair": {"report"},
     "typer": {"cli"},
@@ -95,6 +96,13 @@ def test_importing_esscher_imports_nothing_heavy():
     code = (
         "import sys, esscher; print([m for m in ('torch', 'grpc', 'pyarrow', 'google.protobuf') if m in sys.modules])"
     )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_importing_the_client_imports_nothing_of_the_server():
+    server = ("esscher.server", "torch", "prometheus_client")
+    code = f"import sys, esscher.client; print([m for m in sys.modules if m.startswith({server})])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -19,8 +19,8 @@ import pytest
 from esscher.integrations.openrlhf import RewardServer, reward_func, serving
 from esscher.integrations.texts import RewardBatcher
 from esscher.lm.rewards import FunctionReward
-from esscher.service.models import Models
-from esscher.service.server import running_in_thread
+from esscher.server.models import Models
+from esscher.server.serving import running_in_thread
 from models import alice
 
 pytestmark = pytest.mark.timeout(60)

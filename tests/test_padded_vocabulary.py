@@ -15,8 +15,8 @@ from esscher import Client, Ragged, Samples
 from esscher.lm.pair import side_by_side
 from esscher.lm.tabular import TabularLM
 from esscher.lm.transformers import TransformersLM
-from esscher.service.models import Models
-from esscher.service.server import running_in_thread
+from esscher.server.models import Models
+from esscher.server.serving import running_in_thread
 from models import alice, alice_folder
 from test_scoring import arguments, naive, perturbed
 from test_transformers import random_model, real_completions

@@ -8,7 +8,7 @@ import pytest
 from esscher import Padded, Ragged, Samples, evaluate, kl_estimators, sequence_logprobs
 from esscher.divergence import PRESETS, estimate_kl
 from esscher.samples import token_column
-from esscher.service.codec import decode_samples, encode_samples
+from esscher.wire.codec import decode_samples, encode_samples
 
 LENGTHS = [40, 7, 13, 20]
 DTYPES = ("float16", "float32", "float64", "bfloat16")

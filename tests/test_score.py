@@ -20,8 +20,8 @@ import pytest
 from esscher import files
 from esscher.lm.tabular import TabularLM
 from esscher.offline import LocalModels, model_fingerprint, parts_folder, score_file
-from esscher.service.models import Models
-from esscher.service.server import running_in_thread
+from esscher.server.models import Models
+from esscher.server.serving import running_in_thread
 from models import alice_folder
 from offline_runs import BLOCK, ROWS, Recorder, other, plan, rows, score, write
 from service_models import tabular

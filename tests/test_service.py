@@ -20,19 +20,20 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from esscher import Condition, Ragged, Tilt, _core, kl_estimators
+from esscher.client import AsyncClient, Client
 from esscher.evaluate import evaluate
 from esscher.lm.base import NoTokenizerError
 from esscher.lm.tabular import TabularLM
-from esscher.service.client import AsyncClient, Client
-from esscher.service.codec import TOKEN_COLUMNS, encode_samples, encode_tokens
-from esscher.service.models import Models
-from esscher.service.queue import Queue
-from esscher.service.server import SERVICE, check_host, running, running_in_thread
-from esscher.service.servicer import Limits
-from esscher.service.worker import Worker
+from esscher.server.models import Models
+from esscher.server.queue import Queue
+from esscher.server.servicer import Limits
+from esscher.server.serving import check_host, running, running_in_thread
+from esscher.server.worker import Worker
 from esscher.v1 import scoring_service_pb2 as pb
 from esscher.v1 import target_pb2
 from esscher.v1.scoring_service_pb2_grpc import ScoringServiceStub
+from esscher.wire.codec import TOKEN_COLUMNS, encode_samples, encode_tokens
+from esscher.wire.transport import SERVICE
 from models import alice
 from service_models import (
     HOSTILE,
@@ -296,7 +297,7 @@ def throw(*_, **__):
 def test_a_panic_ends_the_call_at_once_and_nothing_else(stub, monkeypatch, failure):
     request = pb.EvaluateSamplesRequest(samples=encode_samples(draw(0)), proposal=target_pb2.PROPOSAL_POLICY)
     with monkeypatch.context() as patch:
-        patch.setattr("esscher.service.servicer.evaluate", failure)
+        patch.setattr("esscher.server.servicer.evaluate", failure)
         started = time.monotonic()
         code, text = refusal(stub.EvaluateSamples, request)
         assert time.monotonic() - started < 1
@@ -611,8 +612,8 @@ async def test_all_addresses_can_be_served_on_request():
 
 SERVER = """
 import asyncio, time
-from esscher.service.server import serve
-from esscher.service.models import Models
+from esscher.server.serving import serve
+from esscher.server.models import Models
 from service_models import tabular
 
 class Slow(type(tabular())):

@@ -17,8 +17,8 @@ from esscher.lm.checkpoints import newest_whole_checkpoint
 from esscher.lm.packing import text_lengths
 from esscher.lm.tabular import TabularLM
 from esscher.lm.transformers import TransformersLM, decoding
-from esscher.service.models import Models
-from esscher.service.server import running_in_thread
+from esscher.server.models import Models
+from esscher.server.serving import running_in_thread
 from esscher.train import RunFolder, TabularPolicy, Task, TrainingSettings, TransformersPolicy, train
 from esscher.train.ascent import accumulate
 from esscher.train.lessons import Lesson, Objective

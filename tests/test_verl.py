@@ -13,12 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from esscher.client import Client, ColumnError
 from esscher.integrations.texts import RewardBatcher, rewards_of, text_of
 from esscher.integrations.verl import compute_score, compute_score_async, make_compute_score
 from esscher.lm.rewards import FunctionReward
-from esscher.service.client import Client, ColumnError
-from esscher.service.models import Models
-from esscher.service.server import running_in_thread
+from esscher.server.models import Models
+from esscher.server.serving import running_in_thread
 from models import alice
 
 pytestmark = pytest.mark.timeout(60)

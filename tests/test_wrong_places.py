@@ -7,11 +7,11 @@ import asyncio
 import pytest
 
 from esscher import files
+from esscher.client import AsyncClient, Client
 from esscher.integrations.openrlhf import RewardServer
 from esscher.integrations.trl import EsscherReward
 from esscher.integrations.verl import compute_score, make_compute_score
-from esscher.service.client import AsyncClient, Client
-from esscher.service.server import check_host
+from esscher.server.serving import check_host
 from models import alice_folder
 from offline_runs import rows
 

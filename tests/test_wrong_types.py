@@ -28,7 +28,7 @@ from esscher import (
     sequence_logprobs,
     top_ngrams,
 )
-from esscher.service.codec import encode_logprob_pair, encode_samples, encode_tokens
+from esscher.wire.codec import encode_logprob_pair, encode_samples, encode_tokens
 
 LOGPROBS = Ragged.from_rows([[-1.0, -2.0], [-3.0, -4.0]])
 IDS = Ragged.from_rows([[1, 2], [3, 4]])

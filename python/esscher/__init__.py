@@ -70,7 +70,7 @@ from esscher.target import Condition, Moments, Product, Tilt
 from esscher.token_scores import TokenScores, token_scores
 
 if TYPE_CHECKING:
-    from esscher.service.client import Answer, AsyncClient, Client, ColumnError
+    from esscher.client import Answer, AsyncClient, Client, ColumnError
 
 __all__ = [
     "Agreement",
@@ -169,7 +169,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import the clients when they are first asked for: grpc takes longer to import than all the rest."""
     if name in ("Answer", "AsyncClient", "Client", "ColumnError"):
-        from esscher.service import client
+        from esscher import client
 
         return getattr(client, name)
     raise AttributeError(f"module 'esscher' has no attribute {name!r}")

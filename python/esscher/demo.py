@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from esscher.client import Client
 from esscher.divergence import sequence_logprobs
 from esscher.lm.packaged import resolve
 from esscher.lm.prompts import NEUTRAL_PROMPTS
 from esscher.lm.rewards import FunctionReward, sentiment
 from esscher.lm.transformers import TransformersLM
 from esscher.report import digits
-from esscher.service.client import Client
 from esscher.target import Tilt
 
 if TYPE_CHECKING:

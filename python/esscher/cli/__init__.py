@@ -41,8 +41,8 @@ from esscher.report.prototype import (
     write_picture,
 )
 from esscher.report.prototype_page import write_prototype_page
-from esscher.service.addresses import check_address
 from esscher.target import Condition, Tilt
+from esscher.wire.addresses import check_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -174,11 +174,11 @@ def serve(
     With a prior, callers get its log-probs of their completions; with a policy too, its log-probs, its entropy and the
     exact KL between the two, token by token; with a reward, rewards.
     """
-    from esscher.service.following import follow_checkpoints
-    from esscher.service.loading import Sources, load_models
-    from esscher.service.server import check_host
-    from esscher.service.server import serve as serve_models
-    from esscher.service.servicer import Limits
+    from esscher.server.following import follow_checkpoints
+    from esscher.server.loading import Sources, load_models
+    from esscher.server.servicer import Limits
+    from esscher.server.serving import check_host
+    from esscher.server.serving import serve as serve_models
 
     check_host(host, insecure=insecure)
     keep_freed_memory()
@@ -468,7 +468,7 @@ def _chosen(columns: list[Column] | None, prior: str | None, policy: str | None,
 
 @contextmanager
 def _served(server: str, columns: tuple[str, ...]) -> Iterator[offline.Scorer]:
-    from esscher.service.client import Client
+    from esscher.client import Client
 
     with Client(server, timeout=SERVER_TIMEOUT) as client:
         yield offline.Server(client, columns)

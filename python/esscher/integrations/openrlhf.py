@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 from esscher.integrations.texts import RewardBatcher, shared_batcher
-from esscher.service.addresses import check_name
+from esscher.wire.addresses import check_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from esscher.service.client import Client, ColumnError
+from esscher.client import Client, ColumnError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

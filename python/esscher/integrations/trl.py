@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
+from esscher.client import Client
 from esscher.divergence import estimate_kl
 from esscher.diversity import distinct, unique_share
 from esscher.integrations.texts import rewards_of, text_of
 from esscher.posterior import assess
 from esscher.ragged import Ragged
 from esscher.samples import Samples
-from esscher.service.client import Client
 from esscher.target import Tilt
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from esscher.integrations.texts import shared_batcher, text_of
-from esscher.service.addresses import check_address
+from esscher.wire.addresses import check_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -15,9 +15,9 @@ from esscher.ragged import Ragged
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from esscher.client import Client
     from esscher.lm.base import LanguageModel
     from esscher.samples import Samples
-    from esscher.service.client import Client
 
 PRIOR = ("prior_logprobs",)
 POLICY = ("policy_logprobs", "policy_entropy")

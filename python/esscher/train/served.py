@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from esscher.samples import Samples
 
 if TYPE_CHECKING:
+    from esscher.client import Client
     from esscher.ragged import Offsets, Ragged
-    from esscher.service.client import Client
 
 
 class ServedPrior:

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from esscher.client import Client
 from esscher.lm.pair import load_lm
 from esscher.lm.rewards import find_reward_function, load_reward
-from esscher.service.addresses import check_address
-from esscher.service.client import Client
 from esscher.train.policies import TransformersPolicy
 from esscher.train.run_folder import RunFolder
 from esscher.train.served import ServedPrior
 from esscher.train.training import Prior, Task, check_prompts, train
+from esscher.wire.addresses import check_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,8 +9,8 @@ import numpy as np
 
 from esscher import Ragged
 from esscher.lm.base import check_scoring
-from esscher.service.models import Models
-from esscher.service.server import serve
+from esscher.server.models import Models
+from esscher.server.serving import serve
 
 
 class Idle:

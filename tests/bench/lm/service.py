@@ -17,11 +17,10 @@ from bench.lm.engine import model, pieces
 from bench.lm.measure import Figure, Peer, Row, compare, seconds
 from bench.lm.peer import METHOD, UNLIMITED, nested_messages
 from esscher import Client, Ragged, Samples
+from esscher.client import AsyncClient
 from esscher.lm.packaged import resolve
-from esscher.service.calls import SERVICE
-from esscher.service.client import AsyncClient
-from esscher.service.codec import encode_logprob_pair
-from esscher.service.transport import TRANSPORT
+from esscher.wire.codec import encode_logprob_pair
+from esscher.wire.transport import SERVICE, TRANSPORT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from esscher.service.errors import status_of
-from esscher.service.queue import ServerBusyError
+from esscher.server.incidents import log_incident
+from esscher.wire.errors import ServerBusyError
+from esscher.wire.status import Status, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from esscher.service.metrics import Metrics
+    from esscher.server.prometheus import Metrics
 
     Handler = grpc.RpcMethodHandler[Any, Any]
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -98,7 +99,7 @@ class Guard:
             outcome = context.code().name
             raise
         except BaseException as error:
-            code, text = status_of(error)
+            code, text = status_of(error) or _internal(error)
             outcome = code.name
             if code is not grpc.StatusCode.INTERNAL:
                 self._metrics.note_refusal(type(error).__name__)
@@ -112,3 +113,7 @@ class Guard:
             context.set_trailing_metadata((("grpc-retry-pushback-ms", PUSHBACK_MS),))
         # Counted and logged first, so that whoever has the answer finds it there.
         return await context.abort(code, text)
+
+
+def _internal(error: BaseException) -> Status:
+    return Status(grpc.StatusCode.INTERNAL, f"internal error {log_incident(error)}: the server's log explains it")

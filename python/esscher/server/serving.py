@@ -15,20 +15,19 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 
-from esscher.service.addresses import check_name
-from esscher.service.batcher import Batcher
-from esscher.service.calls import SERVICE
-from esscher.service.guard import Guard
-from esscher.service.metrics import Metrics
-from esscher.service.servicer import REQUESTS_AT_ONCE, Limits, Servicer
-from esscher.service.transport import TRANSPORT
+from esscher.server.batcher import Batcher
+from esscher.server.guard import Guard
+from esscher.server.prometheus import Metrics
+from esscher.server.servicer import REQUESTS_AT_ONCE, Limits, Servicer
 from esscher.v1.scoring_service_pb2_grpc import add_ScoringServiceServicer_to_server
+from esscher.wire.addresses import check_name
+from esscher.wire.transport import SERVICE, TRANSPORT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from esscher.lm.base import LanguageModel
-    from esscher.service.models import Models
+    from esscher.server.models import Models
 
 DEFAULT_PORT = 50051
 DEFAULT_LIMITS = Limits()

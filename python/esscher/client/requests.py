@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 import numpy as np
 
 from esscher.ragged import Ragged, check_offsets
-from esscher.service.codec import (
+from esscher.v1 import scoring_service_pb2 as pb
+from esscher.wire.codec import (
     COLUMNS,
     LOGPROB,
     decode_samples,
@@ -19,9 +20,8 @@ from esscher.service.codec import (
     encode_target,
     encode_tokens,
 )
-from esscher.service.report_codec import decode_report
-from esscher.service.splitting import Part  # noqa: TC001
-from esscher.v1 import scoring_service_pb2 as pb
+from esscher.wire.parts import Part  # noqa: TC001
+from esscher.wire.report_codec import decode_report
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,6 @@ Result = TypeVar("Result")
 _NUMBERS: dict[str, Any] = {name: number for number, name in COLUMNS.items()}
 
 
-SERVICE: str = pb.DESCRIPTOR.services_by_name["ScoringService"].full_name
 # Every method, and what it answers with.
 RESPONSES: dict[str, Any] = {
     "GetServerInfo": pb.GetServerInfoResponse,

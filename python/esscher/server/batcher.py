@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from esscher.lm.base import check_scoring
 from esscher.samples import Samples
-from esscher.service.plans import ModelError, ModelPlan, RewardError, RewardPlan, plan_for
-from esscher.service.queue import Job, Queue, ServerBusyError
-from esscher.service.worker import Worker
+from esscher.server.plans import ModelPlan, RewardError, RewardPlan, plan_for
+from esscher.server.queue import Job, Queue
+from esscher.server.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -21,14 +21,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from esscher.lm.base import LanguageModel
-    from esscher.service.metrics import Metrics
-    from esscher.service.models import Models
-    from esscher.service.plans import Outcome
+    from esscher.server.models import Models
+    from esscher.server.plans import Outcome
+    from esscher.server.prometheus import Metrics
 
 # Of a caller's time, how much its rewards may take.
 REWARD_SHARE = 0.9
-
-__all__ = ["Batcher", "ModelError", "Scored", "ServerBusyError"]
 
 
 @dataclass(frozen=True, eq=False)

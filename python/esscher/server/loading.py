@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from esscher.lm.checkpoints import newest_whole_checkpoint
 from esscher.lm.pair import check_comparable, load_lm
 from esscher.lm.rewards import find_reward_function, load_reward
-from esscher.service.models import Models
+from esscher.server.models import Models
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from esscher.client.requests import score_call
 from esscher.ragged import Ragged
-from esscher.service.calls import score_call
-from esscher.service.splitting import split
+from esscher.wire.parts import split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from esscher.client.requests import Call, PartAnswer, ServerInfo
     from esscher.samples import Samples
-    from esscher.service.calls import Call, PartAnswer, ServerInfo
 
 # The server works on a batch at a time: a part of a few keeps it busy, and loses little if it is to be sent again.
 _BATCHES_PER_PART = 4

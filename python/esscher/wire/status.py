@@ -8,10 +8,9 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from esscher.lm.base import NoTokenizerError
-from esscher.service.incidents import log_incident
-from esscher.service.queue import ServerBusyError
+from esscher.wire.errors import ServerBusyError
 
-# What is not here is a failure of the server: INTERNAL, with an id in place of the text.
+# What is not here is a failure of the server: it sends INTERNAL, with an id in place of the text.
 _STATUS_OF: tuple[tuple[type[BaseException], grpc.StatusCode], ...] = (
     (NoTokenizerError, grpc.StatusCode.FAILED_PRECONDITION),  # before ValueError, which it is too
     (ValueError, grpc.StatusCode.INVALID_ARGUMENT),
@@ -31,12 +30,10 @@ class Status(NamedTuple):
     text: str
 
 
-def status_of(error: BaseException) -> Status:
-    """Return the status to send for an exception; if the server is to blame, log it under the id that is sent."""
-    for kind, code in _STATUS_OF:
-        if isinstance(error, kind):
-            return Status(code, str(error)[:_MAX_TEXT])
-    return Status(grpc.StatusCode.INTERNAL, f"internal error {log_incident(error)}: the server's log explains it")
+def status_of(error: BaseException) -> Status | None:
+    """Return the status to send for an exception; `None` if it is not the caller's to know."""
+    code = next((code for kind, code in _STATUS_OF if isinstance(error, kind)), None)
+    return None if code is None else Status(code, str(error)[:_MAX_TEXT])
 
 
 def exception_of(status: Status, address: str, timeout: float) -> Exception:

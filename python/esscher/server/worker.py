@@ -10,14 +10,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from esscher.service.plans import Batch
+from esscher.server.plans import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from esscher.service.metrics import Metrics
-    from esscher.service.plans import Outcome
-    from esscher.service.queue import Job, Queue, Turn
+    from esscher.server.plans import Outcome
+    from esscher.server.prometheus import Metrics
+    from esscher.server.queue import Job, Queue, Turn
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,8 +9,8 @@ import numpy as np
 
 from esscher.ragged import Ragged
 from esscher.samples import Samples, concatenate
-from esscher.service.incidents import log_incident
-from esscher.service.splitting import Part
+from esscher.server.incidents import log_incident
+from esscher.wire.parts import Part
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from esscher.lm.base import LanguageModel, Reward
-    from esscher.service.models import Models
+    from esscher.server.models import Models
 
     Columns = dict[str, NDArray[Any]]
     Outcome = Columns | Exception

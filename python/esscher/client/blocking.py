@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 
-from esscher.service.addresses import check_address
-from esscher.service.calls import (
+from esscher.client.answers import Answer, ColumnError, Inquiry, samples_of
+from esscher.client.delivery import Delivery, Window
+from esscher.client.requests import (
     RESPONSES,
-    SERVICE,
     Call,
     Result,
     ServerInfo,
@@ -24,9 +24,8 @@ from esscher.service.calls import (
     kl_call,
     tokenize_call,
 )
-from esscher.service.inquiry import Answer, ColumnError, Inquiry, samples_of
-from esscher.service.sending import Delivery, Window
-from esscher.service.transport import TRANSPORT
+from esscher.wire.addresses import check_address
+from esscher.wire.transport import SERVICE, TRANSPORT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

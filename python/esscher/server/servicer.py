@@ -12,7 +12,10 @@ from esscher import _core
 from esscher.divergence import kl_estimators
 from esscher.evaluate import evaluate
 from esscher.lm.base import NoTokenizerError, TextModel
-from esscher.service.codec import (
+from esscher.v1 import report_pb2
+from esscher.v1 import scoring_service_pb2 as pb
+from esscher.v1.scoring_service_pb2_grpc import ScoringServiceServicer
+from esscher.wire.codec import (
     TOKEN_COLUMNS,
     decode_columns,
     decode_groups,
@@ -23,10 +26,7 @@ from esscher.service.codec import (
     encode_logprobs,
     encode_samples,
 )
-from esscher.service.report_codec import encode_report
-from esscher.v1 import report_pb2
-from esscher.v1 import scoring_service_pb2 as pb
-from esscher.v1.scoring_service_pb2_grpc import ScoringServiceServicer
+from esscher.wire.report_codec import encode_report
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from esscher.lm.base import LanguageModel
     from esscher.ragged import Ragged
     from esscher.samples import Samples
-    from esscher.service.batcher import Batcher, Scored
+    from esscher.server.batcher import Batcher, Scored
 
     Context = grpc.aio.ServicerContext[Any, Any]
 

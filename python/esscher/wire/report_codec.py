@@ -11,8 +11,8 @@ from esscher.diversity import DiversityEstimate
 from esscher.estimate import Estimate, Interval
 from esscher.evaluate import Counts, Ngram, PerCompletion, Report
 from esscher.posterior import TargetReport
-from esscher.service.codec import decode_proposal, encode_proposal
 from esscher.v1 import report_pb2
+from esscher.wire.codec import decode_proposal, encode_proposal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import grpc
 
-from esscher.service.calls import read_response
-from esscher.service.errors import Status, exception_of
+from esscher.client.requests import read_response
+from esscher.wire.status import Status, exception_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from esscher.service.calls import Call
+    from esscher.client.requests import Call
 
 Result = TypeVar("Result")
 

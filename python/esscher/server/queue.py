@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from esscher.service.plans import join
-from esscher.service.splitting import Part
+from esscher.server.plans import join
+from esscher.wire.errors import ServerBusyError
+from esscher.wire.parts import Part
 
 if TYPE_CHECKING:
     import asyncio
@@ -20,13 +21,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from esscher.samples import Samples
-    from esscher.service.plans import Columns, Outcome, Plan
+    from esscher.server.plans import Columns, Outcome, Plan
 
 _numbers = itertools.count()
-
-
-class ServerBusyError(RuntimeError):
-    """The server has as much work waiting as it accepts; nothing was computed. Retry later, or send less."""
 
 
 @dataclass(eq=False)

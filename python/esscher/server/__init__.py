@@ -1,0 +1,1 @@
+"""The server: models behind one address, which many callers share."""
