@@ -18,9 +18,9 @@ from esscher import Ragged, Samples
 from esscher.lm.tabular import TabularLM
 from esscher.server.batcher import Batcher
 from esscher.server.models import Models
-from esscher.server.plans import Batch, ModelError
-from esscher.server.prometheus import Metrics
-from esscher.server.queue import costs
+from esscher.server.plans import ModelError, ModelPlan
+from esscher.server.prometheus import ServerMetrics
+from esscher.server.queue import Queue, QueuedCall
 from esscher.wire.errors import ServerBusyError
 from service_models import (
     VOCABULARY,
@@ -45,7 +45,9 @@ COLUMNS = ("prior_logprobs", "policy_logprobs", "token_kl", "policy_entropy", "r
 def batcher(held, max_batch_tokens=10_000, max_waiting_tokens=100_000):
     """A batcher of models, or of a prior alone."""
     held = held if isinstance(held, Models) else Models(prior=held)
-    return Batcher(held, max_batch_tokens=max_batch_tokens, max_waiting_tokens=max_waiting_tokens, metrics=Metrics())
+    return Batcher(
+        held, max_batch_tokens=max_batch_tokens, max_waiting_tokens=max_waiting_tokens, metrics=ServerMetrics()
+    )
 
 
 async def occupy(model, batching):
@@ -60,13 +62,6 @@ async def submit(batching, *parts, columns=PRIOR, **options):
     tasks = [asyncio.create_task(batching.score(part, columns, **options)) for part in parts]
     await asyncio.sleep(0)
     return tasks
-
-
-async def batch_is_ready(batching):
-    """Wait until the next batch lies ready while the model works."""
-    while batching._models_worker._ready is None:
-        await asyncio.sleep(0.001)
-    return batching._models_worker._ready
 
 
 def logprobs_of(scored):
@@ -361,8 +356,6 @@ async def test_calls_that_need_other_work_are_not_merged_but_each_with_its_like(
         tasks = []
         for seed, columns in enumerate((("prior_logprobs",), ("token_kl",), ("prior_logprobs",), ("token_kl",))):
             tasks += await submit(batching, draw(seed), columns=columns, caller=str(seed))
-        while len((await batch_is_ready(batching)).turns) < 2:
-            await asyncio.sleep(0.001)
         prior.gate.set()
         await asyncio.gather(first, *tasks)
     assert [len(call) for call in prior.calls] == [len(draw(100)), 2 * len(draw(0))]
@@ -374,10 +367,7 @@ async def test_a_caller_with_one_does_not_wait_for_one_with_two_thousand():
     async with batcher(model, max_batch_tokens=cost(large) // 50) as batching:
         (big,) = await submit(batching, large, caller="big")
         await asyncio.to_thread(model.wait_until_called)
-        await batch_is_ready(batching)
         (one,) = await submit(batching, small, caller="small")
-        while (await batch_is_ready(batching)).turns[0].job.caller != "small":
-            await asyncio.sleep(0.001)
         model.gate.set()
         await one
         # The second batch has it; the third may have begun before the answer was there.
@@ -419,80 +409,29 @@ async def test_a_large_caller_is_not_starved_by_ever_new_ones():
         await big
 
 
-async def test_the_next_batch_is_prepared_while_one_is_in_the_model():
+async def test_a_call_that_nobody_wants_has_no_turn_even_if_it_is_still_in_the_queue():
+    queue, answers = Queue("models", max_batch_tokens=1000, max_waiting_tokens=1000), []
+    for seed, seconds in ((1, 60), (2, 0), (3, 60)):
+        answers.append(asyncio.get_running_loop().create_future())
+        plan = ModelPlan(models(), PRIOR)
+        queue.add(QueuedCall(draw(seed), "", lambda plan=plan: plan, answers[-1], time.monotonic() + seconds))
+    answers[0].cancel()
+    ((call, part),) = queue.take()
+    assert (call.answer, len(part)) == (answers[2], len(draw(3)))
+    assert queue.take() == []
+
+
+async def test_a_batch_that_cannot_be_laid_out_is_computed_call_by_call(monkeypatch):
+    monkeypatch.setattr("esscher.server.plans.concatenate", lambda _: throw(MemoryError("no room")))
     model, parts = Gated(), [draw(1), draw(2)]
     async with batcher(model) as batching:
         first = await occupy(model, batching)
         tasks = await submit(batching, *parts)
-        ready = await batch_is_ready(batching)
-        assert ready.batch.merged.completions.values.tolist() == [
-            *parts[0].completions.values,
-            *parts[1].completions.values,
-        ]
-        assert len(model.calls) == 1
-        (late,) = await submit(batching, draw(3))
-        while len((await batch_is_ready(batching)).turns) < 3:
-            await asyncio.sleep(0.001)
         model.gate.set()
-        await asyncio.gather(first, *tasks, late)
-    assert len(model.calls) == 2
-
-
-async def test_a_prepared_batch_loses_the_calls_whose_caller_leaves():
-    model, part = Gated(), draw(1)
-    async with batcher(model) as batching:
-        first = await occupy(model, batching)
-        leaving, staying = await submit(batching, part, draw(2))
-        await batch_is_ready(batching)
-        leaving.cancel()
-        while len((await batch_is_ready(batching)).turns) > 1:
-            await asyncio.sleep(0.001)
-        model.gate.set()
-        await asyncio.gather(first, staying)
-    assert [call.values.tolist() for call in model.calls[1:]] == [draw(2).completions.values.tolist()]
-
-
-async def test_a_call_that_nobody_wants_is_not_computed_even_if_it_lies_ready_when_the_model_is_free():
-    model = Gated()
-    async with batcher(model) as batching:
-        first = await occupy(model, batching)
-        (leaving,) = await submit(batching, draw(1))
-        await batch_is_ready(batching)
-        leaving.cancel()
-        # The event loop is held up, and cannot take the batch away.
-        model.gate.set()
-        time.sleep(0.2)
-        assert len(model.calls) == 1
-        await first
-        model.gate.clear()
-        second = await occupy(model, batching)
-        (late,) = await submit(batching, draw(1), timeout=0.2)
-        await batch_is_ready(batching)
-        time.sleep(0.3)
-        model.gate.set()
-        time.sleep(0.2)
-        assert len(model.calls) == 2
-        await second
-        with pytest.raises(TimeoutError):
-            await late
-
-
-async def test_a_batch_that_cannot_be_prepared_fails_its_calls_and_no_others(monkeypatch):
-    of = Batch.of
-
-    def fail_for_two(parts):
-        return of(parts) if len(parts) == 1 else throw(MemoryError("no room"))
-
-    monkeypatch.setattr(Batch, "of", fail_for_two)
-    model = Gated()
-    async with batcher(model) as batching:
-        first = await occupy(model, batching)
-        tasks = await submit(batching, draw(1), draw(2))
-        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-        assert [type(outcome) for outcome in outcomes] == [MemoryError, MemoryError]
-        model.gate.set()
-        await first
-        await batching.score(draw(3), PRIOR)
+        _, *scored = await asyncio.gather(first, *tasks)
+    assert [len(call) for call in model.calls[1:]] == [len(part) for part in parts]
+    for part, one in zip(parts, scored, strict=True):
+        np.testing.assert_array_equal(logprobs_of(one), expected_logprobs(part))
 
 
 async def test_a_large_call_that_is_cancelled_stops_between_batches():
@@ -500,7 +439,6 @@ async def test_a_large_call_that_is_cancelled_stops_between_batches():
     async with batcher(model, max_batch_tokens=cost(large) // 20) as batching:
         (big,) = await submit(batching, large)
         await asyncio.to_thread(model.wait_until_called)
-        await batch_is_ready(batching)
         big.cancel()
         await asyncio.wait([big])
         model.gate.set()
@@ -516,10 +454,7 @@ async def test_calls_are_answered_by_the_policy_they_began_with():
         (begun,) = await submit(batching, large, columns=["policy_logprobs"], caller="a")
         await asyncio.to_thread(policies[0].wait_until_called)
         (waiting,) = await submit(batching, small, columns=["policy_logprobs"], caller="b")
-        await batch_is_ready(batching)
         assert batching.replace_policy(policies[1]) == 2
-        while (await batch_is_ready(batching)).turns[0].plan.models.policy_revision == 1:
-            await asyncio.sleep(0.001)
         for policy in policies:
             policy.gate.set()
         old, new = await asyncio.gather(begun, waiting)
@@ -683,7 +618,7 @@ async def test_a_rule_of_the_model_alone_is_told_by_the_callers_own_indices():
 
 
 async def test_work_is_counted():
-    metrics, part = Metrics(), draw(1)
+    metrics, part = ServerMetrics(), draw(1)
     batching = Batcher(models(), max_batch_tokens=2 * cost(part), max_waiting_tokens=1000, metrics=metrics)
     async with batching:
         await batching.score(part, ["token_kl", "rewards"])
@@ -702,7 +637,7 @@ async def test_work_is_counted():
 
 
 async def test_waiting_tokens_are_those_that_have_not_had_their_turn():
-    model, metrics, part = Gated(), Metrics(), draw(1)
+    model, metrics, part = Gated(), ServerMetrics(), draw(1)
     async with Batcher(Models(model), max_batch_tokens=1000, max_waiting_tokens=1000, metrics=metrics) as batching:
         first = await occupy(model, batching)
 
@@ -723,12 +658,7 @@ async def test_waiting_tokens_are_those_that_have_not_had_their_turn():
 @pytest.mark.parametrize("name", ["max_batch_tokens", "max_waiting_tokens"])
 def test_limits_below_one_are_refused(name):
     with pytest.raises(ValueError, match=f"{name} is 0"):
-        Batcher(models(), **{"max_batch_tokens": 1, "max_waiting_tokens": 1, name: 0}, metrics=Metrics())
-
-
-def test_costs_count_a_prompt_once():
-    samples = Samples(Ragged.from_rows([[1, 1], [1]]), Ragged.from_rows([[1], [1, 1], [1, 1, 1]]), [0, 2, 3])
-    assert costs(samples).tolist() == [2 + 1 + 2, 1 + 3]
+        Batcher(models(), **{"max_batch_tokens": 1, "max_waiting_tokens": 1, name: 0}, metrics=ServerMetrics())
 
 
 def test_the_batcher_knows_no_transport_and_no_torch():

@@ -28,7 +28,6 @@ from esscher.server.models import Models
 from esscher.server.queue import Queue
 from esscher.server.servicer import Limits
 from esscher.server.serving import check_host, running, running_in_thread
-from esscher.server.worker import Worker
 from esscher.v1 import scoring_service_pb2 as pb
 from esscher.v1 import target_pb2
 from esscher.v1.scoring_service_pb2_grpc import ScoringServiceStub
@@ -193,16 +192,12 @@ async def test_health_is_answered_while_the_model_works():
         await scoring
 
 
-async def test_concurrent_callers_are_merged_and_get_the_numbers_they_get_alone(queue_up, monkeypatch):
-    model, parts, ready = Gated(), [draw(seed) for seed in range(6)], [None]
-    lay_out = Worker._lay_out
-    monkeypatch.setattr(Worker, "_lay_out", lambda worker, batch: (lay_out(worker, batch), ready.append(batch)))
+async def test_concurrent_callers_are_merged_and_get_the_numbers_they_get_alone(queue_up):
+    model, parts = Gated(), [draw(seed) for seed in range(6)]
     async with running(Models(model)) as address, AsyncClient(address) as client:
         first = await queue_up(client.score(draw(100)))
         await asyncio.to_thread(model.wait_until_called)
         tasks = await queue_up(*(client.score(part) for part in parts))
-        while ready[-1] is None or len(ready[-1].turns) < len(parts):
-            await asyncio.sleep(0.001)
         model.gate.set()
         scored = await asyncio.gather(*first, *tasks)
     assert len(model.calls) == 2

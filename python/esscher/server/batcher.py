@@ -6,14 +6,13 @@ import asyncio
 import math
 import time
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from esscher.lm.base import check_scoring
-from esscher.samples import Samples
 from esscher.server.plans import ModelPlan, RewardError, RewardPlan, plan_for
-from esscher.server.queue import Job, Queue
-from esscher.server.worker import Worker
+from esscher.server.queue import Queue, QueuedCall
+from esscher.server.worker import working
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -21,16 +20,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from esscher.lm.base import LanguageModel
+    from esscher.samples import Samples
     from esscher.server.models import Models
     from esscher.server.plans import Outcome
-    from esscher.server.prometheus import Metrics
+    from esscher.server.prometheus import ServerMetrics
 
 # Of a caller's time, how much its rewards may take.
 REWARD_SHARE = 0.9
 
 
 @dataclass(frozen=True, eq=False)
-class Scored:
+class ScoredCall:
     """The columns that were asked for, and how they came about.
 
     Attributes
@@ -87,27 +87,30 @@ class Batcher:
         If a limit is below 1.
     """
 
-    def __init__(self, models: Models, *, max_batch_tokens: int, max_waiting_tokens: int, metrics: Metrics) -> None:
+    def __init__(
+        self, models: Models, *, max_batch_tokens: int, max_waiting_tokens: int, metrics: ServerMetrics
+    ) -> None:
         limits = {"max_batch_tokens": max_batch_tokens, "max_waiting_tokens": max_waiting_tokens}
         for name, limit in limits.items():
             if limit < 1:
                 raise ValueError(f"{name} is {limit}: it must be at least 1")
         self.models = models
-        self._max_batch_tokens = max_batch_tokens
         self._metrics = metrics
-        self._models_worker = Worker(Queue("models", **limits), metrics)
-        self._reward_worker = Worker(Queue("reward", **limits), metrics)
+        self._model_queue, self._reward_queue = Queue("models", **limits), Queue("reward", **limits)
+        self._answers: set[asyncio.Future[Outcome]] = set()
         metrics.note_revision(models.policy_revision)
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self._models_worker)
-            await stack.enter_async_context(self._reward_worker)
-            self._workers = stack.pop_all()
+            await stack.enter_async_context(working(self._model_queue, self._metrics))
+            await stack.enter_async_context(working(self._reward_queue, self._metrics))
+            self._threads = stack.pop_all()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._workers.aclose()
+        for answer in self._answers:
+            answer.cancel()
+        await self._threads.aclose()
 
     def replace_policy(self, policy: LanguageModel) -> int:
         """Let calls that begin from now on be answered by another policy, and return its revision.
@@ -121,12 +124,11 @@ class Batcher:
         """
         self.models = self.models.with_policy(policy)
         self._metrics.note_revision(self.models.policy_revision)
-        self._models_worker.reconsider()
         return self.models.policy_revision
 
     async def score(
         self, samples: Samples, columns: Collection[str], *, caller: str = "", timeout: float | None = None
-    ) -> Scored:
+    ) -> ScoredCall:
         """Return the columns for the tokens of `samples`; the reward sees `terminated` too, other columns are left out.
 
         All of a call is answered by the models that were there when it had its first turn. What has not begun when the
@@ -158,77 +160,72 @@ class Batcher:
         """
         wanted = frozenset(columns)
         self.models.check_columns(wanted)
-        work = self._divide(samples, wanted, caller, timeout)
-        for worker, job in work.items():
-            worker.check_room(job)
+        calls = self._divide(samples, wanted, caller, timeout)
+        for queue, call in calls.items():
+            queue.check_room(call)
         try:
             async with asyncio.timeout(timeout):
-                for worker, job in work.items():
-                    worker.submit(job)
-                return await self._collect(work, wanted)
+                for queue, call in calls.items():
+                    self._answers.add(call.answer)
+                    queue.add(call)
+                return await self._collect(calls, wanted)
         except TimeoutError as error:
             raise TimeoutError(f"the models had no answer within {timeout} s") from error
         finally:
-            for worker, job in work.items():
-                worker.withdraw(job)
+            for queue, call in calls.items():
+                queue.remove(call)
+                call.answer.cancel()
+                self._answers.discard(call.answer)
 
     def _divide(
         self, samples: Samples, wanted: frozenset[str], caller: str, timeout: float | None
-    ) -> dict[Worker, Job]:
-        """Return what each worker is to do."""
+    ) -> dict[Queue, QueuedCall]:
+        """Return what each queue gets of a call."""
         asked = wanted - {"rewards"}
-        models = plan_for(self.models, asked).asked
         # Both models: they need not have the same longest text, or start token.
-        tokens, *_ = (check_scoring(model, samples.prompts, samples.completions, samples.groups) for model in models)
-        expires = float("inf") if timeout is None else time.monotonic() + timeout
-        loop = asyncio.get_running_loop()
-        work = {}
+        for model in plan_for(self.models, asked).asked:
+            tokens = check_scoring(model, samples.prompts, samples.completions, samples.groups)
+        expires = math.inf if timeout is None else time.monotonic() + timeout
+        new_answer = asyncio.get_running_loop().create_future
+        calls = {}
         if asked:
-            work[self._models_worker] = Job(
-                tokens,
-                caller,
-                lambda: plan_for(self.models, asked),
-                loop.create_future(),
-                expires,
-                self._max_batch_tokens,
+            calls[self._model_queue] = QueuedCall(
+                tokens, caller, lambda: plan_for(self.models, asked), new_answer(), expires
             )
         if self.models.reward is not None and "rewards" in wanted:
-            seen = Samples(tokens.prompts, tokens.completions, tokens.groups, terminated=samples.terminated)
+            seen = replace(tokens, terminated=samples.terminated)
             plan = RewardPlan(self.models.reward)
-            work[self._reward_worker] = Job(
-                seen, caller, lambda: plan, loop.create_future(), expires, self._max_batch_tokens
-            )
-        return work
+            calls[self._reward_queue] = QueuedCall(seen, caller, lambda: plan, new_answer(), expires)
+        return calls
 
-    async def _reward_in_time(self, job: Job) -> Outcome:
-        """Give a reward most of the caller's time, and not all: what the models have computed must still arrive."""
-        seconds = (job.expires - job.submitted) * REWARD_SHARE
-        left = job.submitted + seconds - time.monotonic()
-        done, _ = await asyncio.wait([job.answer], timeout=None if math.isinf(left) else max(left, 0.0))
-        if done:
-            return job.answer.result()
-        return RewardError(
-            f"the reward had no answer within {seconds:.1f} s: give the call more time, or ask without it"
-        )
-
-    async def _collect(self, work: dict[Worker, Job], wanted: frozenset[str]) -> Scored:
+    async def _collect(self, calls: dict[Queue, QueuedCall], wanted: frozenset[str]) -> ScoredCall:
         columns: dict[str, NDArray[Any]] = {}
         unavailable: dict[str, str] = {}
-        for worker, job in work.items():
-            outcome = await (self._reward_in_time(job) if worker is self._reward_worker else job.answer)
+        for queue, call in calls.items():
+            outcome = await (_reward_in_time(call) if queue is self._reward_queue else call.answer)
             if isinstance(outcome, RewardError):
                 unavailable["rewards"] = str(outcome)
             elif isinstance(outcome, Exception):
                 raise outcome
             else:
                 columns.update({name: values for name, values in outcome.items() if name in wanted})
-        first = next(iter(work.values()))
+        first = next(iter(calls.values()))
         plan = first.plan if isinstance(first.plan, ModelPlan) else None
-        return Scored(
+        return ScoredCall(
             columns,
             unavailable,
             models=self.models if plan is None else plan.models,
             asked_policy=plan is not None and plan.asks_policy,
             queue_seconds=first.queue_seconds,
-            model_seconds=0.0 if plan is None else first.seconds,
+            model_seconds=0.0 if plan is None else first.model_seconds,
         )
+
+
+async def _reward_in_time(call: QueuedCall) -> Outcome:
+    """Give a reward most of the caller's time, and not all: what the models have computed must still arrive."""
+    seconds = (call.expires - call.submitted) * REWARD_SHARE
+    left = call.submitted + seconds - time.monotonic()
+    done, _ = await asyncio.wait([call.answer], timeout=None if math.isinf(left) else max(left, 0.0))
+    if done:
+        return call.answer.result()
+    return RewardError(f"the reward had no answer within {seconds:.1f} s: give the call more time, or ask without it")

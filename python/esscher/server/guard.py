@@ -17,7 +17,7 @@ from esscher.wire.status import Status, status_of
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from esscher.server.prometheus import Metrics
+    from esscher.server.prometheus import ServerMetrics
 
     Handler = grpc.RpcMethodHandler[Any, Any]
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -47,7 +47,7 @@ class Guard:
         always.
     """
 
-    def __init__(self, server: grpc.aio.Server, metrics: Metrics, *, max_bytes: int) -> None:
+    def __init__(self, server: grpc.aio.Server, metrics: ServerMetrics, *, max_bytes: int) -> None:
         self._server = server
         self._metrics = metrics
         self._max_bytes = max_bytes

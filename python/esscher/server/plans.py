@@ -13,7 +13,7 @@ from esscher.server.incidents import log_incident
 from esscher.wire.parts import Part
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -38,25 +38,10 @@ class RewardError(RuntimeError):
     """The reward failed; the text can be shown to callers, the server's log says how."""
 
 
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Parts of calls, and their samples one after the other."""
-
-    parts: tuple[Part, ...]
-    samples: tuple[Samples, ...]
-    merged: Samples
-
-    @classmethod
-    def of(cls, parts: Sequence[Part]) -> Batch:
-        """Lay out parts as a batch."""
-        samples = tuple(part.take() for part in parts)
-        return cls(tuple(parts), samples, samples[0] if len(samples) == 1 else concatenate(samples))
-
-
-class Plan(Protocol):
+class BatchPlan(Protocol):
     """What is computed for a batch; calls are merged in one if their plans are equal."""
 
-    def compute(self, batch: Batch) -> list[Outcome]:
+    def compute(self, parts: Sequence[Part]) -> list[Outcome]:
         """Return an outcome for each part, whatever happens; never raises."""
         ...
 
@@ -81,41 +66,43 @@ class ModelPlan:
         """Whether the policy is one of them."""
         return self.columns != _PRIOR
 
-    def compute(self, batch: Batch) -> list[Outcome]:
+    def compute(self, parts: Sequence[Part]) -> list[Outcome]:
         """Return columns or an error for each part; one that cannot be computed costs no other its numbers."""
         try:
-            return self._score_or_divide(batch)
+            return self._score_or_divide(parts)
         # Whatever a model throws, SystemExit included, must not end the thread that all callers share.
         except BaseException as error:
-            return [self._failure(error) for _ in batch.parts]
+            return [self._failure(error) for _ in parts]
 
-    def _score_or_divide(self, batch: Batch) -> list[Outcome]:
+    def _score_or_divide(self, parts: Sequence[Part]) -> list[Outcome]:
         try:
-            return self._score(batch)
+            return self._score(parts)
         except (ValueError, MemoryError, FloatingPointError) as error:
-            if isinstance(error, FloatingPointError) and len(batch.parts) == 1:
+            if isinstance(error, FloatingPointError) and len(parts) == 1:
                 raise
             kind, text = type(error), str(error)
         # Only now that the error is gone, which keeps alive what the model had allocated.
-        if len(batch.parts) > 1:
-            return list(self._compute_each(batch.parts))
-        (part,) = batch.parts
+        if len(parts) > 1:
+            return [self.compute([part])[0] for part in parts]
+        (part,) = parts
         halves = _halves(part)
         if issubclass(kind, MemoryError) and halves:
-            return [_join_outcomes(self._compute_each(halves))]
+            return [join(self.compute([half])[0] for half in halves)]
         return [_refusal(part, kind, text)]
 
-    def _score(self, batch: Batch) -> list[Outcome]:
-        columns = self._run(batch.merged)
+    def _score(self, parts: Sequence[Part]) -> list[Outcome]:
+        samples = [part.take() for part in parts]
+        merged = samples[0] if len(samples) == 1 else concatenate(samples)
+        columns = self._run(merged)
         for name, values in columns.items():
-            if values.shape != batch.merged.completions.values.shape:
+            if values.shape != merged.completions.values.shape:
                 raise AssertionError(f"{name} has other rows than the completions")
-        ends = np.cumsum([len(samples.completions.values) for samples in batch.samples])[:-1]
+        ends = np.cumsum([part.tokens for part in parts])[:-1]
         split = {name: np.split(values, ends) for name, values in columns.items()}
-        pieces = [{name: values[i] for name, values in split.items()} for i in range(len(batch.parts))]
-        if not isinstance(self._checked(batch.merged, columns), Exception):
+        pieces = [{name: values[i] for name, values in split.items()} for i in range(len(parts))]
+        if not isinstance(self._checked(merged, columns), Exception):
             return [*pieces]
-        return [self._checked(samples, piece) for samples, piece in zip(batch.samples, pieces, strict=True)]
+        return [self._checked(one, piece) for one, piece in zip(samples, pieces, strict=True)]
 
     def _run(self, samples: Samples) -> Columns:
         model, *prior = self.asked
@@ -138,10 +125,6 @@ class ModelPlan:
             return self._failure(error)
         return columns
 
-    def _compute_each(self, parts: Iterable[Part]) -> Iterator[Outcome]:
-        for part in parts:
-            yield from self.compute(Batch.of([part]))
-
     def _failure(self, cause: BaseException) -> ModelError:
         error = ModelError(f"{self.asked[0].name} failed: {type(cause).__name__}: {cause}")
         error.__cause__ = cause
@@ -155,10 +138,11 @@ class RewardPlan:
 
     reward: Reward
 
-    def compute(self, batch: Batch) -> list[Outcome]:
+    def compute(self, parts: Sequence[Part]) -> list[Outcome]:
         """Return the rewards, or a `RewardError` whatever the reward raises."""
-        samples = batch.merged
+        (part,) = parts
         try:
+            samples = part.take()
             rewards = self.reward(samples)
             checked = Samples(samples.prompts, samples.completions, samples.groups, rewards=np.asarray(rewards))
         # As for models: nothing may end the thread.
@@ -176,28 +160,24 @@ def plan_for(models: Models, columns: frozenset[str]) -> ModelPlan:
     return ModelPlan(models, next(names for names in (_PRIOR, _POLICY, _POLICY_ALONE, _BOTH) if columns <= {*names}))
 
 
-def join(pieces: Sequence[Columns]) -> Columns:
-    """Put the columns of parts one after the other."""
-    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
-
-
-def _halves(part: Part) -> tuple[Part, ...]:
-    """Cut a part between prompts; empty if it has only one."""
-    whole, begin, end, prompt = part
-    middle = (prompt + int(np.searchsorted(whole.groups, end))) // 2
-    if middle == prompt:
-        return ()
-    cut = int(whole.groups[middle])
-    return Part(whole, begin, cut, prompt), Part(whole, cut, end, middle)
-
-
-def _join_outcomes(outcomes: Iterable[Outcome]) -> Outcome:
+def join(outcomes: Iterable[Outcome]) -> Outcome:
+    """Put the columns of parts one after the other; the first error ends them."""
     pieces = []
     for outcome in outcomes:
         if isinstance(outcome, Exception):
             return outcome
         pieces.append(outcome)
-    return join(pieces)
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def _halves(part: Part) -> tuple[Part, ...]:
+    """Cut a part between prompts; empty if it has only one."""
+    whole, begin, end = part
+    middle = (part.prompt + int(np.searchsorted(whole.groups, end))) // 2
+    if middle == part.prompt:
+        return ()
+    cut = int(whole.groups[middle])
+    return Part(whole, begin, cut), Part(whole, cut, end)
 
 
 def _refusal(part: Part, kind: type[Exception], text: str) -> ValueError:

@@ -14,7 +14,7 @@ _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 _TENTHS = tuple(tenth / 10 for tenth in range(1, 11))
 
 
-class Metrics:
+class ServerMetrics:
     """Counts of one server, in a registry of their own; `what` is who works, "models" or "reward"."""
 
     def __init__(self) -> None:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from esscher.lm.base import LanguageModel
     from esscher.ragged import Ragged
     from esscher.samples import Samples
-    from esscher.server.batcher import Batcher, Scored
+    from esscher.server.batcher import Batcher, ScoredCall
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -125,7 +125,7 @@ def _decode(request: pb.ScoreSamplesRequest) -> tuple[Samples, tuple[str, ...]]:
     return decode_samples(request.samples), decode_columns(request.columns)
 
 
-def _encode(scored: Scored) -> pb.ScoreSamplesResponse:
+def _encode(scored: ScoredCall) -> pb.ScoreSamplesResponse:
     columns, models = scored.columns, scored.models
     policy = models.policy if scored.asked_policy else None
     tokens: dict[str, Any] = {name: encode_logprobs(name, columns[name]) for name in TOKEN_COLUMNS if name in columns}

@@ -17,7 +17,7 @@ from grpc_health.v1.health import aio as health_aio
 
 from esscher.server.batcher import Batcher
 from esscher.server.guard import Guard
-from esscher.server.prometheus import Metrics
+from esscher.server.prometheus import ServerMetrics
 from esscher.server.servicer import REQUESTS_AT_ONCE, Limits, Servicer
 from esscher.v1.scoring_service_pb2_grpc import add_ScoringServiceServicer_to_server
 from esscher.wire.addresses import check_name
@@ -117,7 +117,7 @@ async def running(
 ) -> AsyncIterator[str]:
     """Serve in this event loop while the context is open; gives the address. Arguments and errors as `serve`."""
     check_host(host, insecure=insecure)
-    metrics = Metrics()
+    metrics = ServerMetrics()
     batcher = Batcher(
         models,
         max_batch_tokens=limits.max_batch_tokens,
@@ -188,7 +188,7 @@ def check_host(host: str, *, insecure: bool) -> None:
 
 
 @contextmanager
-def _served(metrics: Metrics, host: str, port: int | None) -> Iterator[None]:
+def _served(metrics: ServerMetrics, host: str, port: int | None) -> Iterator[None]:
     if port is None:
         yield
         return
@@ -220,7 +220,9 @@ async def _follow(batcher: Batcher, policies: AsyncIterator[LanguageModel]) -> N
         _log.exception("no new policies are taken any more: revision %d stays", batcher.models.policy_revision)
 
 
-def _build(servicer: Servicer, metrics: Metrics, limits: Limits) -> tuple[grpc.aio.Server, health_aio.HealthServicer]:
+def _build(
+    servicer: Servicer, metrics: ServerMetrics, limits: Limits
+) -> tuple[grpc.aio.Server, health_aio.HealthServicer]:
     options = [
         ("grpc.max_receive_message_length", limits.max_message_bytes),
         *TRANSPORT,

@@ -1,4 +1,4 @@
-"""Samples cut into parts that a server takes one at a time."""
+"""Parts of samples: what a client sends in one request, and what a server computes in one batch."""
 
 from __future__ import annotations
 
@@ -25,20 +25,19 @@ _OF_COMPLETIONS = re.compile(
 
 
 class Part(NamedTuple):
-    """The completions `begin` to `end` of samples, of which the first is of prompt `prompt`."""
+    """The completions `begin` to `end` of samples."""
 
     whole: Samples
     begin: int
     end: int
-    prompt: int
 
     def __len__(self) -> int:
         return self.end - self.begin
 
     @property
-    def is_whole(self) -> bool:
-        """Whether there are no other parts."""
-        return len(self) == len(self.whole)
+    def prompt(self) -> int:
+        """The prompt of its first completion."""
+        return int(np.searchsorted(self.whole.groups, self.begin, side="right")) - 1
 
     @property
     def tokens(self) -> int:
@@ -49,13 +48,13 @@ class Part(NamedTuple):
     def take(self) -> Samples:
         """Return the part as samples, which share the memory of the whole."""
         whole = self.whole
-        if self.is_whole:
+        if len(self) == len(whole):
             return whole
-        last = int(np.searchsorted(whole.groups, self.end))
+        first, last = self.prompt, int(np.searchsorted(whole.groups, self.end))
         return Samples(
-            prompts=_rows(whole.prompts, self.prompt, last),
+            prompts=_rows(whole.prompts, first, last),
             completions=_rows(whole.completions, self.begin, self.end),
-            groups=whole.groups[self.prompt : last + 1].clip(self.begin, self.end) - self.begin,
+            groups=whole.groups[first : last + 1].clip(self.begin, self.end) - self.begin,
             terminated=None if whole.terminated is None else whole.terminated[self.begin : self.end],
         )
 
@@ -66,11 +65,50 @@ class Part(NamedTuple):
         --------
         >>> prompts, completions = Ragged.from_rows([[1], [2]]), Ragged.from_rows([[7], [8], [9]])
         >>> whole = Samples(prompts, completions, [0, 2, 3])
-        >>> Part(whole, begin=2, end=3, prompt=1).place("completions[0][4] is 9, prompts[0] is empty")
+        >>> Part(whole, begin=2, end=3).place("completions[0][4] is 9, prompts[0] is empty")
         'completions[2][4] is 9, prompts[1] is empty'
         """
         text = _OF_PROMPTS.sub(lambda found: f"{found[1]}[{int(found[2]) + self.prompt}]", text)
         return _OF_COMPLETIONS.sub(lambda found: f"{found[1]}[{int(found[2]) + self.begin}]", text)
+
+
+class PartCosts(NamedTuple):
+    """What parts of samples cost, where each prompt counts once, with its first completion in the part.
+
+    Attributes
+    ----------
+    begins, ends
+        Running sums [N] of the costs before each completion and its prompt, and up to the completion's end.
+    """
+
+    begins: NDArray[np.int64]
+    ends: NDArray[np.int64]
+
+    def of(self, begin: int, end: int) -> int:
+        """Return the cost of the completions `begin` to `end`, of which there is at least one."""
+        return int(self.ends[end - 1] - self.begins[begin])
+
+    def reach(self, begin: int, most: int) -> int:
+        """Return the largest end for which completions from `begin` on cost at most `most`."""
+        return int(np.searchsorted(self.ends, self.begins[begin] + most, side="right"))
+
+
+def count_tokens(samples: Samples) -> PartCosts:
+    """Return how many tokens a model reads for parts of samples.
+
+    Examples
+    --------
+    >>> prompts, completions = Ragged.from_rows([[1, 1], [2]]), Ragged.from_rows([[7], [8, 8], [9]])
+    >>> tokens = count_tokens(Samples(prompts, completions, [0, 2, 3]))
+    >>> tokens.of(0, 2), tokens.of(1, 3), tokens.reach(0, most=5)
+    (5, 6, 2)
+    """
+    return _costs(samples, samples.prompts.lengths, samples.completions.lengths)
+
+
+def last_group_end(samples: Samples, end: int) -> int:
+    """Return where the last group ends that ends at `end` or before; 0 if none does."""
+    return int(samples.groups[np.searchsorted(samples.groups, end, side="right") - 1])
 
 
 def split(samples: Samples, *, max_bytes: int, max_tokens: int) -> list[Part]:
@@ -92,50 +130,29 @@ def split(samples: Samples, *, max_bytes: int, max_tokens: int) -> list[Part]:
     [(0, 2), (2, 3)]
     """
     room = max_bytes - _FIELDS
-    size, tokens = _bytes(samples), _tokens(samples)
+    size = _costs(samples, 4 * samples.prompts.lengths + _PROMPT, 4 * samples.completions.lengths + _COMPLETION)
+    tokens = count_tokens(samples)
     if size.of(0, len(samples)) <= room and tokens.of(0, len(samples)) <= max_tokens:
-        return [Part(samples, 0, len(samples), 0)]
+        return [Part(samples, 0, len(samples))]
     _check_each(size, max_bytes)
-    parts, begin, prompt_of = [], 0, samples.group_of
+    parts, begin = [], 0
     while begin < len(samples):
         end = max(min(size.reach(begin, room), tokens.reach(begin, max_tokens)), begin + 1)
-        end = _whole_groups(samples, begin, end)
-        parts.append(Part(samples, begin, end, int(prompt_of[begin])))
+        whole = last_group_end(samples, end)
+        end = whole if whole > begin else end
+        parts.append(Part(samples, begin, end))
         begin = end
     return parts
 
 
-class _Running(NamedTuple):
-    """What the completions before each cost [N]: up to its begin, and with it and its prompt up to its end."""
-
-    begins: NDArray[np.int64]
-    ends: NDArray[np.int64]
-
-    def of(self, begin: int, end: int) -> int:
-        return int(self.ends[end - 1] - self.begins[begin])
-
-    def reach(self, begin: int, most: int) -> int:
-        """Return the largest end for which completions from `begin` on cost at most `most`."""
-        return int(np.searchsorted(self.ends, self.begins[begin] + most, side="right"))
-
-
-def _bytes(samples: Samples) -> _Running:
-    return _running(samples, 4 * samples.prompts.lengths + _PROMPT, 4 * samples.completions.lengths + _COMPLETION)
-
-
-def _tokens(samples: Samples) -> _Running:
-    return _running(samples, samples.prompts.lengths, samples.completions.lengths)
-
-
-def _running(samples: Samples, of_prompts: NDArray[np.int64], of_completions: NDArray[np.int64]) -> _Running:
-    """Add up what prompts and completions cost; a prompt does once, with the first of its completions in a part."""
+def _costs(samples: Samples, of_prompts: NDArray[np.int64], of_completions: NDArray[np.int64]) -> PartCosts:
     prompts = np.concatenate([np.zeros(1, np.int64), np.cumsum(of_prompts)])
     completions = np.concatenate([np.zeros(1, np.int64), np.cumsum(of_completions)])
     prompt_of = samples.group_of
-    return _Running(prompts[prompt_of] + completions[:-1], prompts[prompt_of + 1] + completions[1:])
+    return PartCosts(prompts[prompt_of] + completions[:-1], prompts[prompt_of + 1] + completions[1:])
 
 
-def _check_each(size: _Running, max_bytes: int) -> None:
+def _check_each(size: PartCosts, max_bytes: int) -> None:
     alone = size.ends - size.begins + _FIELDS
     too_large = np.flatnonzero(alone > max_bytes)
     if len(too_large):
@@ -144,12 +161,6 @@ def _check_each(size: _Running, max_bytes: int) -> None:
             f"completions[{i}] takes {alone[i]} bytes with its prompt, and the server accepts {max_bytes} at a time: "
             "leave it out, or start the server with a higher --max-message-mib"
         )
-
-
-def _whole_groups(samples: Samples, begin: int, end: int) -> int:
-    """Move `end` back to where a group ends, if one does."""
-    boundary = int(samples.groups[np.searchsorted(samples.groups, end, side="right") - 1])
-    return boundary if boundary > begin else end
 
 
 def _rows(rows: Ragged, begin: int, end: int) -> Ragged:
