@@ -7,18 +7,19 @@ import sys
 import threading
 from contextlib import contextmanager
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path  # noqa: TC003 - typer reads it
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from esscher.allocator import keep_freed_memory
 from esscher.atomic import replacing
-from esscher.cli.shared import Device, Dtype, Model, console, errors, show_progress
+from esscher.cli.allocator import keep_freed_memory
+from esscher.cli.options import Device, Dtype, Model, Reward, RewardLabel, with_settings
+from esscher.cli.output import console, errors, show_progress
+from esscher.train.training_settings import TrainingSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from types import FrameType
 
     from rich.progress import Progress, TaskID
@@ -32,77 +33,39 @@ ROWS = 20
 HEADING = "  step   reward       KL, nats  entropy  distinct-2  gap, n.     ESS  s a step"
 
 
-class Recipe(StrEnum):
-    """What several objectives are tried on."""
-
-    dissociation = "dissociation"
-
-
-class Objective(StrEnum):
-    """What is maximised; see `TrainingSettings`."""
-
-    plain_rl = "plain-rl"
-    kl_rl = "kl-rl"
-    dpg = "dpg"
-    f_dpg = "f-dpg"
-    weighted_ml = "weighted-ml"
-
-
-class Divergence(StrEnum):
-    """What f-dpg minimises; see `f_dpg`."""
-
-    forward_kl = "forward-kl"
-    reverse_kl = "reverse-kl"
-    tv = "tv"
-    js = "js"
-    forward_chi2 = "forward-chi2"
-    reverse_chi2 = "reverse-chi2"
+SETTINGS = {
+    "objective": "What is maximised.",
+    "beta": "Strength of the KL penalty, in reward per nat.",
+    "divergence": "What f-dpg minimises.",
+    "steps": "Updates.",
+    "prompts": "Prompts of a step.",
+    "completions": "Completions of each.",
+    "new_tokens": "The longest completion.",
+    "prior_samples": "Completions of every prompt drawn from the prior first, for log Z.",
+    "learning_rate": "Of AdamW.",
+    "weight_decay": "Of AdamW.",
+    "warm_up": "Steps over which the learning rate rises.",
+    "clip": "The largest norm of a gradient.",
+    "micro_batch_tokens": "Tokens that are differentiated at a time.",
+    "save_every": "Steps between checkpoints.",
+    "keep": "Checkpoints that are kept.",
+    "seed": "Of everything that is random.",
+}
 
 
+@with_settings(TrainingSettings, SETTINGS, prompts="prompts_a_step")
 def train(
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder that the run is kept in.")],
     model: Model = "smollm2",
     prompts: Annotated[
         Path | None, typer.Option(help="Prompts, one a line; of a .jsonl file the *prompt* of each line.")
     ] = None,
-    reward: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODULE:FUNCTION|MODEL",
-            help="A function of *prompts* and *completions*, lists of texts, or a sequence-classification model; "
-            "**esscher.lm.rewards:sentiment** is one.",
-        ),
-    ] = None,
-    reward_label: Annotated[
-        str | None, typer.Option(help="The label whose log-probability is the reward, where the model has several.")
-    ] = None,
+    reward: Reward = None,
+    reward_label: RewardLabel = None,
     recipe: Annotated[
-        Recipe | None,
+        Literal["dissociation"] | None,
         typer.Option(help="Instead of prompts and a reward: several objectives on one prior. *--model tabular* too."),
     ] = None,
-    objective: Annotated[Objective | None, typer.Option(help="What is maximised.  [default: kl-rl]")] = None,
-    beta: Annotated[
-        float | None, typer.Option(help="Strength of the KL penalty, in reward per nat.  [default: 0.1]")
-    ] = None,
-    divergence: Annotated[Divergence | None, typer.Option(help="What f-dpg minimises.  [default: js]")] = None,
-    steps: Annotated[int | None, typer.Option(help="Updates.  [default: 100]", min=1)] = None,
-    prompts_a_step: Annotated[int | None, typer.Option(help="Prompts of a step.  [default: 4]", min=1)] = None,
-    completions: Annotated[int | None, typer.Option(help="Completions of each.  [default: 8]", min=1)] = None,
-    new_tokens: Annotated[int | None, typer.Option(help="The longest completion.  [default: 16]", min=1)] = None,
-    prior_samples: Annotated[
-        int | None,
-        typer.Option(help="Completions of every prompt drawn from the prior first, for log Z.  [default: 64]", min=0),
-    ] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Of AdamW.  [default: 2e-4]")] = None,
-    warm_up: Annotated[int | None, typer.Option(help="Steps over which it rises.  [default: 5]", min=0)] = None,
-    clip: Annotated[float | None, typer.Option(help="The largest norm of a gradient.  [default: 1]")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="Of AdamW.  [default: 0]")] = None,
-    micro_batch_tokens: Annotated[
-        int | None, typer.Option(help="Tokens that are differentiated at a time.  [default: 4096]", min=1)
-    ] = None,
-    save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.  [default: 50]", min=1)] = None,
-    keep: Annotated[int | None, typer.Option(help="Checkpoints that are kept.  [default: 2]", min=1)] = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything that is random.  [default: 0]", min=0)] = None,
     last_layers: Annotated[int | None, typer.Option(help="Train only so many layers, the last ones.", min=1)] = None,
     lora: Annotated[int | None, typer.Option(help="Train adapters of this rank instead (needs peft).", min=1)] = None,
     prior_server: Annotated[
@@ -111,6 +74,7 @@ def train(
     restart: Annotated[bool, typer.Option("--restart", help="Discard the run that is in the folder.")] = False,
     device: Device = None,
     dtype: Annotated[Dtype | None, typer.Option(help="Precision of the model's weights.  [default: float32]")] = None,
+    **options: Any,
 ) -> None:
     """Train a policy by an objective, from completions that it draws itself; or see what each objective does to one.
 
@@ -118,43 +82,19 @@ def train(
     `esscher serve --policy-dir` takes. After a stop of any kind the same command goes on from the last checkpoint; on a
     CPU to the same bits as without the stop. Ctrl-C and SIGTERM end it after the step, with a checkpoint.
     """
-    given = {
-        "objective": None if objective is None else objective.value,
-        "beta": beta,
-        "divergence": None if divergence is None else divergence.value,
-        "steps": steps,
-        "prompts": prompts_a_step,
-        "completions": completions,
-        "new_tokens": new_tokens,
-        "prior_samples": prior_samples,
-        "learning_rate": learning_rate,
-        "warm_up": warm_up,
-        "clip": clip,
-        "weight_decay": weight_decay,
-        "micro_batch_tokens": micro_batch_tokens,
-        "save_every": save_every,
-        "keep": keep,
-        "seed": seed,
-    }
-    settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    settings = {name: value for name, value in options.items() if value is not None}
+    if "prompts_a_step" in settings:
+        settings["prompts"] = settings.pop("prompts_a_step")
     keep_freed_memory()
     if recipe is not None:
-        _check_alone(
-            recipe,
-            prompts=prompts,
-            reward=reward,
-            reward_label=reward_label,
-            objective=objective,
-            divergence=divergence,
-            lora=lora,
-            prior_server=prior_server,
-        )
+        given = {"prompts": prompts, "reward": reward, "reward_label": reward_label, "lora": lora}
+        given |= {"prior_server": prior_server} | {name: options[name] for name in ("objective", "divergence")}
+        _check_alone(recipe, given)
         _train_by_recipe(model, output, settings, last_layers, device, dtype, restart=restart)
         return
     if prompts is None or reward is None:
         raise ValueError("--prompts and --reward say what to train on: give both, or --recipe dissociation")
     from esscher.train.training_job import TrainingJob
-    from esscher.train.training_settings import TrainingSettings
 
     job = TrainingJob(
         model=model,
@@ -167,7 +107,7 @@ def train(
         lora=lora,
         server=prior_server,
         device=device,
-        dtype="float32" if dtype is None else dtype.value,
+        dtype=dtype or "float32",
     )
     _train(job, restart=restart)
 
@@ -219,7 +159,7 @@ def _train_by_recipe(
         settings=replace(usual.settings, **settings),
         last_layers=last_layers or usual.last_layers,
         device=device,
-        dtype=usual.dtype if dtype is None else dtype.value,
+        dtype=dtype or usual.dtype,
     )
     if restart:
         for objective in OBJECTIVES:
@@ -288,11 +228,10 @@ def _row(metrics: StepMetrics) -> str:
     )
 
 
-def _check_alone(recipe: Recipe, **others: object) -> None:
-    given = [name for name, value in others.items() if value is not None]
+def _check_alone(recipe: str, others: Mapping[str, object]) -> None:
+    given = [name.replace("_", "-") for name, value in others.items() if value is not None]
     if given:
-        option = given[0].replace("_", "-")
-        raise ValueError(f"--{option} and --recipe {recipe.value}: the recipe has its own, give one of them")
+        raise ValueError(f"--{given[0]} and --recipe {recipe}: the recipe has its own, give one of them")
 
 
 @contextmanager

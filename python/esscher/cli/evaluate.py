@@ -1,0 +1,75 @@
+"""`esscher evaluate`: what files of samples say of a policy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path  # noqa: TC003 - typer reads it
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+import esscher
+from esscher.cli.options import MODEL_HELP, IgnoredMasks, Renames, renames_of
+from esscher.cli.output import Html, Json, check_outputs, console, say_where, show_progress, title_of
+from esscher.target import Condition, Tilt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from esscher.target import Target
+
+
+def evaluate(
+    paths: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Samples, .parquet or .jsonl.")],
+    beta: Annotated[float | None, typer.Option(help="Target prior·exp(reward/beta)/Z.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Target: the prior given reward ≥ threshold.")] = None,
+    proposal: Annotated[Literal["policy", "prior"], typer.Option(help="Where the completions came from.")] = "policy",
+    json: Json = False,
+    html: Html = None,
+    tokenizer: Annotated[str | None, typer.Option(help=f"Show n-grams as text. {MODEL_HELP}")] = None,
+    columns: Renames = None,
+    ignore_mask: IgnoredMasks = None,
+) -> None:
+    """Report what files of samples say of a policy: reward, KL, diversity, and its distance from a target."""
+    from esscher import files
+    from esscher.report import print_report, to_json, write_page
+
+    target = _target_of(beta, threshold)
+    check_outputs(paths, html)
+    decode = _decoder_of(tokenizer) if tokenizer else None
+    with show_progress() as progress:
+        task = progress.add_task("reading", total=len(paths))
+        dump = files.read(
+            paths,
+            columns=renames_of(columns),
+            ignore_masks=ignore_mask or (),
+            progress=lambda path: progress.update(task, advance=1, description=f"reading {path}"),
+        )
+        progress.update(task, description=f"evaluating {dump.samples}", total=None)
+        report = files.naming(paths, partial(esscher.evaluate, dump.samples, target, proposal=proposal))
+    report = replace(report, warnings=(*dump.warnings, *report.warnings))
+    # The page first, so that whoever reads only the beginning of the output has it.
+    if html is not None:
+        write_page(report, html, decode=decode, title=title_of(paths))
+    if json:
+        print(to_json(report))
+    else:
+        print_report(report, console=console, decode=decode)
+        say_where(html)
+
+
+def _target_of(beta: float | None, threshold: float | None) -> Target | None:
+    if beta is not None and threshold is not None:
+        raise ValueError("--beta and --threshold are two different targets: give one of them")
+    if beta is not None:
+        return Tilt(beta)
+    return None if threshold is None else Condition(threshold)
+
+
+def _decoder_of(model: str) -> Callable[[Sequence[int]], str]:
+    from esscher.lm.packaged import resolve
+    from esscher.lm.transformers import load_tokenizer, locate
+
+    tokenizer = load_tokenizer(locate(resolve(model)))
+    return lambda ids: str(tokenizer.decode(list(ids)))
