@@ -64,8 +64,8 @@ def spread(values: list[float]) -> str:
 
 def diversity(outcome: dict[str, Any], name: str) -> dict[str, Any]:
     """Find the mean over prompts of a metric within their completions."""
-    found: dict[str, Any] = outcome["report"]["diversity"][name]["within"]
-    return found
+    (found,) = (one["within"] for one in outcome["report"]["diversity"] if one["metric"] == name)
+    return dict(found)
 
 
 def draw(folder: Path, run: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from dataclasses import replace
 from io import StringIO
@@ -15,8 +14,9 @@ from rich.console import Console
 from esscher import Ragged, Samples, Tilt, compare, estimate_kl, evaluate, files, sequence_logprobs
 from esscher.compare.efficiency import estimate_efficiency
 from esscher.lm.tabular import TabularLM
-from esscher.report.comparison import comparison_to_json, print_comparison
+from esscher.report.comparison import print_comparison
 from pages import check_page, plain
+from report_json import read, record_of
 
 PROMPTS, DRAWN = 6, 1000
 
@@ -184,7 +184,7 @@ def test_what_the_priors_samples_do_not_show_is_not_known(prior, policies):
         assert point.beta is point.reachable is point.efficiency is point.inference_gap is None
     assert any("far: What its KL could buy is not known: kl is" in warning for warning in found.warnings)
     assert any("same: Its KL is exactly 0" in warning for warning in found.warnings)
-    json.loads(comparison_to_json(found))
+    record_of("compare", found)
     out = StringIO()
     print_comparison(found, Console(file=out, width=100))
     assert "not known" in out.getvalue()
@@ -278,7 +278,7 @@ def test_what_evaluate_warns_of_is_told_and_by_whom(prior, policies):
     assert any("alone: Gap and excess not available: a prompt's only" in told for told in found.warnings)
     assert any("alone: log Z of tilt" in told and "cannot be compared" in told for told in found.warnings)
     assert (found.policies[2].log_z.compared, found.policies[2].log_z.agree) == (0, None)
-    assert json.loads(comparison_to_json(found))["policies"][2]["log_z"]["agree"] is None
+    assert record_of("compare", found)["policies"][2]["log_z"]["agree"] is None
 
 
 def of_first(samples, n):
@@ -404,8 +404,7 @@ def test_samples_that_miss_the_target_disagree(prior, policies):
     found = compare(prior, {"cut": kept}, beta=BETA)
     assert not found.policies[0].log_z.agree
     assert any("cut: log Z of " in warning for warning in found.warnings)
-    record = json.loads(comparison_to_json(found))["policies"][0]["log_z"]
-    assert (record["error"], record["error_of_bounds"]) == ("of these prompts", "over prompts")
+    record = record_of("compare", found)["policies"][0]["log_z"]
     assert record["agree"] is False
     assert record["both"] is None
     assert record["difference"] > 3
@@ -479,7 +478,7 @@ def test_the_command_says_the_same(found, prior, policies, tmp_path, esscher, mo
     assert "± of log Z by samples is of these prompts" in page
     assert "± is one standard error over prompts" in page
     assert (tmp_path / "picture.png").exists()
-    record = json.loads(esscher(*arguments, "--json")[1])
+    record = read("compare", esscher(*arguments, "--json")[1])
     assert [policy["name"] for policy in record["policies"]] == ["little", "much"]
     # Files hold log-probs as float32.
     efficiencies = [policy["efficiency"]["value"] for policy in record["policies"]]
@@ -494,7 +493,7 @@ def test_the_command_says_the_same(found, prior, policies, tmp_path, esscher, mo
     renames = ("--columns", "policy_logprobs=logp", "--columns", "reward=score")
     code, out, err = esscher("compare", "renamed.parquet", "--prior", "prior.parquet", "--json", *renames)
     assert code == 0, err
-    assert json.loads(out)["policies"][0]["kl"] == record["policies"][1]["kl"]
+    assert read("compare", out)["policies"][0]["kl"] == record["policies"][1]["kl"]
     code, _, err = esscher("compare", "prior.parquet", "--prior", "prior.parquet")
     assert code == 2
     assert "given as the prior and as a policy" in plain(err)

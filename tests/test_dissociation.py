@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,15 +9,12 @@ import pytest
 import torch
 
 from esscher import compare, files
-from esscher.train.dissociation import (
-    OBJECTIVES,
-    dissociation_to_json,
-    print_dissociation,
-    recipe_of,
-    run_dissociation,
-    write_dissociation_page,
-)
+from esscher.report import to_json
+from esscher.report.dissociation import print_dissociation
+from esscher.report.dissociation_page import write_dissociation_page
+from esscher.train.dissociation import OBJECTIVES, recipe_of, run_dissociation
 from models import THREADS
+from report_json import read, record_of
 
 SEEDS = (0, 1, 2)
 
@@ -89,7 +85,7 @@ def test_estimates_are_within_their_errors_of_the_truth(on_tables):
 
 
 def test_j_and_the_gap_make_the_same_log_z_of_every_policy(on_tables):
-    beta = on_tables[0].settings.beta
+    beta = on_tables[0].settings["beta"]
     log_z = [
         outcome.exact.reward / beta - outcome.exact.kl + outcome.exact.inference_gap
         for outcome in on_tables[0].outcomes
@@ -100,7 +96,7 @@ def test_j_and_the_gap_make_the_same_log_z_of_every_policy(on_tables):
 def test_the_samples_are_there_for_other_commands(on_tables):
     found, folder = on_tables
     prior, *policies = (files.read([folder / f"{name}.parquet"]).samples for name in ("prior", *OBJECTIVES))
-    again = compare(prior, dict(zip(OBJECTIVES, policies, strict=True)), found.settings.beta)
+    again = compare(prior, dict(zip(OBJECTIVES, policies, strict=True)), found.settings["beta"])
     assert [one.inference_gap for one in again.policies] == [one.inference_gap for one in found.comparison.policies]
 
 
@@ -112,7 +108,7 @@ def test_a_run_that_is_done_is_not_done_again(tmp_path):
     again, shown = run(recipe, tmp_path)
     assert shown == []
     assert again.outcomes[1].exact == first.outcomes[1].exact
-    assert dissociation_to_json(again) == dissociation_to_json(first)
+    assert to_json(again) == to_json(first)
     with pytest.raises(ValueError, match="holds a run with seed 0, not 5"):
         run(replace(recipe, settings=replace(recipe.settings, seed=5)), tmp_path)
 
@@ -156,7 +152,7 @@ def test_it_is_shown_as_table_json_and_page(on_alice, tmp_path, capsys):
     out = capsys.readouterr().out
     for name in ("plain-rl", "KL(target‖policy)", "self-bleu-4", "Before trusting these numbers", "threads 1"):
         assert name in out
-    record = json.loads(dissociation_to_json(found))
+    record = record_of("train", found)
     assert [outcome["name"] for outcome in record["outcomes"]] == ["prior", *OBJECTIVES]
     assert record["outcomes"][1]["entropy"]["value"] == found.outcomes[1].entropy.value
     write_dissociation_page(found, tmp_path / "page.html")
@@ -174,7 +170,7 @@ def test_the_command_does_all_of_it(esscher, tmp_path):
     assert code == 0
     assert "One prior, one reward" in out
     assert (tmp_path / "out" / "dissociation.html").is_file()
-    record = json.loads((tmp_path / "out" / "dissociation.json").read_text())
+    record = read("train", (tmp_path / "out" / "dissociation.json").read_text())
     assert record["settings"]["steps"] == 3
     assert np.isfinite(record["outcomes"][2]["exact"]["inference_gap"])
     code, _, err = esscher(*options, "--steps", 3, "--completions", 9, "--prior-samples", 64)

@@ -21,11 +21,12 @@ from esscher.inference.importance import importance
 from esscher.lm.transformers import TransformersLM
 from esscher.mismatch import mismatch
 from esscher.report import bins
-from esscher.report.mismatch import mismatch_to_dict, print_mismatch, sections, verdict
+from esscher.report.mismatch import print_mismatch, sections, verdict
 from esscher.report.mismatch_page import write_mismatch_page
 from mismatch_table import CHANGED, NAMES, PAGE, SINGLE, Fault, report_of, wrong_end
 from models import alice, alice_folder, smollm2
 from pages import Page, check_page, plain
+from report_json import read, record_of
 from rollouts import COLLAPSED, PROMPTS, SAMPLERS, SEEDS, SMOLLM2, Sampler, golden, record
 
 EXACT = {"rel": 1e-5, "abs": 1e-6}  # torch computes in float32, and verl adds 1e-8 to each count
@@ -551,7 +552,7 @@ def test_no_value_and_no_length_crashes(rows, grouped):
     train, rollout = (Ragged.from_rows([pair[i] for pair in rows], np.float32) for i in range(2))
     groups = np.unique([0, len(rows) // 2, len(rows)]) if grouped else None
     report = mismatch(train, rollout, groups)
-    json.dumps(mismatch_to_dict(report), allow_nan=False)
+    record_of("mismatch", report)
     assert set(report.names) <= set(NAMES)
     assert (
         0
@@ -632,12 +633,13 @@ def test_the_plots_hold_every_token_once():
     np.testing.assert_array_equal(plane.counts.sum(1), np.histogram(train[inside], plane.edges)[0])
 
 
-def test_every_json_key_is_documented():
-    record_ = mismatch_to_dict(report_of([SINGLE["NaN, 3% of tokens"]], SEEDS[0], 0))
-    for key in (*record_, *record_["causes"][0], *record_["counts"]):
-        assert key in mismatch_to_dict.__doc__, key
+def test_json_has_every_number_and_cause():
+    report = report_of([SINGLE["NaN, 3% of tokens"]], SEEDS[0], 0)
+    record_ = record_of("mismatch", report)
+    assert list(record_) == ["version", "clean", "causes", "metrics", "counts"]
     assert record_["causes"][0]["estimate"] is None
-    assert set(record_["metrics"]["kl"]) == {"value", "stderr"}
+    assert record_["metrics"]["kl"] == dict(zip(("value", "stderr"), report.metrics.kl, strict=True))
+    assert record_["counts"]["left_out_tokens"] == report.counts.left_out_tokens > 0
 
 
 @pytest.fixture
@@ -670,7 +672,7 @@ def test_the_command_says_what_the_function_says(rows, tmp_path, esscher):
     code, out, err = esscher("mismatch", *half, "--json", "--html", page)
     assert "The engines differ" in page.read_text()
     assert code == 0, err
-    got = json.loads(out)
+    got = read("mismatch", out)
     assert [cause["name"] for cause in got["causes"]] == ["sampling-temperature", "kept-mass"]
     assert got["causes"][0]["estimate"] == pytest.approx(0.7, abs=1e-3)
     assert got["metrics"]["kl"]["value"] == pytest.approx(expected.metrics.kl.value)
@@ -701,8 +703,8 @@ def test_the_columns_of_trainers_are_found_with_their_masks(rows, tmp_path, essc
     if mask == "token_loss_mask":  # NeMo-RL puts each row into a list of one
         theirs = [{key: [value] for key, value in row.items()} for row in theirs]
     path = write_lines(tmp_path / "theirs.jsonl", theirs)
-    got = json.loads(esscher("mismatch", path, "--json")[1])
-    ours = json.loads(esscher("mismatch", write_lines(tmp_path / "ours.jsonl", made), "--json")[1])
+    got = read("mismatch", esscher("mismatch", path, "--json")[1])
+    ours = read("mismatch", esscher("mismatch", write_lines(tmp_path / "ours.jsonl", made), "--json")[1])
     assert got["metrics"] == ours["metrics"]
     assert [cause["estimate"] for cause in got["causes"]] == [cause["estimate"] for cause in ours["causes"]]
 
@@ -724,7 +726,7 @@ def compared(tmp_path, esscher):
     def call(rows, *arguments):
         path = write_lines(tmp_path / "masked.jsonl", rows)
         code, out, err = esscher("mismatch", path, "--json", "--train", "mine", "--rollout", "other", *arguments)
-        return json.loads(out) if code == 0 else err
+        return read("mismatch", out) if code == 0 else err
 
     return call
 
@@ -784,9 +786,9 @@ def test_a_mask_of_other_values_is_refused(rows, compared):
 
 def test_prompt_ids_of_nothing_but_nulls_are_not_there(rows, tmp_path, esscher):
     _, made = rows
-    expected = json.loads(esscher("mismatch", write_lines(tmp_path / "with.jsonl", made), "--json")[1])
+    expected = read("mismatch", esscher("mismatch", write_lines(tmp_path / "with.jsonl", made), "--json")[1])
     nulls = write_lines(tmp_path / "nulls.jsonl", [row | {"prompt_id": None} for row in made])
-    assert json.loads(esscher("mismatch", nulls, "--json")[1]) == expected
+    assert read("mismatch", esscher("mismatch", nulls, "--json")[1]) == expected
 
 
 def test_a_page_does_not_take_the_place_of_what_is_read(rows, tmp_path, esscher):
@@ -802,7 +804,7 @@ def test_a_page_does_not_take_the_place_of_what_is_read(rows, tmp_path, esscher)
 def test_a_first_token_without_a_log_prob_is_read(tmp_path, esscher):
     """As engines write it; the parser of JSON lines would lose the null."""
     rows = [{"policy_logprobs": [-0.5, -1.0, -2.0], "rollout_logprobs": [None, -1.0, -2.0]}] * 3
-    got = json.loads(esscher("mismatch", write_lines(tmp_path / "x.jsonl", rows), "--json")[1])
+    got = read("mismatch", esscher("mismatch", write_lines(tmp_path / "x.jsonl", rows), "--json")[1])
     assert [(cause["name"], cause["tokens"]) for cause in got["causes"]] == [("sentinel", 3)]
     assert got["counts"]["compared_tokens"] == 6
 
@@ -818,7 +820,7 @@ def test_nulls_and_named_columns_are_read(tmp_path, esscher):
     )
     code, out, err = esscher("mismatch", path, "--train", "a", "--rollout", "b", "--json")
     assert code == 0, err
-    got = json.loads(out)
+    got = read("mismatch", out)
     assert [(cause["name"], cause["column"]) for cause in got["causes"]] == [
         ("sentinel", "train"),
         ("missing", "train"),
@@ -835,7 +837,7 @@ def test_parquet_of_half_floats_is_read(rows, tmp_path, esscher):
     ]
     table = pa.table({"policy_logprobs": lists[0], "rollout_logprobs": lists[1]})
     files.write(table, tmp_path / "x.parquet")
-    got = json.loads(esscher("mismatch", tmp_path / "x.parquet", "--json")[1])
+    got = read("mismatch", esscher("mismatch", tmp_path / "x.parquet", "--json")[1])
     assert {cause["name"] for cause in got["causes"]} >= {"bf16-rounding", "kept-mass"}
 
 

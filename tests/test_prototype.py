@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from io import StringIO
 
@@ -14,9 +13,10 @@ from esscher import Ragged, Samples, files, frontier, prototype
 from esscher.diversity import estimate_diversity
 from esscher.inference.importance import exponential_weights
 from esscher.lm.tabular import TabularLM
-from esscher.report.prototype import frontier_rows, print_prototype, prototype_to_json, write_picture
+from esscher.report.prototype import frontier_rows, print_prototype, write_picture
 from esscher.report.prototype_page import write_prototype_page
 from pages import check_page, plain
+from report_json import read, record_of
 
 N = 256
 
@@ -153,7 +153,7 @@ def test_the_table_says_where_trust_ends(found):
 
 
 def test_json_has_every_number(found):
-    record = json.loads(prototype_to_json(found))
+    record = record_of("prototype", found)
     assert record["frontier"]["kl"]["value"] == found.frontier.kl.value.tolist()
     assert record["best_of_n"]["n"] == found.best_of_n.n.tolist()
     assert record["diversity"][0]["beta"] == "inf"
@@ -199,7 +199,7 @@ def test_odd_samples_have_a_page_too(samples, tmp_path, change):
     assert found.warnings or change == "rewards of -inf"
     write_prototype_page(found, tmp_path / "page.html")
     check_page((tmp_path / "page.html").read_text())
-    json.loads(prototype_to_json(found))
+    record_of("prototype", found)
 
 
 def test_samples_without_rewards_are_refused(samples):
@@ -214,7 +214,7 @@ def test_the_command_says_the_same(samples, tmp_path, esscher):
     code, out, err = esscher("prototype", path, "--json", "--html", page, "--picture", picture)
     assert code == 0, err
     # Files hold log-probs as float32.
-    assert json.loads(out)["frontier"] == json.loads(prototype_to_json(prototype(samples)))["frontier"]
+    assert read("prototype", out)["frontier"] == record_of("prototype", prototype(samples))["frontier"]
     assert page.exists()
     assert picture.exists()
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import io
-import json
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
-from importlib import resources
 
 import numpy as np
 import pytest
@@ -16,11 +14,11 @@ from rich.console import Console
 
 from esscher import Condition, Estimate, Ragged, Samples, Tilt
 from esscher.evaluate import Ngram, PerCompletion, evaluate
-from esscher.report import bins, digits, print_report, summary, to_dict, to_json, write_page
+from esscher.report import bins, digits, print_report, summary, to_dict, write_page
 from esscher.report.page import render
+from esscher.report.schema import schema
 from pages import Page, check_page, plain
-
-SCHEMA = Draft202012Validator(json.loads(resources.files("esscher.report").joinpath("schema.json").read_text()))
+from report_json import SCHEMA, record_of, validator
 
 
 def make_samples(prompts=6, each=8, seed=0, **changes):
@@ -117,41 +115,45 @@ def test_a_number_has_four_digits_and_all_before_the_point(value, shown):
 @every_report
 def test_every_report_is_valid_json_with_the_same_keys(name):
     report = REPORTS[name]()
-
-    def refuse(constant):
-        raise AssertionError(f"{constant} is no JSON")
-
-    record = json.loads(to_json(report, per_completion=True), parse_constant=refuse)
-    assert list(record) == [
-        *("version", "counts", "reward", "kl", "trainer_kl", "prior_perplexity", "entropy", "target"),
-        *(
-            "diversity",
-            "target_diversity",
-            "excess_collapse",
-            "top_ngrams",
-            "warnings",
-            "unavailable",
-            "per_completion",
-        ),
-    ]
-    SCHEMA.validate(record)
+    record = record_of("evaluate", report, per_completion=True)
+    assert list(record) == [field.name for field in fields(report)]
     assert len(record["per_completion"]["lengths"]) == report.counts.completions
     assert "per_completion" not in to_dict(report)
+    assert all("per_sequence" not in kl for kl in record["kl"].values())
 
 
-def test_the_schema_is_one_and_knows_every_key():
-    Draft202012Validator.check_schema(SCHEMA.schema)
+def test_the_schema_is_that_of_the_records():
+    Draft202012Validator.check_schema(SCHEMA)
+    assert schema() == SCHEMA, "write it anew: python -m esscher.report.schema"
+
+
+def test_the_schema_knows_every_key():
+    check = validator("evaluate")
     record = to_dict(REPORTS["whole"](), per_completion=True)
-    assert list(SCHEMA.schema["properties"]) == list(record)
+    assert list(SCHEMA["$defs"]["Report"]["properties"]) == list(record)
     for key in record:
         less = {name: value for name, value in record.items() if name != key}
-        assert SCHEMA.is_valid(less) == (key == "per_completion")
-    assert not SCHEMA.is_valid(record | {"more": 1})
+        assert check.is_valid(less) == (key == "per_completion")
+    assert not check.is_valid(record | {"more": 1})
+    assert not check.is_valid(record | {"version": None})
+    assert not check.is_valid(record | {"reward": {"value": "nan", "stderr": None}})
+
+
+def test_the_schema_says_what_keys_mean_and_whose_an_error_is():
+    of = SCHEMA["$defs"]
+    for name, definition in of.items():
+        assert len(definition["description"]) > 20, name
+    assert of["Report"]["properties"]["entropy"]["description"].startswith("Mean negative log-prob of")
+    # log Z has two kinds of error.
+    assert "Errors are *of these prompts*" in of["LogZ"]["description"]
+    assert "errors of these prompts" in of["PolicyPoint"]["properties"]["log_z"]["description"]
+    assert "errors over prompts" in of["PolicyPoint"]["properties"]["log_z_bounds"]["description"]
+    assert "Its error is *over prompts*" in of["TargetReport"]["properties"]["log_z"]["description"]
 
 
 def test_json_holds_the_report_s_numbers_exactly():
     report = REPORTS["whole"]()
-    record = json.loads(to_json(report))
+    record = record_of("evaluate", report)
     assert record["reward"] == {"value": report.reward.value, "stderr": report.reward.stderr}
     assert record["kl"]["k3"]["value"] == report.kl["k3"].value
     assert record["kl"]["k3"]["signature"] == report.kl["k3"].signature
@@ -164,9 +166,10 @@ def test_json_holds_the_report_s_numbers_exactly():
     assert record["target"]["inference_gap_interval"]["low"] is None
     assert record["target"]["inference_gap_interval"]["assumes"].startswith("no interval: halves of each prompt's")
     assert record["target"]["forward_kl"]["value"] == report.target.forward_kl.value
-    assert record["excess_collapse"]["distinct-2 of 2"]["within"]["value"] == report.excess_collapse[0].within.value
+    excess = {one["metric"]: one for one in record["excess_collapse"]}
+    assert excess["distinct-2 of 2"]["within"]["value"] == report.excess_collapse[0].within.value
     assert record["target"]["ess"] == report.target.ess
-    assert record["diversity"]["distinct-2"]["across"] == report.diversity[1].across
+    assert record["diversity"][1]["across"] == report.diversity[1].across
     first = report.top_ngrams[2][0]
     assert record["top_ngrams"]["2"][0] == {"token_ids": list(first.token_ids), "count": first.count}
     assert record["counts"] == {"prompts": 6, "completions": 48, "tokens": report.counts.tokens, "terminated": 36}

@@ -37,7 +37,8 @@ def compare(
 
     Each file holds completions of one policy with rewards, policy_logprobs and prior_logprobs, and names it.
     """
-    from esscher.report.comparison import comparison_to_json, print_comparison
+    from esscher.report import to_json
+    from esscher.report.comparison import print_comparison
     from esscher.report.prototype import write_picture
     from esscher.report.prototype_page import write_prototype_page
 
@@ -56,7 +57,7 @@ def compare(
     if picture is not None:
         write_picture(whole, picture, found.policies)
     if json:
-        print(comparison_to_json(found))
+        print(to_json(found))
     else:
         print_comparison(found, console)
         say_where(html, picture)

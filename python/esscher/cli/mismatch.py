@@ -27,7 +27,8 @@ def mismatch(
     prime-rl (trainer_logprobs, inference_logprobs) give them, and masks under those of any trainer.
     """
     from esscher import files
-    from esscher.report.mismatch import mismatch_to_json, print_mismatch
+    from esscher.report import to_json
+    from esscher.report.mismatch import print_mismatch
     from esscher.report.mismatch_page import write_mismatch_page
 
     check_outputs(paths, html)
@@ -41,7 +42,7 @@ def mismatch(
     if html is not None:
         write_mismatch_page(report, html, title=title_of(paths))
     if json:
-        print(mismatch_to_json(report))
+        print(to_json(report))
     else:
         print_mismatch(report, console)
         say_where(html)

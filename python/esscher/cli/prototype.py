@@ -34,7 +34,8 @@ def prototype(
     best-of-n is known more closely than by its bound.
     """
     from esscher import files
-    from esscher.report.prototype import print_prototype, prototype_to_json, write_picture
+    from esscher.report import to_json
+    from esscher.report.prototype import print_prototype, write_picture
     from esscher.report.prototype_page import write_prototype_page
 
     check_outputs(paths, html, picture)
@@ -51,7 +52,7 @@ def prototype(
     if picture is not None:
         write_picture(found, picture)
     if json:
-        print(prototype_to_json(found))
+        print(to_json(found))
     else:
         print_prototype(found, console)
         say_where(html, picture)

@@ -122,14 +122,10 @@ def _given(**options: Any) -> dict[str, Any]:
 def _train_by_recipe(
     model: str, settings: dict[str, Any], others: dict[str, Any], folder: Path, *, restart: bool
 ) -> None:
-    from esscher.train.dissociation import (
-        OBJECTIVES,
-        dissociation_to_json,
-        print_dissociation,
-        recipe_of,
-        run_dissociation,
-        write_dissociation_page,
-    )
+    from esscher.report import to_json
+    from esscher.report.dissociation import print_dissociation
+    from esscher.report.dissociation_page import write_dissociation_page
+    from esscher.train.dissociation import OBJECTIVES, recipe_of, run_dissociation
     from esscher.train.run_folder import RunFolder
 
     usual = recipe_of(model)
@@ -147,5 +143,5 @@ def _train_by_recipe(
     page, results = folder / "dissociation.html", folder / "dissociation.json"
     write_dissociation_page(found, page)
     with replacing(results) as file:
-        file.write(dissociation_to_json(found).encode())
+        file.write(to_json(found).encode())
     console.print(f"\nPage: {page.resolve()}\nNumbers: {results.resolve()}", soft_wrap=True, markup=False)

@@ -2,6 +2,6 @@
 
 from esscher.mismatch.compare import mismatch
 from esscher.mismatch.metrics import Metrics
-from esscher.mismatch.record import Cause, Counts, MismatchReport, PerToken
+from esscher.mismatch.record import Cause, Coverage, MismatchReport, PerToken
 
-__all__ = ["Cause", "Counts", "Metrics", "MismatchReport", "PerToken", "mismatch"]
+__all__ = ["Cause", "Coverage", "Metrics", "MismatchReport", "PerToken", "mismatch"]

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from esscher import _core
 from esscher.groups import as_groups, as_integers
 from esscher.mismatch import causes, structure
 from esscher.mismatch.alignment import Alignment, Pairs, align, fitting_scale
 from esscher.mismatch.metrics import metrics_of
-from esscher.mismatch.record import Cause, Counts, MismatchReport, PerToken
+from esscher.mismatch.record import Cause, Coverage, MismatchReport, PerToken
 from esscher.mismatch.rows import find_exchanged, find_other_rows
 from esscher.mismatch.units import BASES, find_scale, find_shapes, marginal_ratio
 from esscher.mismatch.values import (
@@ -117,14 +118,25 @@ def mismatch(
             found.append(causes.other_rows(others, pairs, numbers))
         kept = pairs if others is None else pairs.where(~np.isin(pairs.row, others.rows))
         found += _structure(kept, grids, known_groups, groups is not None, ended)
-    counts = Counts(
+    return MismatchReport(
+        version=_core.__version__,
+        clean=not found and len(pairs.row) > 0,
+        causes=tuple(found),
+        metrics=metrics_of(pairs, known_groups) if len(pairs.row) else None,
+        counts=_coverage(train, rollout, pairs),
+        per_token=PerToken(pairs.train, pairs.rollout, pairs.place),
+    )
+
+
+def _coverage(train: Ragged, rollout: Ragged, pairs: Pairs) -> Coverage:
+    tokens = int(np.maximum(train.lengths, rollout.lengths).sum())
+    return Coverage(
         completions=len(train),
-        tokens=int(np.maximum(train.lengths, rollout.lengths).sum()),
+        tokens=tokens,
         compared_completions=len(np.unique(pairs.row)),
         compared_tokens=len(pairs.row),
+        left_out_tokens=tokens - len(pairs.row),
     )
-    metrics = metrics_of(pairs, known_groups) if len(pairs.row) else None
-    return MismatchReport(tuple(found), metrics, counts, PerToken(pairs.train, pairs.rollout, pairs.place))
 
 
 def _check_rows(train: Ragged, rollout: Ragged) -> None:

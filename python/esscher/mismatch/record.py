@@ -74,7 +74,7 @@ class Cause:
 
 
 @dataclass(frozen=True)
-class Counts:
+class Coverage:
     """How much there was, and how much of it could be compared.
 
     Attributes
@@ -83,17 +83,15 @@ class Counts:
         What was given; of a completion whose two rows differ in length, the longer.
     compared_completions, compared_tokens
         What the metrics rest on.
+    left_out_tokens
+        How many tokens have no two log-probs to compare.
     """
 
     completions: int
     tokens: int
     compared_completions: int
     compared_tokens: int
-
-    @property
-    def left_out_tokens(self) -> int:
-        """How many tokens have no two log-probs to compare."""
-        return self.tokens - self.compared_tokens
+    left_out_tokens: int
 
 
 class PerToken(NamedTuple):
@@ -110,6 +108,10 @@ class MismatchReport:
 
     Attributes
     ----------
+    version
+        The version of Esscher that made it.
+    clean
+        Whether the columns agree as far as float32 goes.
     causes
         What was found, in the order in which to see to it; none if the columns agree.
     metrics
@@ -120,15 +122,12 @@ class MismatchReport:
         The columns behind the plots.
     """
 
+    version: str
+    clean: bool
     causes: tuple[Cause, ...]
     metrics: Metrics | None
-    counts: Counts
+    counts: Coverage
     per_token: PerToken = field(repr=False, compare=False)
-
-    @property
-    def clean(self) -> bool:
-        """Whether the columns agree as far as float32 goes."""
-        return not self.causes and self.metrics is not None
 
     @property
     def names(self) -> tuple[CauseName, ...]:

@@ -1,8 +1,7 @@
-"""Policies beside the frontier, as a table for the terminal and as JSON."""
+"""Policies beside the frontier, as a table for the terminal."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,14 +11,7 @@ from rich.text import Text
 
 from esscher.estimate import Estimate
 from esscher.report import digits
-from esscher.report.prototype import (
-    Json,
-    estimate_record,
-    number_or_name,
-    print_prototype,
-    print_section,
-    prototype_record,
-)
+from esscher.report.prototype import print_prototype, print_section
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,15 +103,6 @@ def print_comparison(found: Comparison, console: Console | None = None) -> None:
     print_prototype(replace(found.prototype, warnings=found.warnings), console)
 
 
-def comparison_to_json(found: Comparison) -> str:
-    """Return everything as indented JSON, with the rules of `prototype_to_json`."""
-    record = prototype_record(found.prototype) | {
-        "policies": [_policy(policy, found.prototype.prompts) for policy in found.policies],
-        "warnings": list(found.warnings),
-    }
-    return json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False)
-
-
 def _table(policies: Sequence[PolicyPoint], prompts: int) -> Table:
     """One column for each policy; what none of them has is left out."""
     rows, log_z = policy_rows(policies), {row.name: row for row in log_z_rows(policies, prompts)}
@@ -176,42 +159,3 @@ def _bound(policy: PolicyPoint, which: int) -> str:
 
 def _percent(share: Estimate) -> str:
     return f"{digits.estimate(Estimate(100 * share.value, 100 * share.stderr))} %"
-
-
-def _policy(policy: PolicyPoint, prompts: int) -> Json:
-    return {
-        "name": policy.name,
-        "reward": estimate_record(policy.reward, policy.reward_interval),
-        "kl": estimate_record(Estimate(policy.kl.value, policy.kl.stderr), policy.kl.interval),
-        "kl_signature": policy.kl.signature,
-        "beta": policy.beta,
-        "reachable": estimate_record(policy.reachable),
-        "efficiency": estimate_record(policy.efficiency, policy.efficiency_interval),
-        "target": None if policy.target is None else str(policy.target),
-        "log_z": _log_z(policy, prompts),
-        "inference_gap": estimate_record(policy.inference_gap, policy.inference_gap_interval),
-        "own_inference_gap": estimate_record(policy.own_inference_gap),
-        "excess_collapse": {
-            excess.metric: estimate_record(excess.within, excess.interval) for excess in policy.excess_collapse
-        },
-    }
-
-
-def _log_z(policy: PolicyPoint, prompts: int) -> Json | None:
-    if policy.log_z is None:
-        return None
-    lower, upper = policy.log_z_bounds or (None, None)
-    return {
-        "error": digits.OF_THESE,
-        "prior": estimate_record(policy.log_z.prior),
-        "policy": estimate_record(policy.log_z.policy),
-        "both": estimate_record(policy.log_z.both),
-        "best": estimate_record(policy.log_z.best),
-        "best_by": policy.log_z.best_by,
-        "error_of_bounds": digits.whose_error(prompts),
-        "elbo": estimate_record(lower),
-        "eubo": estimate_record(upper),
-        "compared": policy.log_z.compared,
-        "difference": number_or_name(policy.log_z.difference),
-        "agree": policy.log_z.agree,
-    }

@@ -1,18 +1,15 @@
-"""A comparison of two engines shown: in words and figures, as text that a person reads from the top, and as JSON."""
+"""A comparison of two engines shown: in words and figures, as text that a person reads from the top."""
 
 from __future__ import annotations
 
-import json
-import math
-from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from esscher._core import __version__
 from esscher.estimate import Estimate
 from esscher.report.digits import estimate, number, plural, share
 from esscher.report.summary import Row, Section, pareto_k_meaning
@@ -22,7 +19,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from esscher.mismatch import Counts, Metrics, MismatchReport
+    from esscher.mismatch import Coverage, Metrics, MismatchReport
 
 NAME_WIDTH = 27
 # Of the metrics, those that a person needs first; the rest are details.
@@ -65,37 +62,6 @@ def print_mismatch(report: MismatchReport, console: Console | None = None) -> No
         console.print(Text(f"\n{FOOTNOTE}", "dim"))
 
 
-def mismatch_to_dict(report: MismatchReport) -> dict[str, Any]:
-    """Return a comparison as what JSON can say; the keys are those of `MismatchReport` and its parts.
-
-    ===========  ======================================================================================
-    key          value
-    ===========  ======================================================================================
-    ``version``  the version of Esscher
-    ``clean``    whether the columns agree as far as float32 goes
-    ``causes``   list of ``{name, column, evidence, advice, tokens, share, size, estimate, rows}``, in the
-                 order in which to see to them
-    ``metrics``  null, or by name a number; ``kl`` is ``{value, stderr}``
-    ``counts``   ``{completions, tokens, compared_completions, compared_tokens, left_out_tokens}``
-    ===========  ======================================================================================
-
-    A number that is NaN becomes null, and an infinite one "inf" or "-inf", since JSON has neither.
-    """
-    counts = asdict(report.counts) | {"left_out_tokens": report.counts.left_out_tokens}
-    return {
-        "version": __version__,
-        "clean": report.clean,
-        "causes": [{name: _sayable(value) for name, value in asdict(cause).items()} for cause in report.causes],
-        "metrics": None if report.metrics is None else _metrics(report.metrics),
-        "counts": counts,
-    }
-
-
-def mismatch_to_json(report: MismatchReport) -> str:
-    """Return a comparison as indented JSON, with the keys and rules of `mismatch_to_dict`."""
-    return json.dumps(mismatch_to_dict(report), indent=2, allow_nan=False, ensure_ascii=False)
-
-
 def verdict(report: MismatchReport) -> str:
     """Return what the comparison comes to, in a sentence without its full stop."""
     if report.clean:
@@ -115,7 +81,7 @@ def sections(report: MismatchReport) -> tuple[Section, ...]:
     return Section(title, _rows(report.metrics, FIRST)), Section("Details", _rows(report.metrics, details))
 
 
-def _counts(counts: Counts) -> str:
+def _counts(counts: Coverage) -> str:
     left_out = counts.left_out_tokens
     tokens = f"{counts.compared_tokens:,} of {plural(counts.tokens, 'token')}"
     text = f"Compared: {tokens} in {counts.compared_completions:,} of {plural(counts.completions, 'completion')}"
@@ -145,16 +111,3 @@ def _table(rows: Sequence[Row]) -> Table:
 
 def _indented(console: Console, body: RenderableType) -> None:
     console.print(Padding(body, (0, 0, 0, 2), expand=False))
-
-
-def _metrics(metrics: Metrics) -> dict[str, Any]:
-    kl = {name: _sayable(value) for name, value in metrics.kl._asdict().items()}
-    return {
-        field.name: kl if field.name == "kl" else _sayable(getattr(metrics, field.name)) for field in fields(metrics)
-    }
-
-
-def _sayable(value: Any) -> Any:
-    if not isinstance(value, float) or math.isfinite(value):
-        return value
-    return None if math.isnan(value) else str(value)

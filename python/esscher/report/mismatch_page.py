@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 import numpy as np
 
-from esscher._core import __version__
 from esscher.atomic import replacing
 from esscher.report import bins, charts, digits
 from esscher.report.charts import HEIGHT, MUTED, SAMPLES, WIDTH, Figure
@@ -54,7 +53,7 @@ def write_mismatch_page(
         figures=_figures(report.per_token) if report.metrics is not None else (),
         sections=sections(report),
         footnote=FOOTNOTE,
-        version=__version__,
+        version=report.version,
     )
     with replacing(path) as file:
         file.write(page.encode())

@@ -1,10 +1,9 @@
-"""What targets would give, as a table for the terminal, as JSON, and as a picture in a file."""
+"""What targets would give, as a table for the terminal, and as a picture in a file."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -20,11 +19,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
-
     from esscher.compare import PolicyPoint
-    from esscher.estimate import Interval
-    from esscher.frontier import Curve
     from esscher.prototype import Prototype
 
 # Rows of the table: the prior's end, the limit of what is trusted, and what lies evenly between them.
@@ -33,8 +28,6 @@ ROWS = 8
 FEW_BETAS = 16
 PICTURES = (".svg", ".png")
 CURVES = ("log_z", "reward", "kl", "prior_kl", "total_variation")
-
-Json = dict[str, Any]
 
 
 class FrontierRow(NamedTuple):
@@ -134,56 +127,6 @@ def print_prototype(found: Prototype, console: Console | None = None) -> None:
     console.print(Text(f"\n{footnote(found)}", "dim"))
 
 
-def prototype_to_json(found: Prototype) -> str:
-    """Return everything as indented JSON; NaN becomes null, infinities "inf" and "-inf"."""
-    return json.dumps(prototype_record(found), indent=2, allow_nan=False, ensure_ascii=False)
-
-
-def prototype_record(found: Prototype) -> Json:
-    """Return everything as a record of JSON, with the rules of `prototype_to_json`."""
-    curve, best = found.frontier, found.best_of_n
-    return {
-        "version": found.version,
-        "prompts": found.prompts,
-        "completions": found.completions,
-        "frontier": {
-            "beta": _column(curve.beta),
-            **{name: _curve(getattr(curve, name)) for name in CURVES},
-            "ess": _column(curve.ess),
-            "pareto_k": _column(curve.pareto_k),
-            "trusted": curve.trusted.tolist(),
-            "prior_reward": estimate_record(curve.prior_reward),
-            "highest_reward": number_or_name(curve.highest_reward),
-            "assumes": curve.assumes,
-        },
-        "best_of_n": {
-            "n": best.n.tolist(),
-            "reward": _curve(best.reward),
-            "kl": _curve(best.kl),
-            "kl_is_bound": best.kl_is_bound,
-        },
-        "diversity": [
-            {
-                "beta": number_or_name(at.beta),
-                "kl": number_or_name(at.kl),
-                "metrics": {metric.metric: estimate_record(metric.within) for metric in at.metrics},
-            }
-            for at in found.diversity
-        ],
-        "warnings": list(found.warnings),
-    }
-
-
-def estimate_record(estimate: Estimate | None, interval: Interval | None = None) -> Json | None:
-    """Return an estimate, and its interval if given, as JSON can hold it; null if there is none."""
-    if estimate is None:
-        return None
-    record: Json = {"value": number_or_name(estimate.value), "stderr": number_or_name(estimate.stderr)}
-    if interval is None:
-        return record
-    return record | {"low": number_or_name(interval.low), "high": number_or_name(interval.high)}
-
-
 def write_picture(found: Prototype, path: str | os.PathLike[str], policies: Sequence[PolicyPoint] = ()) -> None:
     """Write the picture of the frontier as SVG or PNG, by the path's suffix; the file appears whole or not at all.
 
@@ -265,18 +208,3 @@ def _diversity(found: Prototype) -> Table:
     for row in diversity_rows(found):
         table.add_row(Text(row.beta), Text(row.kl), *(Text(value, "cyan") for value in row.values))
     return table
-
-
-def number_or_name(value: float) -> float | str | None:
-    """Return a number as JSON can hold it: NaN is null, infinities are "inf" and "-inf"."""
-    if np.isnan(value):
-        return None
-    return float(value) if np.isfinite(value) else str(float(value))
-
-
-def _column(values: NDArray[np.float64]) -> list[float | str | None]:
-    return [number_or_name(value) for value in values.tolist()]
-
-
-def _curve(curve: Curve) -> Json:
-    return {name: _column(values) for name, values in curve._asdict().items()}

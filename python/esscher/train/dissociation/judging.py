@@ -15,8 +15,8 @@ from esscher.evaluate import evaluate
 from esscher.inference.importance import exponential_weights
 from esscher.lm.tabular import TabularLM
 from esscher.ragged import Ragged
+from esscher.report.outcomes import Exact, Outcome, ShownText
 from esscher.target import Tilt
-from esscher.train.dissociation.record import Exact, Outcome, Text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -109,11 +109,11 @@ def _excess(drawn: Samples, prior_samples: Samples, beta: float) -> Estimate:
     return Estimate(own.value - of_target.value, float(np.hypot(own.stderr, of_target.stderr)))
 
 
-def _texts(world: World, drawn: Samples) -> tuple[Text, ...]:
+def _texts(world: World, drawn: Samples) -> tuple[ShownText, ...]:
     assert drawn.rewards is not None
     completions = world.texts(drawn.completions)
     return tuple(
-        Text(world.prompt_texts[p], completions[i], float(drawn.rewards[i]))
+        ShownText(world.prompt_texts[p], completions[i], float(drawn.rewards[i]))
         for p in range(min(SHOWN_PROMPTS, len(drawn.prompts)))
         for i in range(drawn.groups[p], min(drawn.groups[p] + SHOWN, drawn.groups[p + 1]))
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -17,8 +17,8 @@ from esscher.compare import compare
 from esscher.lm.packaged import resolve
 from esscher.lm.prompts import ALICE_PROMPTS, NEUTRAL_PROMPTS
 from esscher.ragged import counts_within
+from esscher.report.outcomes import Dissociation
 from esscher.train.dissociation.judging import draw, judge
-from esscher.train.dissociation.record import Dissociation
 from esscher.train.dissociation.worlds import tabular_world, transformers_world
 from esscher.train.lessons import known_prior
 from esscher.train.run_folder import LOG, PRIOR, RunFolder
@@ -140,7 +140,7 @@ def run_dissociation(
     notify("comparing")
     return Dissociation(
         model=recipe.model,
-        settings=recipe.settings,
+        settings=asdict(recipe.settings),
         facts=_facts(recipe),
         comparison=compare(held_out, drawn, recipe.settings.beta),
         outcomes=tuple(outcomes),

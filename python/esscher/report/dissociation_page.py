@@ -6,14 +6,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from esscher.atomic import replacing
+from esscher.report.dissociation import facts_line, rows_of, title_of
 from esscher.report.page import card, fill
-from esscher.train.dissociation.table import facts_line, rows_of, title_of
 
 if TYPE_CHECKING:
     import os
 
+    from esscher.report.outcomes import Dissociation
     from esscher.report.page import Card
-    from esscher.train.dissociation.record import Dissociation
 
 
 def write_dissociation_page(found: Dissociation, path: str | os.PathLike[str]) -> None:

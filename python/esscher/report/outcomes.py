@@ -1,19 +1,18 @@
-"""What came of the objectives."""
+"""What came of training one prior by several objectives."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from esscher.compare import Comparison
     from esscher.divergence import KlEstimate
     from esscher.estimate import Estimate
     from esscher.evaluate import Report
-    from esscher.train.training_settings import TrainingSettings
 
 
-class Text(NamedTuple):
+class ShownText(NamedTuple):
     """A prompt, and a completion of it with its reward."""
 
     prompt: str
@@ -68,7 +67,7 @@ class Outcome:
     inference_gap: Estimate
     forward_kl: KlEstimate
     excess_collapse: Estimate
-    texts: tuple[Text, ...]
+    texts: tuple[ShownText, ...]
     seconds: float
     exact: Exact | None
 
@@ -82,7 +81,7 @@ class Dissociation:
     model
         What the prior is called.
     settings
-        How each policy was trained, but for the objective.
+        How each policy was trained, but for the objective: the fields of `esscher.train.Settings`.
     facts
         What else is needed to do it again: versions, precision, threads.
     comparison
@@ -92,7 +91,7 @@ class Dissociation:
     """
 
     model: str
-    settings: TrainingSettings
+    settings: dict[str, Any]
     facts: dict[str, str]
     comparison: Comparison
     outcomes: tuple[Outcome, ...]

@@ -1,10 +1,8 @@
-"""What came of the objectives, as a table for the terminal, and as JSON."""
+"""What came of the objectives, as a table for the terminal."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -12,16 +10,14 @@ from rich.text import Text as Styled
 
 from esscher.estimate import Estimate
 from esscher.report import digits
-from esscher.report.comparison import comparison_to_json
-from esscher.report.prototype import estimate_record, print_section
-from esscher.report.record import to_dict
+from esscher.report.prototype import print_section
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from esscher.compare import PolicyPoint
     from esscher.divergence import KlEstimate
-    from esscher.train.dissociation.record import Dissociation, Outcome
+    from esscher.report.outcomes import Dissociation, Outcome
 
 # Widths in characters: of what a number is called, and of the numbers of one outcome.
 NAMES, NUMBERS = 32, 22
@@ -83,25 +79,13 @@ def print_dissociation(found: Dissociation, console: Console | None = None) -> N
     console.print(Styled(f"\n± is one standard error, clustered by prompt. {facts_line(found)}", "dim"))
 
 
-def dissociation_to_json(found: Dissociation) -> str:
-    """Return everything as indented JSON; NaN becomes null, infinities "inf" and "-inf"."""
-    record = {
-        "model": found.model,
-        "settings": asdict(found.settings),
-        "facts": found.facts,
-        "comparison": json.loads(comparison_to_json(found.comparison)),
-        "outcomes": [_record(outcome) for outcome in found.outcomes],
-    }
-    return json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False)
-
-
 def title_of(found: Dissociation) -> str:
     """Say what was trained, and how long."""
     settings = found.settings
-    drawn = settings.prompts * settings.completions
+    drawn = settings["prompts"] * settings["completions"]
     return (
-        f"{found.model}: {len(found.outcomes) - 1} objectives, {settings.steps} steps of {drawn} completions each, "
-        f"beta {settings.beta:g}, seed {settings.seed}"
+        f"{found.model}: {len(found.outcomes) - 1} objectives, {settings['steps']} steps of {drawn} completions each, "
+        f"beta {settings['beta']:g}, seed {settings['seed']}"
     )
 
 
@@ -150,17 +134,3 @@ def _diversity(outcome: Outcome, name: str) -> str:
 
 def _reachable(point: PolicyPoint | None) -> str:
     return "" if point is None else "not known" if point.reachable is None else digits.estimate(point.reachable)
-
-
-def _record(outcome: Outcome) -> dict[str, Any]:
-    return {
-        "name": outcome.name,
-        "entropy": estimate_record(outcome.entropy),
-        "inference_gap": estimate_record(outcome.inference_gap),
-        "forward_kl": estimate_record(Estimate(outcome.forward_kl.value, outcome.forward_kl.stderr)),
-        "excess_collapse": estimate_record(outcome.excess_collapse),
-        "exact": None if outcome.exact is None else outcome.exact._asdict(),
-        "seconds": outcome.seconds,
-        "texts": [text._asdict() for text in outcome.texts],
-        "report": to_dict(outcome.report),
-    }
