@@ -20,6 +20,7 @@ from esscher.estimate import Estimate, Interval
 from esscher.evaluate import Counts, Ngram, PerCompletion, Report
 from esscher.evaluate.posterior import TargetReport
 from esscher.v1 import report_pb2, samples_pb2, target_pb2
+from esscher.warning import HEADLINES, ReportWarning
 from esscher.wire import codec
 from esscher.wire.report_codec import decode_report, encode_report
 from service_models import HOSTILE, assert_equal, draw, hostile
@@ -74,7 +75,10 @@ def target_reports():
 
 
 interval = st.builds(Interval, number, number, text)
-some = st.lists(text, max_size=2).map(tuple)
+warning = st.builds(
+    ReportWarning, st.sampled_from([*HEADLINES, "newer"]), text, text, st.lists(text, max_size=2).map(tuple)
+)
+some = st.lists(warning, max_size=2).map(tuple)
 
 
 def kl(n):

@@ -16,7 +16,7 @@ ROOT = Path(esscher.__file__).parent
 # A module imports only from layers above its own; siblings in a layer never import each other.
 LAYERS = [
     {"_core"},
-    {"groups", "atomic", "allocator", "waiting"},
+    {"groups", "atomic", "warning"},
     {"ragged"},
     {"samples", "token_scores"},
     {"target", "lm", "faults"},

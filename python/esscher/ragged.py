@@ -390,8 +390,3 @@ def _mask_of_lengths(lengths: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.b
         raise ValueError(f"lengths[{i}] is {lengths[i]}: it must be between 0 and the array's width, {shape[1]}")
     keep: NDArray[np.bool_] = np.arange(shape[1]) < lengths[:, None]
     return keep
-
-
-def counts_within(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """0, 1, ... within each row: [2, 3] gives [0, 1, 0, 1, 2]."""
-    return Groups.from_sizes(lengths).place

@@ -55,6 +55,8 @@ class ReportWarning(str):
     ----------
     code
         Which kind it is, one of `HEADLINES`; it stays the same from version to version.
+    what
+        What is wrong, in a line; of a kind that only a newer version knows, the evidence.
     where
         The samples or policies that it is about, by name; empty where there is only one.
     evidence
@@ -72,26 +74,27 @@ class ReportWarning(str):
     """
 
     code: str
+    what: str
     where: tuple[str, ...]
     evidence: str
     remedy: str
 
-    __slots__ = ("code", "evidence", "remedy", "where")
+    __slots__ = ("code", "evidence", "remedy", "what", "where")
+    _fields = ("code", "what", "where", "evidence", "remedy")
 
     def __new__(cls, code: str, evidence: str, remedy: str = "", where: tuple[str, ...] = ()) -> ReportWarning:
         """Make the sentences of their parts."""
         named = f"{', '.join(where)}: " if where else ""
         warning = super().__new__(cls, f"{named}{evidence}{' ' if remedy else ''}{remedy}")
-        warning.code, warning.where, warning.evidence, warning.remedy = code, where, evidence, remedy
+        warning.code, warning.what, warning.where = code, HEADLINES.get(code, evidence), where
+        warning.evidence, warning.remedy = evidence, remedy
         return warning
 
     def __reduce__(self) -> tuple[type[ReportWarning], tuple[str, str, str, tuple[str, ...]]]:
         return ReportWarning, (self.code, self.evidence, self.remedy, self.where)
 
-    @property
-    def what(self) -> str:
-        """What is wrong, in a line."""
-        return HEADLINES[self.code]
+    def _asdict(self) -> dict[str, str | tuple[str, ...]]:
+        return {name: getattr(self, name) for name in self._fields}
 
     def at(self, *where: str) -> ReportWarning:
         """Return the warning with the names of what it is about."""
@@ -114,4 +117,7 @@ def merge_warnings(warnings: Iterable[ReportWarning]) -> tuple[ReportWarning, ..
     for warning in warnings:
         names = where.setdefault(warning.at(), [])
         names += (name for name in warning.where if name not in names)
-    return tuple(warning.at(*names) for warning, names in sorted(where.items(), key=lambda found: _RANK[found[0].code]))
+    return tuple(
+        warning.at(*names)
+        for warning, names in sorted(where.items(), key=lambda found: _RANK.get(found[0].code, len(_RANK)))
+    )

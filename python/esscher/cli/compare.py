@@ -11,6 +11,7 @@ import typer
 import esscher
 from esscher.cli.options import IgnoredMasks, Renames, renames_of
 from esscher.cli.output import Html, Json, Picture, check_outputs, console, say_where, show_progress, title_of
+from esscher.warning import merge_warnings
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -49,8 +50,8 @@ def compare(
         dumps = _read(paths, prior, renames_of(columns), ignore_mask or ())
         progress.update(task, description="comparing")
         found = esscher.compare(dumps[prior].samples, {path.stem: dumps[path].samples for path in paths}, beta)
-    mixed = (f"{path.stem}: {text}" for path, dump in dumps.items() for text in dump.warnings)
-    found = replace(found, warnings=(*mixed, *found.warnings))
+    mixed = (warning.at(path.stem) for path, dump in dumps.items() for warning in dump.warnings)
+    found = replace(found, warnings=merge_warnings((*mixed, *found.warnings)))
     whole = replace(found.prototype, warnings=found.warnings)
     if html is not None:
         write_prototype_page(whole, html, title=f"How good could they be? {title_of(paths)}", policies=found.policies)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from esscher.ragged import Ragged, check_offsets
+from esscher.groups import check_offsets
 from esscher.v1 import scoring_service_pb2 as pb
 from esscher.wire.codec import (
     COLUMNS,
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from esscher.evaluate import Report
-    from esscher.posterior import Proposal
+    from esscher.evaluate.posterior import Proposal
+    from esscher.ragged import Ragged
     from esscher.samples import Samples
     from esscher.target import Target
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from esscher.files import columns as arrow
 from esscher.files.masks import ROW_MASKS, TOKEN_MASKS
-from esscher.ragged import counts_within
+from esscher.groups import Groups
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -77,7 +77,8 @@ def _is_of_prompt(lengths: NDArray[np.int64], rows: Samples) -> NDArray[np.bool_
     """Tell of each entry of a mask whether it is of a prompt, where a row's mask goes over prompt and completion."""
     prompts, completions = rows.prompts.lengths, rows.completions.lengths
     before = np.where(lengths == prompts + completions, prompts, 0)
-    of_prompt: NDArray[np.bool_] = counts_within(lengths) < np.repeat(before, lengths)
+    rows_of_mask = Groups.from_sizes(lengths)
+    of_prompt: NDArray[np.bool_] = rows_of_mask.place < rows_of_mask.spread(before)
     return of_prompt
 
 

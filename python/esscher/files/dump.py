@@ -16,6 +16,7 @@ from esscher.files.asking import ask_about_masks, masks_in
 from esscher.files.blocks import read_table, scan
 from esscher.files.formats import naming
 from esscher.files.steps import read_steps, several_steps, steps_in
+from esscher.groups import Groups
 from esscher.ragged import Ragged
 from esscher.samples import Samples, concatenate
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
+
+    from esscher.warning import ReportWarning
 
 PROMPT_ID = "prompt_id"
 # Our columns, the fields of `Samples` that they fill, and how they are read.
@@ -59,7 +62,7 @@ class Dump:
 
     samples: Samples
     order: NDArray[np.int64]
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[ReportWarning, ...] = ()
 
 
 def read(
@@ -271,7 +274,7 @@ def _grouped(rows: Samples, ids: pa.Array | None) -> tuple[Samples, NDArray[np.i
 def by_prompt(rows: Samples, groups: NDArray[np.int64]) -> tuple[Samples, NDArray[np.int64]]:
     """Put rows of one group together, whose prompts are equal; with the rows' numbers in the new order [N]."""
     order = np.argsort(groups, kind="stable")
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(groups))])
+    offsets = Groups.from_sizes(np.bincount(groups))
     taken = {name: _take(getattr(rows, name), order) for name in rows.columns}
     prompts = rows.prompts.take(order[offsets[:-1]])
     return Samples(prompts, rows.completions.take(order), offsets, **taken), order

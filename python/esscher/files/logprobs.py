@@ -11,7 +11,8 @@ from esscher.files import columns as arrow
 from esscher.files.blocks import load
 from esscher.files.formats import check_known_or_not, naming
 from esscher.files.masks import ROW_MASKS, TOKEN_MASKS
-from esscher.ragged import Ragged, counts_within
+from esscher.groups import Groups
+from esscher.ragged import Ragged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from esscher.ragged import Offsets
 
 PROMPTS = ("prompt_id", "prompt_token_ids")
 TERMINATED, TOKEN_IDS = "terminated", "token_ids"
@@ -63,7 +63,7 @@ class LogprobColumns(NamedTuple):
 
     train: Ragged
     rollout: Ragged
-    groups: Offsets | None
+    groups: Groups | None
     terminated: NDArray[np.bool_] | None
     numbers: NDArray[np.int64]
     masks: tuple[str, ...]
@@ -183,7 +183,7 @@ def _of_completions(mask: Ragged, columns: Ragged, table: pa.Table) -> Ragged:
     prompts = arrow.raw_numbers(PROMPTS[1], table.column(PROMPTS[1])).lengths
     if not np.array_equal(mask.lengths, prompts + columns.lengths):
         return mask
-    keep = counts_within(mask.lengths) >= np.repeat(prompts, mask.lengths)
+    keep = mask.rows.place >= mask.rows.spread(prompts)
     return Ragged.from_lengths(mask.values[keep], columns.lengths)
 
 
@@ -216,7 +216,7 @@ def _of_rows(columns: LogprobColumns, kept: NDArray[np.bool_]) -> LogprobColumns
     return columns._replace(
         train=columns.train.take(stay),
         rollout=columns.rollout.take(stay),
-        groups=None if groups is None else np.unique(np.searchsorted(stay, groups)),
+        groups=None if groups is None else Groups(np.unique(np.searchsorted(stay, groups))),
         terminated=None if columns.terminated is None else columns.terminated[stay],
         numbers=columns.numbers[stay],
     )
@@ -241,8 +241,7 @@ def _masked(name: str, column: Ragged, mask: Ragged) -> Ragged:
             i, f"column {name!r}, row {i} has {column.lengths[i]} values, its mask {mask.lengths[i]}: they must agree"
         )
     keep = mask.values == 1
-    lengths = np.diff(np.concatenate([np.zeros(1, np.int64), np.cumsum(keep)])[mask.offsets])
-    return Ragged.from_lengths(column.values[keep], lengths)
+    return Ragged.from_lengths(column.values[keep], mask.rows.sums(keep))
 
 
 def _concatenate(parts: list[LogprobColumns]) -> LogprobColumns:
@@ -265,7 +264,7 @@ def _grouped(columns: LogprobColumns, codes: NDArray[np.int64] | None) -> Logpro
     return LogprobColumns(
         columns.train.take(order),
         columns.rollout.take(order),
-        np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]),
+        Groups.from_sizes(sizes),
         None if columns.terminated is None else columns.terminated[order],
         columns.numbers[order],
         columns.masks,
@@ -297,11 +296,10 @@ def _before_mask(table: pa.Table, name: str) -> Ragged:
     """Return the token ids before the first that the mask keeps: the prompt."""
     ids = arrow.raw_numbers(TOKEN_IDS, table.column(TOKEN_IDS))
     mask = _mask(table, name)
-    within = counts_within(mask.lengths)
+    within = mask.rows.place
     first = [int(within[a:b][mask.values[a:b] == 1].min(initial=b - a)) for a, b in _bounds(mask)]
     lengths = np.minimum(first, ids.lengths)
-    places = np.repeat(ids.offsets[:-1], lengths) + counts_within(lengths)
-    return Ragged.from_lengths(ids.values[places].astype(np.int64), lengths)
+    return Ragged.from_lengths(ids.values[ids.rows.place < ids.rows.spread(lengths)].astype(np.int64), lengths)
 
 
 def _bounds(rows: Ragged) -> list[tuple[int, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from esscher.files import columns as arrow
+from esscher.warning import ReportWarning
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -46,7 +47,7 @@ def read_steps(table: pa.Table, names: Collection[str]) -> dict[str, list[str]]:
     return {name: _distinct(name, table.column(name)) for name in names}
 
 
-def several_steps(files: Sequence[Mapping[str, list[str]]]) -> tuple[str, ...]:
+def several_steps(files: Sequence[Mapping[str, list[str]]]) -> tuple[ReportWarning, ...]:
     """Say if files that are read together hold several steps.
 
     Examples
@@ -60,8 +61,12 @@ def several_steps(files: Sequence[Mapping[str, list[str]]]) -> tuple[str, ...]:
         if len(steps) > 1:
             shown = ", ".join(steps[:SHOWN]) + ", ..." * (len(steps) > SHOWN)
             found.append(
-                f"The column {name!r} holds {len(steps):,} values ({shown}): completions of several steps are of "
-                "several policies, and what is said here is of all of them mixed. Read each step by itself."
+                ReportWarning(
+                    "several-steps",
+                    f"The column {name!r} holds {len(steps):,} values ({shown}): completions of several steps are of "
+                    "several policies, and what is said here is of all of them mixed.",
+                    "Read each step by itself.",
+                )
             )
     return tuple(found)
 

@@ -24,8 +24,8 @@ from transformers import TrainerCallback
 from esscher.client import Client
 from esscher.divergence import estimate_kl
 from esscher.diversity import distinct, unique_share
+from esscher.evaluate.posterior import assess
 from esscher.integrations.texts import rewards_of, text_of
-from esscher.posterior import assess
 from esscher.ragged import Ragged
 from esscher.samples import Samples
 from esscher.target import Tilt

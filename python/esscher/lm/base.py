@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from esscher.ragged import Offsets
     from esscher.token_scores import TokenScores
 
 
@@ -41,7 +40,7 @@ class LanguageModel(Protocol):
     start_token_id: int | None
     max_tokens: int
 
-    def logprobs(self, prompts: Ragged, completions: Ragged, groups: Offsets) -> Ragged:
+    def logprobs(self, prompts: Ragged, completions: Ragged, groups: ArrayLike) -> Ragged:
         """Log-prob of every completion token given its prompt and its past, in nats, float32 or float64.
 
         Prompts are not counted; every completion token is, the end-of-sequence token included.
@@ -58,7 +57,7 @@ class LanguageModel(Protocol):
         ...
 
     def token_scores(
-        self, prompts: Ragged, completions: Ragged, groups: Offsets, prior: Self | None = None
+        self, prompts: Ragged, completions: Ragged, groups: ArrayLike, prior: Self | None = None
     ) -> TokenScores:
         """Score every completion token by the whole next-token distribution [T], in nats, float32 or float64.
 
@@ -166,7 +165,7 @@ def check_scoring(
     model: LanguageModel,
     prompts: Ragged,
     completions: Ragged,
-    groups: Offsets,
+    groups: ArrayLike,
     prompt_ids: int | None = None,
 ) -> Samples:
     """Return the request as `Samples`, or raise what `LanguageModel.logprobs` promises.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from esscher.ragged import Offsets
+    from esscher.groups import Offsets
     from esscher.samples import Samples
 
 # A prompt whose completions do not fit into one pack is read once more for at least this many times its own length.

@@ -15,7 +15,6 @@ from esscher.token_scores import TokenScores
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from esscher.ragged import Offsets
 
 END = 0
 
@@ -87,7 +86,7 @@ class TabularLM:
         nodes = sum((vocabulary - 1) ** k for k in range(depth))
         return cls(rng.normal(np.linspace(0.3, -0.6, vocabulary), 1.0, size=(prompts, nodes, vocabulary)))
 
-    def logprobs(self, prompts: Ragged, completions: Ragged, groups: Offsets) -> Ragged:
+    def logprobs(self, prompts: Ragged, completions: Ragged, groups: ArrayLike) -> Ragged:
         """Log-prob of every completion token, float64 nats; see `LanguageModel.logprobs`.
 
         Raises
@@ -100,7 +99,7 @@ class TabularLM:
         return Ragged(rows[np.arange(len(rows)), completions.values.astype(np.int64)], completions.offsets)
 
     def token_scores(
-        self, prompts: Ragged, completions: Ragged, groups: Offsets, prior: TabularLM | None = None
+        self, prompts: Ragged, completions: Ragged, groups: ArrayLike, prior: TabularLM | None = None
     ) -> TokenScores:
         """Log-prob, entropy and KL at every completion token, float64 nats; see `LanguageModel.token_scores`.
 

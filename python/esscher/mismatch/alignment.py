@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from esscher.ragged import Ragged, counts_within
+from esscher.groups import Groups
+from esscher.ragged import Ragged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -282,7 +283,7 @@ def _joined(parts: list[_Stretches]) -> _Stretches:
 
 
 def _pairs(train: Ragged, rollout: Ragged, stretches: _Stretches) -> Pairs:
-    within = counts_within(stretches.n)
+    within = Groups.from_sizes(stretches.n).place
     row = np.repeat(stretches.row, stretches.n)
     ours = np.repeat(stretches.train, stretches.n) + within
     theirs = np.repeat(stretches.rollout, stretches.n) + within

@@ -16,8 +16,7 @@ from esscher.report.prototype import print_prototype, print_section
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from esscher.compare import Comparison, PolicyPoint
-    from esscher.evidence import LogZ
+    from esscher.compare import Comparison, LogZ, PolicyPoint
 
 ERROR_OF_LOG_Z = (
     f"± of log Z by samples is {digits.OF_THESE}: other completions of them would differ by about as much, other "

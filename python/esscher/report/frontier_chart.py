@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from esscher.compare import PolicyPoint
     from esscher.frontier import Frontier
-    from esscher.prototype import Prototype
+    from esscher.frontier.prototype import Prototype
 
 WIDTH, HEIGHT = 720, 400
 # Beyond what is trusted, so much more of the KL is drawn.

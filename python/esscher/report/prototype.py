@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from esscher.compare import PolicyPoint
-    from esscher.prototype import Prototype
+    from esscher.frontier.prototype import Prototype
 
 # Rows of the table: the prior's end, the limit of what is trusted, and what lies evenly between them.
 ROWS = 8

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from esscher.compare import PolicyPoint
     from esscher.frontier import Curve
-    from esscher.prototype import Prototype
+    from esscher.frontier.prototype import Prototype
 
 
 def write_prototype_page(

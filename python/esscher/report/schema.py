@@ -16,19 +16,19 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
-from esscher.compare import Comparison, PolicyPoint
+from esscher.compare import Comparison, LogZ, PolicyPoint
 from esscher.divergence import KlEstimate
 from esscher.diversity import DiversityEstimate
 from esscher.estimate import Estimate, Interval
 from esscher.evaluate import Report
-from esscher.evidence import LogZ
+from esscher.evaluate.posterior import TargetReport
 from esscher.frontier import Frontier
+from esscher.frontier.prototype import Prototype
 from esscher.mismatch import Metrics, MismatchReport
-from esscher.posterior import TargetReport
-from esscher.prototype import Prototype
 from esscher.report.as_json import COLUMNS
 from esscher.report.outcomes import Dissociation
 from esscher.target import Target, Tilt
+from esscher.warning import ReportWarning
 
 SCHEMA = Path(__file__).with_name("schema.json")
 # What each command prints with --json, or writes; of `train` with --recipe dissociation.
@@ -41,7 +41,10 @@ KINDS = {
 }
 # What records' modules import for type checkers alone.
 PARTS = (Comparison, PolicyPoint, KlEstimate, DiversityEstimate, Estimate, Interval, Report, LogZ, Frontier, Metrics)
-NAMES = {one.__name__: one for one in (*PARTS, TargetReport, Prototype, Tilt)} | {"np": np, "NDArray": NDArray}
+NAMES = {one.__name__: one for one in (*PARTS, ReportWarning, TargetReport, Prototype, Tilt)} | {
+    "np": np,
+    "NDArray": NDArray,
+}
 NUMBER = {
     "description": "A number; null for NaN and for what is not known, a string for an infinity: JSON has neither.",
     "anyOf": [{"type": "number"}, {"type": "null"}, {"enum": ["inf", "-inf"]}],

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from esscher.divergence import KlEstimate
     from esscher.estimate import Interval
     from esscher.evaluate import Counts, Ngram, Report
-    from esscher.posterior import TargetReport
+    from esscher.evaluate.posterior import TargetReport
 
     Decode = Callable[[Sequence[int]], str]
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from esscher.divergence import sequence_logprobs
-from esscher.estimate import bias_of_log_mean
 from esscher.inference.importance import exponential_weights
 from esscher.inference.objectives import Objective, dpg, f_dpg, kl_rl, plain_rl
 from esscher.inference.resampling import resample
+from esscher.weights import bias_of_log_mean
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from esscher.samples import Samples
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
     from esscher.client import Client
-    from esscher.ragged import Offsets, Ragged
+    from esscher.ragged import Ragged
 
 
 class ServedPrior:
@@ -34,7 +36,7 @@ class ServedPrior:
             raise ValueError(f"the server at {client.address} holds no prior: start it with --prior")
         self.name = f"{info.prior_name} of {client.address}"
 
-    def logprobs(self, prompts: Ragged, completions: Ragged, groups: Offsets) -> Ragged:
+    def logprobs(self, prompts: Ragged, completions: Ragged, groups: ArrayLike) -> Ragged:
         """Log-prob of every completion token, float32 nats; see `LanguageModel.logprobs`.
 
         Raises

@@ -19,10 +19,10 @@ from esscher.train.step_metrics import StepMetrics, Update, measure
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from esscher.lm.base import Reward
-    from esscher.ragged import Offsets, Ragged
+    from esscher.ragged import Ragged
     from esscher.samples import Samples
     from esscher.train.lessons import KnownPrior, Lesson
     from esscher.train.policies import Policy
@@ -47,7 +47,7 @@ class Prior(Protocol):
         """What it is called in messages."""
         ...
 
-    def logprobs(self, prompts: Ragged, completions: Ragged, groups: Offsets) -> Ragged:
+    def logprobs(self, prompts: Ragged, completions: Ragged, groups: ArrayLike) -> Ragged:
         """Log-prob of every completion token, in nats; see `LanguageModel.logprobs`."""
         ...
 

@@ -35,10 +35,10 @@ class Report(_message.Message):
     target_diversity: _containers.RepeatedCompositeFieldContainer[Diversity]
     top_ngrams: _containers.RepeatedCompositeFieldContainer[NgramTable]
     per_completion: PerCompletion
-    warnings: _containers.RepeatedScalarFieldContainer[str]
+    warnings: _containers.RepeatedCompositeFieldContainer[Warning]
     unavailable: _containers.RepeatedCompositeFieldContainer[Unavailable]
     excess_collapse: _containers.RepeatedCompositeFieldContainer[Diversity]
-    def __init__(self, version: _Optional[str] = ..., counts: _Optional[_Union[Counts, _Mapping]] = ..., reward: _Optional[_Union[Estimate, _Mapping]] = ..., kl: _Optional[_Iterable[_Union[KlEstimate, _Mapping]]] = ..., trainer_kl: _Optional[_Iterable[_Union[KlEstimate, _Mapping]]] = ..., prior_perplexity: _Optional[float] = ..., entropy: _Optional[float] = ..., target: _Optional[_Union[TargetReport, _Mapping]] = ..., diversity: _Optional[_Iterable[_Union[Diversity, _Mapping]]] = ..., target_diversity: _Optional[_Iterable[_Union[Diversity, _Mapping]]] = ..., top_ngrams: _Optional[_Iterable[_Union[NgramTable, _Mapping]]] = ..., per_completion: _Optional[_Union[PerCompletion, _Mapping]] = ..., warnings: _Optional[_Iterable[str]] = ..., unavailable: _Optional[_Iterable[_Union[Unavailable, _Mapping]]] = ..., excess_collapse: _Optional[_Iterable[_Union[Diversity, _Mapping]]] = ...) -> None: ...
+    def __init__(self, version: _Optional[str] = ..., counts: _Optional[_Union[Counts, _Mapping]] = ..., reward: _Optional[_Union[Estimate, _Mapping]] = ..., kl: _Optional[_Iterable[_Union[KlEstimate, _Mapping]]] = ..., trainer_kl: _Optional[_Iterable[_Union[KlEstimate, _Mapping]]] = ..., prior_perplexity: _Optional[float] = ..., entropy: _Optional[float] = ..., target: _Optional[_Union[TargetReport, _Mapping]] = ..., diversity: _Optional[_Iterable[_Union[Diversity, _Mapping]]] = ..., target_diversity: _Optional[_Iterable[_Union[Diversity, _Mapping]]] = ..., top_ngrams: _Optional[_Iterable[_Union[NgramTable, _Mapping]]] = ..., per_completion: _Optional[_Union[PerCompletion, _Mapping]] = ..., warnings: _Optional[_Iterable[_Union[Warning, _Mapping]]] = ..., unavailable: _Optional[_Iterable[_Union[Unavailable, _Mapping]]] = ..., excess_collapse: _Optional[_Iterable[_Union[Diversity, _Mapping]]] = ...) -> None: ...
 
 class Counts(_message.Message):
     __slots__ = ("prompts", "completions", "tokens", "terminated")
@@ -93,8 +93,22 @@ class KlEstimate(_message.Message):
     clamped: float
     ess: float
     pareto_k: float
-    warnings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, estimator: _Optional[str] = ..., value: _Optional[float] = ..., stderr: _Optional[float] = ..., per_sequence: _Optional[_Iterable[float]] = ..., signature: _Optional[str] = ..., interval: _Optional[_Union[Interval, _Mapping]] = ..., raw: _Optional[float] = ..., clamped: _Optional[float] = ..., ess: _Optional[float] = ..., pareto_k: _Optional[float] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+    warnings: _containers.RepeatedCompositeFieldContainer[Warning]
+    def __init__(self, estimator: _Optional[str] = ..., value: _Optional[float] = ..., stderr: _Optional[float] = ..., per_sequence: _Optional[_Iterable[float]] = ..., signature: _Optional[str] = ..., interval: _Optional[_Union[Interval, _Mapping]] = ..., raw: _Optional[float] = ..., clamped: _Optional[float] = ..., ess: _Optional[float] = ..., pareto_k: _Optional[float] = ..., warnings: _Optional[_Iterable[_Union[Warning, _Mapping]]] = ...) -> None: ...
+
+class Warning(_message.Message):
+    __slots__ = ("code", "what", "where", "evidence", "remedy")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    WHERE_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    REMEDY_FIELD_NUMBER: _ClassVar[int]
+    code: str
+    what: str
+    where: _containers.RepeatedScalarFieldContainer[str]
+    evidence: str
+    remedy: str
+    def __init__(self, code: _Optional[str] = ..., what: _Optional[str] = ..., where: _Optional[_Iterable[str]] = ..., evidence: _Optional[str] = ..., remedy: _Optional[str] = ...) -> None: ...
 
 class Diversity(_message.Message):
     __slots__ = ("metric", "within", "interval", "left_out", "across")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from esscher.groups import Groups
 from esscher.ragged import Ragged, check_rows
 from esscher.samples import Samples, check_samples
 from esscher.target import Condition, Target, Tilt
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from esscher.posterior import Proposal
+    from esscher.evaluate.posterior import Proposal
 
 TOKEN_COLUMNS = ("policy_logprobs", "prior_logprobs", "token_kl", "policy_entropy")
 TOKEN_ID = np.dtype("<u4")
@@ -32,7 +33,7 @@ def encode_tokens(samples: Samples) -> samples_pb2.Samples:
     return samples_pb2.Samples(
         prompt_token_ids=samples.prompts.values.astype(TOKEN_ID, copy=False).tobytes(),
         prompt_lengths=samples.prompts.lengths.tolist(),
-        group_sizes=np.diff(samples.groups).tolist(),
+        group_sizes=samples.groups.sizes.tolist(),
         completion_token_ids=samples.completions.values.astype(TOKEN_ID, copy=False).tobytes(),
         completion_lengths=samples.completions.lengths.tolist(),
     )
@@ -210,8 +211,8 @@ def _decode_rows(message: Any, name: str, dtype: np.dtype[Any], lengths: str) ->
 
 def decode_groups(
     group_sizes: Sequence[int], prompts: int, completions: int, of_prompts: str, of_completions: str
-) -> NDArray[np.int64]:
-    """Make offsets [P + 1] of group sizes; raises `ValueError` if these do not fit what has an entry for each."""
+) -> Groups:
+    """Make groups of their sizes; raises `ValueError` if these do not fit what has an entry for each."""
     sizes = _decode_lengths(group_sizes)
     if len(sizes) != prompts:
         raise ValueError(
@@ -219,7 +220,7 @@ def decode_groups(
         )
     if sizes.sum() != completions:
         raise ValueError(f"group_sizes sum to {sizes.sum()}, but {of_completions} has {completions} entries")
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+    return Groups.from_sizes(sizes)
 
 
 def encode_logprob_pair(policy_logprobs: Ragged, prior_logprobs: Ragged) -> bytes:

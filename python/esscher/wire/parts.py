@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from esscher.groups import Groups
 from esscher.ragged import Ragged
 from esscher.samples import Samples
 
@@ -146,8 +147,8 @@ def split(samples: Samples, *, max_bytes: int, max_tokens: int) -> list[Part]:
 
 
 def _costs(samples: Samples, of_prompts: NDArray[np.int64], of_completions: NDArray[np.int64]) -> PartCosts:
-    prompts = np.concatenate([np.zeros(1, np.int64), np.cumsum(of_prompts)])
-    completions = np.concatenate([np.zeros(1, np.int64), np.cumsum(of_completions)])
+    prompts = Groups.from_sizes(of_prompts).offsets
+    completions = Groups.from_sizes(of_completions).offsets
     prompt_of = samples.group_of
     return PartCosts(prompts[prompt_of] + completions[:-1], prompts[prompt_of + 1] + completions[1:])
 

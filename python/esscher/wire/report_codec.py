@@ -10,8 +10,9 @@ from esscher.divergence import KlEstimate
 from esscher.diversity import DiversityEstimate
 from esscher.estimate import Estimate, Interval
 from esscher.evaluate import Counts, Ngram, PerCompletion, Report
-from esscher.posterior import TargetReport
+from esscher.evaluate.posterior import TargetReport
 from esscher.v1 import report_pb2
+from esscher.warning import ReportWarning
 from esscher.wire.codec import decode_proposal, encode_proposal
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def encode_report(report: Report) -> report_pb2.Report:
         per_completion=report_pb2.PerCompletion(
             **{name: column.tolist() for name, column in vars(report.per_completion).items() if column is not None}
         ),
-        warnings=report.warnings,
+        warnings=[_encode_warning(warning) for warning in report.warnings],
         unavailable=[report_pb2.Unavailable(name=n, reason=reason) for n, reason in report.unavailable.items()],
         trainer_kl=[_encode_kl(preset, estimate) for preset, estimate in report.trainer_kl.items()],
     )
@@ -61,7 +62,7 @@ def decode_report(message: report_pb2.Report) -> Report:
         excess_collapse=tuple(_decode_diversity(diversity) for diversity in message.excess_collapse),
         top_ngrams={table.order: _decode_ngrams(table) for table in message.top_ngrams},
         per_completion=_decode_per_completion(message.per_completion),
-        warnings=tuple(message.warnings),
+        warnings=_decode_warnings(message),
         unavailable={entry.name: entry.reason for entry in message.unavailable},
         trainer_kl={kl.estimator: _decode_kl(kl) for kl in message.trainer_kl},
     )
@@ -96,7 +97,7 @@ def _encode_kl(estimator: str, kl: KlEstimate) -> report_pb2.KlEstimate:
         clamped=kl.clamped,
         ess=kl.ess,
         pareto_k=kl.pareto_k,
-        warnings=kl.warnings,
+        warnings=[_encode_warning(warning) for warning in kl.warnings],
     )
 
 
@@ -111,8 +112,23 @@ def _decode_kl(kl: report_pb2.KlEstimate) -> KlEstimate:
         clamped=kl.clamped,
         ess=kl.ess if kl.HasField("ess") else None,
         pareto_k=kl.pareto_k if kl.HasField("pareto_k") else None,
-        warnings=tuple(kl.warnings),
+        warnings=_decode_warnings(kl),
     )
+
+
+def _encode_warning(warning: ReportWarning) -> report_pb2.Warning:
+    return report_pb2.Warning(
+        code=warning.code,
+        what=warning.what,
+        where=warning.where,
+        evidence=warning.evidence,
+        remedy=warning.remedy,
+    )
+
+
+# The generated stub takes the message Warning for Python's own.
+def _decode_warnings(message: Any) -> tuple[ReportWarning, ...]:
+    return tuple(ReportWarning(w.code, w.evidence, w.remedy, tuple(w.where)) for w in message.warnings)
 
 
 def _encode_interval(interval: Interval) -> report_pb2.Interval:

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from esscher.lm.transformers.sources import ModelSource
-    from esscher.ragged import Offsets
     from esscher.token_scores import TokenScores
 
 # Without tokenizers to tell, a vocabulary so many times larger is taken for another one, not for a padded one.
@@ -100,7 +99,7 @@ class TransformersLM(TextCoder):
         model = load_model(found, dtype_of(dtype, place), place)
         return cls(model, found.name, found)
 
-    def logprobs(self, prompts: Ragged, completions: Ragged, groups: Offsets) -> Ragged:
+    def logprobs(self, prompts: Ragged, completions: Ragged, groups: ArrayLike) -> Ragged:
         """Log-prob of every completion token, float32 nats; see `LanguageModel.logprobs`.
 
         Raises
@@ -116,7 +115,7 @@ class TransformersLM(TextCoder):
         return Ragged(scores.logprobs, completions.offsets)
 
     def token_scores(
-        self, prompts: Ragged, completions: Ragged, groups: Offsets, prior: TransformersLM | None = None
+        self, prompts: Ragged, completions: Ragged, groups: ArrayLike, prior: TransformersLM | None = None
     ) -> TokenScores:
         """Log-prob, entropy and, with a prior, its log-prob and the KL at every completion token, float32 nats.
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from esscher.groups import as_integers
 from esscher.lm.base import NoTokenizerError
 from esscher.lm.transformers.loading import load_tokenizer
-from esscher.ragged import Ragged, as_integers
+from esscher.ragged import Ragged
 from esscher.samples import Samples
 
 if TYPE_CHECKING:

@@ -16,7 +16,6 @@ from esscher import files
 from esscher.compare import compare
 from esscher.lm.packaged import resolve
 from esscher.lm.prompts import ALICE_PROMPTS, NEUTRAL_PROMPTS
-from esscher.ragged import counts_within
 from esscher.report.outcomes import Dissociation
 from esscher.train.dissociation.judging import draw, judge
 from esscher.train.dissociation.worlds import tabular_world, transformers_world
@@ -123,7 +122,7 @@ def run_dissociation(
     held_out = _drawn("prior", prior.lm, prior.lm, world, recipe, folder)
     known = known_prior(held_out, recipe.settings.beta)
     # As many as of the policies, since most metrics of diversity move with the number of completions.
-    alike = held_out.take_completions(np.flatnonzero(counts_within(np.diff(held_out.groups)) < recipe.evaluated))
+    alike = held_out.take_completions(np.flatnonzero(held_out.groups.place < recipe.evaluated))
     drawn: dict[str, Samples] = {}
     outcomes = [judge("prior", prior.lm, prior.lm, world, alike, known, recipe.settings.beta, 0.0)]
     for objective in OBJECTIVES:
