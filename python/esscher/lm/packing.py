@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from esscher.lm.batching import micro_batches
-
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -94,9 +92,14 @@ def divide(samples: Samples, budget: int, prompts: NDArray[np.int64]) -> list[li
 
 def divide_unshared(samples: Samples, budget: int, completions: NDArray[np.int64]) -> list[list[Tree]]:
     """Divide some completions so that each has its prompt to itself, and padding them adds little."""
-    prompts = samples.group_of
-    batches = (completions[rows] for rows in micro_batches(text_lengths(samples)[completions], budget))
-    return [[Tree(int(prompts[i]), int(i), int(i) + 1) for i in batch] for batch in batches]
+    batches = micro_batches(text_lengths(samples)[completions], budget)
+    return [unshared_trees(samples, completions[rows]) for rows in batches]
+
+
+def unshared_trees(samples: Samples, completions: NDArray[np.int64]) -> list[Tree]:
+    """Return some completions, each with its prompt to itself."""
+    prompts = samples.group_of[completions]
+    return [Tree(prompt, i, i + 1) for prompt, i in zip(prompts.tolist(), completions.tolist(), strict=True)]
 
 
 def read_together(samples: Samples, longest: int) -> list[NDArray[np.int64]]:
@@ -104,6 +107,26 @@ def read_together(samples: Samples, longest: int) -> list[NDArray[np.int64]]:
     lengths = text_lengths(samples)
     together, alone = np.flatnonzero(lengths <= longest), np.flatnonzero(lengths > longest)[:, None]
     return [rows for rows in (together, *alone) if len(rows)]
+
+
+def micro_batches(lengths: NDArray[np.int64], budget: int) -> list[NDArray[np.int64]]:
+    """Divide rows [n] into batches of at most `budget` tokens, padding included; a longer row gets one of its own.
+
+    Rows of like length come together, the longest first, so that little is padding.
+
+    Examples
+    --------
+    >>> [rows.tolist() for rows in micro_batches(np.array([2, 9, 3, 1]), budget=6)]
+    [[1], [2, 0], [3]]
+    """
+    order = np.argsort(-lengths, kind="stable")
+    batches, start = [], 0
+    while start < len(order):
+        longest = int(lengths[order[start]])
+        rows = order[start : start + max(1, budget // max(1, longest))]
+        batches.append(rows)
+        start += len(rows)
+    return batches
 
 
 def text_lengths(samples: Samples) -> NDArray[np.int64]:

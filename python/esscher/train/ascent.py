@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from esscher.lm.batching import micro_batches
 from esscher.lm.memory import run_divided
-from esscher.lm.packing import text_lengths
+from esscher.lm.packing import micro_batches, text_lengths
 
 if TYPE_CHECKING:
     from esscher.train.lessons import Lesson

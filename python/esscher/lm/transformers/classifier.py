@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import transformers
 
-from esscher.lm.batching import micro_batches
+from esscher.lm.packing import micro_batches
 from esscher.lm.transformers.configuration import longest_alike
 from esscher.lm.transformers.loading import load_config, load_tokenizer, load_whole, place_of
 from esscher.lm.transformers.network import pace_of

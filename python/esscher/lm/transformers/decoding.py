@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from esscher.lm.batching import micro_batches
 from esscher.lm.memory import is_out_of_memory, run_divided
+from esscher.lm.packing import micro_batches
 from esscher.ragged import Ragged
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from esscher.lm.packing import Tree, pack, read_together
+from esscher.lm.packing import pack, read_together, unshared_trees
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,8 +28,7 @@ def add_gradient(network: Network, samples: Samples, coefficients: NDArray[np.fl
 
 
 def _add(network: Network, samples: Samples, coefficients: NDArray[np.float64], completions: NDArray[np.int64]) -> None:
-    prompts = samples.group_of
-    laid = pack(samples, [Tree(int(prompts[i]), int(i), int(i) + 1) for i in completions])
+    laid = pack(samples, unshared_trees(samples, completions))
     hidden = network.read_padded(laid).index_select(0, network.tensor(laid.predictors))
     token_ids = network.tensor(samples.completions.values[laid.counted].astype(np.int64))
     factors = network.tensor(np.repeat(coefficients, samples.completions.lengths)[laid.counted].astype(np.float32))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from esscher.lm.memory import is_out_of_memory
-from esscher.lm.packing import Tree, pack
+from esscher.lm.packing import Tree, pack, unshared_trees
 from esscher.lm.transformers import attention
 from esscher.ragged import Ragged
 from esscher.samples import Samples
@@ -115,8 +115,7 @@ def reads_packs(network: Network, name: str) -> bool:
         groups=np.array([0, 3, 4, 5]),
     )
     whole = [Tree(0, 0, 3), Tree(1, 3, 4), Tree(2, 4, 5)]
-    apart = [Tree(int(prompt), i, i + 1) for i, prompt in enumerate(samples.group_of)]
-    laid, expected = pack(samples, whole), pack(samples, apart)
+    laid, expected = pack(samples, whole), pack(samples, unshared_trees(samples, np.arange(len(samples))))
     obstacle = _obstacle(network, laid)
     if obstacle is not None:
         _log.warning(READS_AGAIN, name, obstacle)
