@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
 use esscher_core::{
-    Bf16, Offsets, Padded, Ragged, Smoothing, distinct,
+    Bf16, Offsets, Padded, Ragged, Result, Smoothing, distinct,
     kl::{self, Level, Precision},
     logprobs,
     padded::Mask,
@@ -111,37 +111,14 @@ fn weights_of_rewards(c: &mut Criterion) {
     for (name, offsets) in [("one group", &whole), ("groups of 8", &eights)] {
         let groups = Offsets::new("groups", offsets, N).expect("legal offsets");
         let (log_z, ess) = (&mut log_z[..groups.len()], &mut ess[..groups.len()]);
-        bench.bench_function(format!("normalise_only, {name}"), |b| {
-            b.iter(|| {
-                weights::normalise_only(
-                    black_box(&rewards),
-                    0.5,
-                    &groups,
-                    Normaliser { log_z: &mut *log_z, ess: &mut *ess },
-                )
+        let mut time = |kernel: &str, work: &mut dyn FnMut(&[f64], Normaliser<'_>) -> Result<()>| {
+            bench.bench_function(format!("{kernel}, {name}"), |b| {
+                b.iter(|| work(black_box(&rewards), Normaliser { log_z: &mut *log_z, ess: &mut *ess }));
             });
-        });
-        bench.bench_function(format!("exponential, {name}"), |b| {
-            b.iter(|| {
-                weights::exponential(
-                    black_box(&rewards),
-                    0.5,
-                    &groups,
-                    &mut out,
-                    Normaliser { log_z: &mut *log_z, ess: &mut *ess },
-                )
-            });
-        });
-        bench.bench_function(format!("normalise, {name}"), |b| {
-            b.iter(|| {
-                weights::normalise(
-                    black_box(&rewards),
-                    &groups,
-                    &mut out,
-                    Normaliser { log_z: &mut *log_z, ess: &mut *ess },
-                )
-            });
-        });
+        };
+        time("normalise_only", &mut |rewards, into| weights::normalise_only(rewards, 0.5, &groups, into));
+        time("exponential", &mut |rewards, into| weights::exponential(rewards, 0.5, &groups, &mut out, into));
+        time("normalise", &mut |rewards, into| weights::normalise(rewards, &groups, &mut out, into));
     }
     bench.finish();
 }

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use crate::{
     Error, Real, Result, Rows, error, logprobs, parallel,
+    ragged::check_length,
     simd::{self, Kernel, Machine},
     sum::Sum,
     vectors::{each, load, load_f32},
@@ -69,7 +70,7 @@ pub fn estimates<T: Real>(
     level: Level,
     precision: Precision,
 ) -> Result<Estimates> {
-    check_counts(policy_logprobs, prior_logprobs)?;
+    check_length("prior_logprobs", prior_logprobs.count(), "policy_logprobs", policy_logprobs.count())?;
     let rows = match level {
         Level::Token => {
             parallel::map(policy_logprobs.count(), |i| token_estimates(policy_logprobs, prior_logprobs, i, precision))
@@ -79,10 +80,6 @@ pub fn estimates<T: Real>(
     let rows: Vec<[f64; 4]> = rows.into_iter().collect::<Result<_>>()?;
     let column = |which: usize| rows.iter().map(|row| row[which]).collect();
     Ok(Estimates { k1: column(0), k2: column(1), k3: column(2), abs: column(3) })
-}
-
-fn check_counts<T>(policy: &(impl Rows<T> + ?Sized), prior: &(impl Rows<T> + ?Sized)) -> Result<()> {
-    crate::ragged::check_length("prior_logprobs", prior.count(), "policy_logprobs", policy.count())
 }
 
 fn token_estimates<T: Real>(

@@ -19,13 +19,19 @@ pub(crate) mod sealed {
         const FITS_F32: bool;
 
         /// Read them as f64.
-        fn load<M: Machine>(m: M, values: &[Self]) -> [M::f64s; 2];
+        #[inline(always)]
+        fn load<M: Machine>(m: M, values: &[Self]) -> [M::f64s; 2] {
+            m.widen(Self::load_f32(m, values))
+        }
 
         /// Read them as f32: exact if [`Load::FITS_F32`].
         fn load_f32<M: Machine>(m: M, values: &[Self]) -> M::f32s;
 
         /// As [`Load::load`] for fewer values, with 0 for the others.
-        fn load_part<M: Machine>(m: M, values: &[Self]) -> [M::f64s; 2];
+        #[inline(always)]
+        fn load_part<M: Machine>(m: M, values: &[Self]) -> [M::f64s; 2] {
+            m.widen(Self::load_part_f32(m, values))
+        }
 
         /// As [`Load::load_f32`] for fewer values, with 0 for the others.
         fn load_part_f32<M: Machine>(m: M, values: &[Self]) -> M::f32s;
@@ -42,18 +48,8 @@ impl sealed::Load for f32 {
     const FITS_F32: bool = true;
 
     #[inline(always)]
-    fn load<M: Machine>(m: M, values: &[Self]) -> [M::f64s; 2] {
-        m.widen(Self::load_f32(m, values))
-    }
-
-    #[inline(always)]
     fn load_f32<M: Machine>(_: M, values: &[Self]) -> M::f32s {
         pod_read_unaligned(cast_slice(values))
-    }
-
-    #[inline(always)]
-    fn load_part<M: Machine>(m: M, values: &[Self]) -> [M::f64s; 2] {
-        m.widen(Self::load_part_f32(m, values))
     }
 
     #[inline(always)]
@@ -123,18 +119,8 @@ impl sealed::Load for Bf16 {
     const FITS_F32: bool = true;
 
     #[inline(always)]
-    fn load<M: Machine>(m: M, values: &[Self]) -> [M::f64s; 2] {
-        m.widen(Self::load_f32(m, values))
-    }
-
-    #[inline(always)]
     fn load_f32<M: Machine>(m: M, values: &[Self]) -> M::f32s {
         m.widen_bf16(Self::peel_slice(values))
-    }
-
-    #[inline(always)]
-    fn load_part<M: Machine>(m: M, values: &[Self]) -> [M::f64s; 2] {
-        m.widen(Self::load_part_f32(m, values))
     }
 
     #[inline(always)]

@@ -3,7 +3,7 @@
 use crate::{
     simd::{self, Kernel, Machine, expm1, ln, ln_1p, ln_1p_of_four},
     sum::Sum,
-    vectors::{each, each_chunk, load, map},
+    vectors::{each, each_chunk, largest, load, map},
 };
 
 /// A generalised Pareto distribution with location 0.
@@ -50,7 +50,7 @@ impl GeneralisedPareto {
 
 /// The mean of `values` under weights proportional to `exp(log_weights)`, negligible weights left out.
 fn posterior_mean(values: &[f64], log_weights: &[f64]) -> f64 {
-    let max = log_weights.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let max = largest(log_weights);
     let weights: Vec<f64> = log_weights.iter().map(|w| (w - max).exp()).collect();
     let total: f64 = weights.iter().sum();
     let kept = || values.iter().zip(&weights).filter(|(_, w)| **w / total >= 10.0 * f64::EPSILON);

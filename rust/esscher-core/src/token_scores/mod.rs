@@ -77,15 +77,8 @@ pub fn token_scores<T: Logit>(
         Some(prior) => {
             let rows =
                 parallel::map(token_ids.len(), |i| both_rows(logits.row(i), prior.row(i), i, token_ids[i] as usize));
-            let rows: Vec<([f32; 2], [f32; 2])> = rows.into_iter().collect::<Result<_>>()?;
-            Ok(TokenScores {
-                logprobs: rows.iter().map(|row| row.0[0]).collect(),
-                entropy: rows.iter().map(|row| row.0[1]).collect(),
-                prior: Some(PriorScores {
-                    logprobs: rows.iter().map(|row| row.1[0]).collect(),
-                    kl: rows.iter().map(|row| row.1[1]).collect(),
-                }),
-            })
+            let ((logprobs, entropy), (of_prior, kl)) = rows.into_iter().collect::<Result<_>>()?;
+            Ok(TokenScores { logprobs, entropy, prior: Some(PriorScores { logprobs: of_prior, kl }) })
         }
     }
 }
@@ -99,15 +92,15 @@ fn policy_row<T: Logit>(logits: &[T], i: usize, token: usize) -> Result<(f32, f3
     Ok((state.logprob(logits[token]), state.entropy()))
 }
 
-fn both_rows<T: Logit>(logits: &[T], prior: &[T], i: usize, token: usize) -> Result<([f32; 2], [f32; 2])> {
+fn both_rows<T: Logit>(logits: &[T], prior: &[T], i: usize, token: usize) -> Result<((f32, f32), (f32, f32))> {
     let mut state = Pair::EMPTY;
     for (policy, prior) in logits.chunks(BLOCK).zip(prior.chunks(BLOCK)) {
         state = state.merge(&simd::dispatch(Both { policy, prior }));
     }
     state.policy.check("logits", i, logits)?;
     state.prior.check("prior_logits", i, prior)?;
-    let policy = [state.policy.logprob(logits[token]), state.policy.entropy()];
-    Ok((policy, [state.prior.logprob(prior[token]), state.kl(logits, prior)]))
+    let policy = (state.policy.logprob(logits[token]), state.policy.entropy());
+    Ok((policy, (state.prior.logprob(prior[token]), state.kl(logits, prior))))
 }
 
 #[cfg(test)]

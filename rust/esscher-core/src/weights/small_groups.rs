@@ -33,15 +33,12 @@ pub(super) fn weigh(tilt: Tilt<'_>, groups: &Offsets<'_>, task: Task<'_>) -> boo
         &mut scratch[..]
     };
     let mut sums = vec![LogSum::EMPTY; run.len()];
-    simd::dispatch(Exponents { tilt, parts: parts(), first, sums: &mut sums, out: exps });
-    simd::dispatch(ExpInPlace(exps));
-    simd::dispatch(GroupSums { parts: parts(), first, exps, sums: &mut sums });
+    simd::dispatch(SumGroups { tilt, parts: parts(), first, exps, sums: &mut sums });
     if !sums.iter().all(LogSum::is_valid) {
         return false;
     }
     // Until the logarithm of the length is taken off, the place of log Z holds that of the sum.
     log_z.iter_mut().zip(&sums).for_each(|(log_sum, sum)| *log_sum = sum.others);
-    simd::dispatch(Ln1pInPlace(log_z));
     simd::dispatch(WriteGroups { tilt, parts: parts(), sums: &sums, log_sums: log_z, out });
     let mut log_len = LogLen::default();
     for (((log_z, ess), sum), part) in log_z.iter_mut().zip(ess).zip(&sums).zip(parts()) {
@@ -67,24 +64,25 @@ impl LogLen {
     }
 }
 
-/// The exponents of small groups, and of each the maximum that they are relative to.
-struct Exponents<'a, P> {
+/// The sums of small groups, and the exponentials that they are of.
+struct SumGroups<'a, P> {
     tilt: Tilt<'a>,
     parts: P,
     /// Where the first of the groups starts.
     first: usize,
+    exps: &'a mut [f64],
     sums: &'a mut [LogSum],
-    out: &'a mut [f64],
 }
 
-impl<P: Iterator<Item = Range<usize>>> Kernel for Exponents<'_, P> {
+impl<P: Iterator<Item = Range<usize>> + Clone> Kernel for SumGroups<'_, P> {
     type Output = ();
 
     #[inline(always)]
     fn run<M: Machine>(self, m: M) {
-        for (sum, part) in self.sums.iter_mut().zip(self.parts) {
-            let out = &mut self.out[part.start - self.first..part.end - self.first];
-            let tilt = self.tilt.part(part);
+        let Self { tilt, parts, first, exps, sums } = self;
+        for (sum, part) in sums.iter_mut().zip(parts.clone()) {
+            let out = &mut exps[part.start - first..part.end - first];
+            let tilt = tilt.part(part);
             sum.max = max(m, tilt.values);
             if sum.has_weight() {
                 tilt.write_exponents(m, sum.max, 0.0, out);
@@ -93,48 +91,9 @@ impl<P: Iterator<Item = Range<usize>>> Kernel for Exponents<'_, P> {
                 out.copy_from_slice(tilt.values);
             }
         }
-    }
-}
-
-/// Replace each value, of at most 0, by its exponential.
-struct ExpInPlace<'a>(&'a mut [f64]);
-
-impl Kernel for ExpInPlace<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<M: Machine>(self, m: M) {
-        map!(m, self.0, |x| exp_nonpositive(m, x));
-    }
-}
-
-/// Replace each value by the logarithm of 1 more.
-struct Ln1pInPlace<'a>(&'a mut [f64]);
-
-impl Kernel for Ln1pInPlace<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<M: Machine>(self, m: M) {
-        map!(m, self.0, |x| ln_1p(m, x));
-    }
-}
-
-/// The sums of small groups whose exponentials are there.
-struct GroupSums<'a, P> {
-    parts: P,
-    first: usize,
-    exps: &'a [f64],
-    sums: &'a mut [LogSum],
-}
-
-impl<P: Iterator<Item = Range<usize>>> Kernel for GroupSums<'_, P> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<M: Machine>(self, m: M) {
-        for (sum, part) in self.sums.iter_mut().zip(self.parts) {
-            let exps = &self.exps[part.start - self.first..part.end - self.first];
+        map!(m, exps, |x| exp_nonpositive(m, x));
+        for (sum, part) in sums.iter_mut().zip(parts) {
+            let exps = &exps[part.start - first..part.end - first];
             let all = sums_below(m, exps, f64::INFINITY);
             *sum = if sum.has_weight() {
                 LogSum::new(
@@ -167,7 +126,8 @@ struct WriteGroups<'a, 'o, P> {
     tilt: Tilt<'a>,
     parts: P,
     sums: &'a [LogSum],
-    log_sums: &'a [f64],
+    /// The sums of what is not the largest; then the logarithm of 1 more.
+    log_sums: &'a mut [f64],
     out: Out<'o>,
 }
 
@@ -176,8 +136,9 @@ impl<P: Iterator<Item = Range<usize>>> Kernel for WriteGroups<'_, '_, P> {
 
     #[inline(always)]
     fn run<M: Machine>(self, m: M) {
+        map!(m, self.log_sums, |x| ln_1p(m, x));
         let mut out = self.out;
-        for ((part, sum), &log_sum) in self.parts.zip(self.sums).zip(self.log_sums) {
+        for ((part, sum), &mut log_sum) in self.parts.zip(self.sums).zip(self.log_sums) {
             match out.split_off(part.len()) {
                 Out::Nothing => return,
                 Out::Weights(out) => scale(m, sum.share(), out),
