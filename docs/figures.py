@@ -69,7 +69,7 @@ def spreads(policy_logits: NDArray[np.float64], prior_logits: NDArray[np.float64
     tokens = kl_estimators(every.policy_logprobs, prior_logprobs)
     sequences = kl_estimators(every.policy_logprobs, prior_logprobs, level="sequence")
     columns = {
-        "exact": _exact(policy_logits, prior_logits, every.completions, every.group_of),
+        "exact": _exact(policy_logits, prior_logits, every.completions, every.groups.of),
         "k1_cv": _with_control(tokens.k1, tokens.k3 - tokens.k1, probability),
         "k1": tokens.k1,
         "k3": tokens.k3,

@@ -43,7 +43,7 @@ def rewarded(lm: TransformersLM, drawn: Samples) -> Samples:
     analyzer = SentimentIntensityAnalyzer()
     rewards = [
         analyzer.polarity_scores(PROMPTS[p] + text)["compound"]
-        for p, text in zip(drawn.group_of.tolist(), texts, strict=True)
+        for p, text in zip(drawn.groups.of.tolist(), texts, strict=True)
     ]
     return replace(drawn, prompts=lm.encode(PROMPTS), rewards=np.array(rewards))
 

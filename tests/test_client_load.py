@@ -41,7 +41,7 @@ TOKEN_COLUMNS = COLUMNS[:-1]
 
 def expected(samples):
     """Columns that tell each token by its prompt, its completion's tokens and its place."""
-    prompts = np.array([prompt.sum() for prompt in samples.prompts])[samples.group_of]
+    prompts = np.array([prompt.sum() for prompt in samples.prompts])[samples.groups.of]
     lengths = samples.completions.lengths
     values = np.repeat(prompts, lengths) * 1000.0 + samples.completions.values
     tokens = {
@@ -199,8 +199,8 @@ def test_parts_are_all_of_the_samples_in_order_and_within_the_limits(seed, longe
         assert taken.completions.values.tolist() == samples.completions.take(rows).values.tolist()
         assert part.tokens == len(taken.completions.values)
         assert taken.terminated.tolist() == samples.terminated[rows].tolist()
-        prompts = [samples.prompts[p].tolist() for p in samples.group_of[rows]]
-        assert [taken.prompts[p].tolist() for p in taken.group_of] == prompts
+        prompts = [samples.prompts[p].tolist() for p in samples.groups.of[rows]]
+        assert [taken.prompts[p].tolist() for p in taken.groups.of] == prompts
         request = pb.ScoreSamplesRequest(samples=encode_samples(taken), columns=[1, 2, 3, 4, 5])
         assert request.ByteSize() <= smallest + spare
         tokens = taken.completions.lengths.sum() + taken.prompts.lengths.sum()

@@ -48,7 +48,7 @@ def draw(model, seed):
 def exact_target(beta):
     weights = PRIOR_PROBABILITY * np.exp(EVERY.rewards / beta)
     z = np.add.reduceat(weights, EVERY.groups[:-1])
-    return weights / z[EVERY.group_of]
+    return weights / z[EVERY.groups.of]
 
 
 def exact(model):
@@ -251,7 +251,7 @@ def test_prompts_of_different_sizes_count_alike_for_both():
             np.concatenate([[0], np.cumsum(sizes)]),
             samples.policy_logprobs.take(rows),
             samples.prior_logprobs.take(rows),
-            rewards=samples.rewards[rows] + 10.0 * samples.group_of[rows],
+            rewards=samples.rewards[rows] + 10.0 * samples.groups.of[rows],
         )
 
     points = [

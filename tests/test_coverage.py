@@ -120,7 +120,7 @@ def probabilities(every):
 def logits_of(probability, every, nodes, shape):
     """What the tables of a model with these probabilities of completions are."""
     lengths, mass = every.completions.lengths, np.zeros(shape)
-    places = np.repeat(every.group_of, lengths), nodes, every.completions.values
+    places = np.repeat(every.groups.of, lengths), nodes, every.completions.values
     np.add.at(mass, places, np.repeat(probability.ravel(), lengths))
     return np.log(mass / mass.sum(axis=-1, keepdims=True))
 
@@ -152,7 +152,7 @@ def policy(name) -> Policy:
     logits = log_softmax(moved + noise * np.random.default_rng(3).normal(size=moved.shape))
     every, offsets = here.every, here.every.completions.offsets
     per_node = (np.exp(logits) * (logits - here.logits)).sum(axis=-1)
-    tables = np.repeat(every.group_of, every.completions.lengths)
+    tables = np.repeat(every.groups.of, every.completions.lengths)
     full = replace(
         every,
         policy_logprobs=Ragged(logits[tables, here.nodes, every.completions.values], offsets),

@@ -79,7 +79,7 @@ def test_the_control_variate_is_the_regression_on_it_of_the_others(name, groups)
     every = estimate_kls(replace(SAMPLES, prompts=prompts, groups=np.array(groups)))
     k1 = every["k1"].per_sequence
     control = every[name.replace("k1_cv", "k3")].per_sequence - k1
-    draw_of = np.arange(42) if len(groups) == 2 else SAMPLES.group_of
+    draw_of = np.arange(42) if len(groups) == 2 else SAMPLES.groups.of
     # The coefficient solves min_c var(k1 + c control) where the control's mean is known to be 0.
     best = np.empty(42)
     for one in range(int(draw_of[-1]) + 1):

@@ -69,7 +69,7 @@ def world_of(policy_logits, prior_logits):
     for t in range(1, tokens.shape[1]):
         nodes[:, t] = np.minimum(nodes[:, t - 1] * (policy.vocabulary_size - 1) + tokens[:, t - 1], 10**9)
     mask = np.arange(tokens.shape[1]) < every.completions.lengths[:, None]
-    index = (np.repeat(every.group_of[:, None], tokens.shape[1], axis=1), np.where(mask, nodes, 0), tokens)
+    index = (np.repeat(every.groups.of[:, None], tokens.shape[1], axis=1), np.where(mask, nodes, 0), tokens)
     prior_logprobs = prior.logprobs(every.prompts, every.completions, every.groups)
     return World(every, prior_logprobs, np.asarray(policy_logits), np.asarray(prior_logits), index, mask)
 

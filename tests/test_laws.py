@@ -58,7 +58,7 @@ def per_prompt(values):
 def posterior(beta, rewards=None):
     """Exact target and log Z of every prompt, by our kernel: a uniform proposal over an enumerated set is exact."""
     rewards = WORLD.rewards if rewards is None else rewards
-    sizes = np.diff(WORLD.groups)[WORLD.group_of]
+    sizes = np.diff(WORLD.groups)[WORLD.groups.of]
     weights = importance(LOG_PRIOR + Tilt(beta).log_potential(rewards), -np.log(sizes), WORLD.groups)
     return np.exp(weights.log_weights), weights.log_z
 
@@ -74,7 +74,7 @@ def test_the_target_is_prior_times_exp_reward_over_beta_over_z(beta):
     target, log_z = posterior(beta)
     unnormalised = PRIOR * np.exp(WORLD.rewards / beta)
     assert np.exp(log_z) == pytest.approx(per_prompt(unnormalised), rel=1e-12)
-    assert target == pytest.approx(unnormalised / per_prompt(unnormalised)[WORLD.group_of], rel=1e-12)
+    assert target == pytest.approx(unnormalised / per_prompt(unnormalised)[WORLD.groups.of], rel=1e-12)
 
 
 @pytest.mark.parametrize("beta", BETAS)
@@ -125,12 +125,12 @@ def test_k1_and_k3_are_unbiased_and_k2_and_abs_are_not(level):
 
 def test_conditioning_gives_the_pass_rate_and_keeps_ratios():
     target = Condition(threshold=0.3)
-    sizes = np.diff(WORLD.groups)[WORLD.group_of]
+    sizes = np.diff(WORLD.groups)[WORLD.groups.of]
     got = importance(LOG_PRIOR + target.log_potential(WORLD.rewards), -np.log(sizes), WORLD.groups)
     passes = WORLD.rewards >= 0.3
     assert np.exp(got.log_z) == pytest.approx(per_prompt(PRIOR * passes), rel=1e-12)
     assert np.exp(got.log_weights)[passes] == pytest.approx(
-        (PRIOR / per_prompt(PRIOR * passes)[WORLD.group_of])[passes], rel=1e-12
+        (PRIOR / per_prompt(PRIOR * passes)[WORLD.groups.of])[passes], rel=1e-12
     )
     assert (got.log_weights[~passes] == -np.inf).all()
 
@@ -223,7 +223,7 @@ def draw_one(seed, n=4000):
 
 
 def exact_of_one():
-    first = WORLD.group_of == 0
+    first = WORLD.groups.of == 0
     return {
         "reward": (POLICY * WORLD.rewards)[first].sum(),
         "k1": (POLICY * (LOG_POLICY - LOG_PRIOR))[first].sum(),

@@ -34,7 +34,7 @@ def draw_world():
 
 PRIOR_LOGITS, POLICY_LOGITS, REWARDS = draw_world()
 GROUPS = TabularLM(POLICY_LOGITS).completions().groups
-GROUP_OF = TabularLM(POLICY_LOGITS).completions().group_of
+GROUP_OF = TabularLM(POLICY_LOGITS).completions().groups.of
 LOG_PRIOR, LOG_POLICY = log_probs(PRIOR_LOGITS), log_probs(POLICY_LOGITS)
 POLICY = np.exp(LOG_POLICY)
 LOG_TARGET = LOG_PRIOR + REWARDS / BETA

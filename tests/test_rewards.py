@@ -110,7 +110,7 @@ def classifier(folder, labels):
 
 def outputs(model, samples):
     prompts, completions = alice().decode(samples.prompts), alice().decode(samples.completions)
-    texts = [prompts[p] + text for p, text in zip(samples.group_of, completions, strict=True)]
+    texts = [prompts[p] + text for p, text in zip(samples.groups.of, completions, strict=True)]
     with torch.inference_mode():
         rows = [model(input_ids=torch.from_numpy(alice().encode([text])[0].astype(int))[None]).logits for text in texts]
     return torch.cat(rows).double()

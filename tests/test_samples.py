@@ -21,7 +21,7 @@ def samples(**columns):
 def test_columns_are_named():
     full = samples(policy_logprobs=LOGPROBS, rewards=[1, 2, 3], terminated=[True, False, True])
     assert full.columns == ("policy_logprobs", "rewards", "terminated")
-    assert full.group_of.tolist() == [0, 0, 1]
+    assert full.groups.of.tolist() == [0, 0, 1]
     assert full.completions.values.dtype == np.uint32
 
 

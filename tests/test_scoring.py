@@ -26,7 +26,7 @@ BFLOAT16 = {"alice": 0.2, "smollm2": 1.0}
 def naive(model, samples, side, start=None):
     """Every completion with its prompt in one padded batch: log-probs, entropies and the whole distributions."""
     prompts = [row if len(row) else np.array([start]) for row in samples.prompts]
-    rows = [np.concatenate([prompts[p], row]) for p, row in zip(samples.group_of, samples.completions, strict=True)]
+    rows = [np.concatenate([prompts[p], row]) for p, row in zip(samples.groups.of, samples.completions, strict=True)]
     width = max(map(len, rows))
     ids, mask = torch.full((len(rows), width), 7), torch.zeros(len(rows), width, dtype=torch.long)
     for i, row in enumerate(rows):
@@ -35,7 +35,7 @@ def naive(model, samples, side, start=None):
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     with torch.inference_mode():
         logits = model(input_ids=ids, attention_mask=mask, position_ids=positions).logits.float()
-    first = [len(prompts[p]) for p in samples.group_of]
+    first = [len(prompts[p]) for p in samples.groups.of]
     begin = [width - len(row) if side == "left" else 0 for row in rows]
     parts = [
         torch.log_softmax(logits[i, b + f - 1 : b + len(row) - 1], -1)

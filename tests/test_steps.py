@@ -67,5 +67,7 @@ def test_every_report_says_so(tmp_path, command):
     with_prior = ["--prior", str(prior)] if command == "compare" else []
     result = CliRunner().invoke(app, [command, str(mixed), *with_prior, "--json"])
     assert result.exit_code == 0, result.output
-    whose = "mixed: " if command == "compare" else ""
-    assert json.loads(result.stdout)["warnings"][0].startswith(f"{whose}The column 'step' holds 2 values (0, 1)")
+    first = json.loads(result.stdout)["warnings"][0]
+    assert first["code"] == "several-steps"
+    assert first["where"] == (["mixed"] if command == "compare" else [])
+    assert first["evidence"].startswith("The column 'step' holds 2 values (0, 1)")

@@ -49,7 +49,7 @@ def draw_world():
 
 PRIOR_LOGITS, POLICY_LOGITS, REWARDS = draw_world()
 EVERYTHING = TabularLM(POLICY_LOGITS).completions()
-GROUP_OF = EVERYTHING.group_of
+GROUP_OF = EVERYTHING.groups.of
 LOG_PRIOR = log_probs(PRIOR_LOGITS)
 
 
@@ -78,7 +78,7 @@ class TableReward:
 
 
 def _keys(samples):
-    rows = zip(samples.group_of, samples.completions, strict=True)
+    rows = zip(samples.groups.of, samples.completions, strict=True)
     return [(int(samples.prompts[prompt][0]), *row.tolist()) for prompt, row in rows]
 
 
@@ -504,7 +504,7 @@ def test_the_numbers_of_a_step_are_those_of_its_completions(tmp_path):
 
 
 def check_numbers(metrics, drawn, rewards, known, known_rewards):
-    group = drawn.group_of
+    group = drawn.groups.of
     log_policy, log_prior = (
         np.array([row.sum() for row in column]) for column in (drawn.policy_logprobs, drawn.prior_logprobs)
     )
@@ -538,7 +538,7 @@ def log_z_by_hand(known, rewards, prompts):
     """Log of the mean weight by the jackknife, which takes the bias of order 1 / n away."""
     found = []
     for p in prompts:
-        weights = np.exp(rewards[known.group_of == p] / BETA)
+        weights = np.exp(rewards[known.groups.of == p] / BETA)
         n = len(weights)
         without_one = np.log((weights.sum() - weights) / (n - 1))
         found.append(n * np.log(weights.mean()) - (n - 1) * without_one.mean())
@@ -548,7 +548,7 @@ def log_z_by_hand(known, rewards, prompts):
 def distinct_2_by_hand(drawn):
     shares = []
     for p in range(3):
-        rows = [drawn.completions[i].tolist() for i in np.flatnonzero(drawn.group_of == p)]
+        rows = [drawn.completions[i].tolist() for i in np.flatnonzero(drawn.groups.of == p)]
         pairs = [pair for row in rows for pair in itertools.pairwise(row)]
         if pairs:
             shares.append(len(set(pairs)) / len(pairs))
@@ -580,7 +580,7 @@ def test_taken_completions_are_those_rows(sizes, data):
         assert taken.policy_logprobs[new].tolist() == samples.policy_logprobs[old].tolist()
         assert taken.rewards[new] == samples.rewards[old]
         assert taken.terminated[new] == samples.terminated[old]
-        assert taken.prompts[taken.group_of[new]].tolist() == prompts[samples.group_of[old]].tolist()
+        assert taken.prompts[taken.groups.of[new]].tolist() == prompts[samples.groups.of[old]].tolist()
 
 
 @pytest.mark.parametrize("rows", [[1, 0], [1, 1]])
@@ -598,7 +598,7 @@ def test_places_are_where_the_log_probs_come_from():
         parts.append(model.sample(Ragged.from_rows([prompt]), 20, new_tokens, rng))
     samples = concatenate(parts)
     expected = []
-    for group, completion in zip(samples.group_of, samples.completions, strict=True):
+    for group, completion in zip(samples.groups.of, samples.completions, strict=True):
         table, *before = samples.prompts[group].tolist()
         node = 0
         for token in before:

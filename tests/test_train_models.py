@@ -115,7 +115,7 @@ def straightforward_gradient(policy, samples, coefficients):
     """A completion at a time: all logits, their log-softmax, and torch's gradient of the whole."""
     total = 0.0
     for i, completion in enumerate(samples.completions):
-        prompt = samples.prompts[samples.group_of[i]]
+        prompt = samples.prompts[samples.groups.of[i]]
         text = torch.tensor(np.concatenate([prompt, completion]).astype(np.int64))
         logits = policy.lm.module(input_ids=text[None], use_cache=False).logits[0]
         logprobs = torch.log_softmax(logits.float(), dim=-1)[len(prompt) - 1 : -1]
@@ -589,13 +589,13 @@ def test_a_prompt_without_rewards_leaves_the_others_their_log_z(objective, tmp_p
             rewards = super().__call__(samples)
             if len(self.seen) == 1:
                 return rewards
-            return np.where(samples.group_of == 0, np.nan, rewards)
+            return np.where(samples.groups.of == 0, np.nan, rewards)
 
     reward, seen, settings = OneLess(), [], settings_of(objective=objective, divergence="forward-kl", steps=1, beta=0.7)
     run_training(tmp_path / "run", "tabular", settings, reward, show=seen.append)
     known, drawn = reward.seen
     other = drawn.prompts.values[1]
-    weights = np.exp(np.array(IdsReward()(known))[known.group_of == other] / settings.beta)
+    weights = np.exp(np.array(IdsReward()(known))[known.groups.of == other] / settings.beta)
     kept = drawn.take_prompts([1])
     log_policy, log_prior = (sequence_logprobs(column) for column in (kept.policy_logprobs, kept.prior_logprobs))
     log_target = log_prior + np.array(IdsReward()(kept)) / settings.beta
@@ -662,7 +662,7 @@ def test_completions_without_weight_are_for_dpg_and_not_for_rl(tmp_path):
 def test_a_prompt_whose_completions_all_lack_weight_is_named(tmp_path):
     class Barred(IdsReward):
         def __call__(self, samples):
-            return np.where(samples.group_of == 2, -np.inf, super().__call__(samples))
+            return np.where(samples.groups.of == 2, -np.inf, super().__call__(samples))
 
     with pytest.raises(ValueError, match=r"prompts\[2\]: every completion of the prior has a reward of -inf"):
         run_training(tmp_path / "run", "tabular", settings_of(objective="dpg"), Barred())

@@ -294,7 +294,7 @@ def logprobs(model, samples):
     """Log-probs of each completion read by itself."""
     model.eval()
     rows = []
-    for completion, group in zip(samples.completions, samples.group_of, strict=True):
+    for completion, group in zip(samples.completions, samples.groups.of, strict=True):
         ids = torch.tensor(np.concatenate([samples.prompts[group], completion]).astype(np.int64))[None]
         scores = model(input_ids=ids).logits[0, -len(completion) - 1 : -1].log_softmax(-1)
         rows.append(scores.gather(1, ids[0, -len(completion) :, None])[:, 0].numpy())

@@ -148,7 +148,7 @@ def examples(result: DemoResult, n: int = 5) -> list[Example]:
     policy, prior = sequence_logprobs(samples.policy_logprobs), sequence_logprobs(samples.prior_logprobs)
     return [
         Example(
-            prompt=result.decode(samples.prompts[samples.group_of[i]].tolist()),
+            prompt=result.decode(samples.prompts[samples.groups.of[i]].tolist()),
             completion=result.decode(samples.completions[i].tolist()),
             reward=float(samples.rewards[i]),
             log_policy=float(policy[i]),

@@ -100,9 +100,9 @@ class Groups:
         return np.repeat(values, self.sizes, axis=0)
 
     @overload
-    def sums(self, values: NDArray[np.bool_ | np.signedinteger]) -> NDArray[np.int64]: ...
-    @overload
     def sums(self, values: NDArray[np.float64]) -> NDArray[np.float64]: ...
+    @overload
+    def sums(self, values: NDArray[np.bool_ | np.signedinteger]) -> NDArray[np.int64]: ...
     def sums(self, values: NDArray[Any]) -> NDArray[Any]:
         """Sum the entries of each group, from [N, ...] to [P, ...]; booleans are counted.
 

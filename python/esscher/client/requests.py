@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from esscher.groups import check_offsets
+from esscher.groups import as_groups
 from esscher.v1 import scoring_service_pb2 as pb
 from esscher.wire.codec import (
     COLUMNS,
@@ -192,7 +192,7 @@ def tokenize_call(
     for name, texts in (("prompts", prompts), ("completions", completions)):
         if isinstance(texts, str):
             raise TypeError(f"{name} is one text: give a list of them")
-    sizes = np.diff(check_offsets("groups", groups, len(completions)))
+    sizes = as_groups(groups, len(completions)).sizes
     if len(sizes) != len(prompts):
         raise ValueError(f"groups has {len(sizes) + 1} entries, but there are {len(prompts)} prompts: it has one more")
     request = pb.TokenizeTextsRequest(
@@ -206,7 +206,7 @@ def tokenize_call(
 
     def read(response: pb.TokenizeTextsResponse) -> Samples:
         samples = decode_samples(response.samples)
-        if not np.array_equal(np.diff(samples.groups), sizes):
+        if not np.array_equal(samples.groups.sizes, sizes):
             raise ValueError("its groups are not those of the texts")
         return samples
 

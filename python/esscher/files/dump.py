@@ -140,8 +140,8 @@ def to_table(samples: Samples) -> pa.Table:
     >>> to_table(Samples(Ragged.from_rows([[1]]), Ragged.from_rows([[7, 8]]), [0, 1])).column_names
     ['prompt_id', 'prompt_token_ids', 'completion_token_ids']
     """
-    table = {PROMPT_ID: pa.array(samples.group_of)}
-    table["prompt_token_ids"] = arrow.to_lists(samples.prompts.take(samples.group_of))
+    table = {PROMPT_ID: pa.array(samples.groups.of)}
+    table["prompt_token_ids"] = arrow.to_lists(samples.prompts.take(samples.groups.of))
     for name, (field, _) in list(FIELDS.items())[1:]:
         value = getattr(samples, field)
         if isinstance(value, Ragged):

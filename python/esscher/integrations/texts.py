@@ -89,9 +89,7 @@ def rewards_of(
         # A completion has a token at least, and one that shows no text ended at once.
         terminated=np.array([not text for text in completions]) if "" in completions else None,
     )
-    rewards = client.score(samples, ("rewards",)).rewards
-    assert rewards is not None
-    return rewards
+    return client.score(samples, ("rewards",)).need("rewards", why="the server was asked for them")
 
 
 @dataclass(frozen=True, eq=False)

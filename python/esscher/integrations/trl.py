@@ -543,8 +543,8 @@ def _of_diversity(samples: Samples) -> dict[str, float]:
 def _of_target(samples: Samples, rewards: NDArray[np.float64], target: Tilt) -> dict[str, float]:
     """Numbers of completions that have a reward; prompts with fewer than two of them say nothing of log Z."""
     scored = ~np.isnan(rewards)
-    several = np.add.reduceat(scored.astype(int), samples.groups[:-1]) > 1
-    rows = np.flatnonzero(scored & several[samples.group_of])
+    several = samples.groups.sums(scored) > 1
+    rows = np.flatnonzero(scored & samples.groups.spread(several))
     if not len(rows):
         return {}
     scored_samples = replace(samples.take_completions(rows), rewards=rewards[rows])
@@ -552,7 +552,7 @@ def _of_target(samples: Samples, rewards: NDArray[np.float64], target: Tilt) -> 
     assert report.inference_gap is not None
     return {
         "ess": report.ess,
-        "largest_weight": float(np.exp(np.maximum.reduceat(weights.log_weights, scored_samples.groups[:-1])).mean()),
+        "largest_weight": float(np.exp(weights.groups.largest(weights.log_weights)).mean()),
         "log_z": report.log_z.value,
         "log_z_stderr": report.log_z.stderr,
         "inference_gap": report.inference_gap.value,

@@ -176,10 +176,10 @@ def check_scoring(
     _check_prompts(model, samples.prompts, prompt_ids)
     _check_vocabulary("completions", samples.completions, model.name, model.vocabulary_size)
     lengths = samples.completions.lengths
-    too_long = first_too_long(model, read_lengths(model, samples.prompts)[samples.group_of] + lengths)
+    too_long = first_too_long(model, read_lengths(model, samples.prompts)[samples.groups.of] + lengths)
     if too_long is not None:
         i, rule = too_long
-        prompt = int(samples.group_of[i])
+        prompt = int(samples.groups.of[i])
         raise ValueError(
             f"completions[{i}] has {lengths[i]} tokens after the {samples.prompts.lengths[prompt]} of "
             f"prompts[{prompt}]: {rule}, cut them"

@@ -98,7 +98,7 @@ def divide_unshared(samples: Samples, budget: int, completions: NDArray[np.int64
 
 def unshared_trees(samples: Samples, completions: NDArray[np.int64]) -> list[Tree]:
     """Return some completions, each with its prompt to itself."""
-    prompts = samples.group_of[completions]
+    prompts = samples.groups.of[completions]
     return [Tree(prompt, i, i + 1) for prompt, i in zip(prompts.tolist(), completions.tolist(), strict=True)]
 
 
@@ -131,7 +131,7 @@ def micro_batches(lengths: NDArray[np.int64], budget: int) -> list[NDArray[np.in
 
 def text_lengths(samples: Samples) -> NDArray[np.int64]:
     """How many tokens each completion has with its prompt [N]."""
-    lengths: NDArray[np.int64] = samples.prompts.lengths[samples.group_of] + samples.completions.lengths
+    lengths: NDArray[np.int64] = samples.prompts.lengths[samples.groups.of] + samples.completions.lengths
     return lengths
 
 

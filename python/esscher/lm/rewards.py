@@ -60,7 +60,7 @@ class FunctionReward:
         """
         prompts = self._texts.decode(samples.prompts)
         texts: dict[str, Any] = {
-            "prompts": [prompts[p] for p in samples.group_of],
+            "prompts": [prompts[p] for p in samples.groups.of],
             "completions": self._texts.decode(samples.completions),
         }
         if self._takes_ids:

@@ -190,7 +190,7 @@ class TabularLM:
         self._check_prompts(samples.prompts)
         samples = check_scoring(self, samples.prompts, samples.completions, samples.groups, MAX_TOKEN_ID + 1)
         _check_nothing_after_the_end(samples.completions)
-        tables, node = (column[samples.group_of] for column in self._starts(samples.prompts))
+        tables, node = (column[samples.groups.of] for column in self._starts(samples.prompts))
         tokens = samples.completions.to_padded(fill=END).astype(np.int64)
         nodes = np.zeros(tokens.shape, np.int64)
         for t, token in enumerate(tokens.T):

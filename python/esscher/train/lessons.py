@@ -6,11 +6,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from esscher.divergence import sequence_logprobs
-from esscher.inference.importance import exponential_weights
 from esscher.inference.objectives import Objective, dpg, f_dpg, kl_rl, plain_rl
 from esscher.inference.resampling import resample
-from esscher.weights import bias_of_log_mean
+from esscher.weights import weigh
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,8 +57,7 @@ def resampled_lesson(settings: TrainingSettings, prior_samples: Samples, rng: np
     resampling; Peters, Schaal, "Reinforcement learning by reward-weighted regression for operational space control",
     ICML 2007, doi:10.1145/1273496.1273590, for the objective.
     """
-    assert prior_samples.rewards is not None
-    log_weights = prior_samples.rewards / settings.beta
+    log_weights = prior_samples.need("rewards", why="weights are made of them") / settings.beta
     drawn = resample(log_weights, settings.completions, rng, groups=prior_samples.groups)
     rows, counts = np.unique(drawn, return_counts=True)
     coefficients = counts * (len(rows) / counts.sum())
@@ -93,24 +90,20 @@ def known_prior(prior_samples: Samples, beta: float) -> KnownPrior:
     ValueError
         If no completion of a prompt has weight.
     """
-    assert prior_samples.rewards is not None
-    weights, log_z, _ = exponential_weights(prior_samples.rewards, beta, prior_samples.groups)
-    dead = np.flatnonzero(log_z == -np.inf)
+    rewards = prior_samples.need("rewards", why="log Z is made of them")
+    weights = weigh(rewards / beta, prior_samples.groups)
+    dead = np.flatnonzero(weights.log_z == -np.inf)
     if len(dead):
         raise ValueError(
             f"prompts[{dead[0]}]: every completion of the prior has a reward of -inf, so that its target is not known: "
             "draw more, or leave the prompt out"
         )
-    relative = weights * np.diff(prior_samples.groups)[prior_samples.group_of]
-    return KnownPrior(prior_samples, log_z, log_z - bias_of_log_mean(relative, prior_samples.groups))
+    return KnownPrior(prior_samples, weights.log_z, weights.corrected_log_z)
 
 
 def _objective(settings: TrainingSettings, samples: Samples, log_z: NDArray[np.float64] | None) -> Objective:
-    rewards, groups = samples.rewards, samples.groups
-    assert rewards is not None
-    assert samples.policy_logprobs is not None
-    assert samples.prior_logprobs is not None
-    log_policy, log_prior = sequence_logprobs(samples.policy_logprobs), sequence_logprobs(samples.prior_logprobs)
+    rewards, groups = samples.need("rewards", why="objectives are made of them"), samples.groups
+    log_policy, log_prior = samples.policy_log_prob, samples.prior_log_prob
     match settings.objective:
         case "plain-rl":
             return plain_rl(rewards, groups)
@@ -119,5 +112,6 @@ def _objective(settings: TrainingSettings, samples: Samples, log_z: NDArray[np.f
     log_target = log_prior + rewards / settings.beta
     if settings.objective == "dpg":
         return dpg(log_target, log_policy, log_z=log_z, groups=groups)
-    assert log_z is not None
+    if log_z is None:
+        raise ValueError("f-dpg needs log Z: draw prior_samples first")
     return f_dpg(log_target, log_policy, log_z, settings.divergence, groups)

@@ -45,5 +45,4 @@ class ServedPrior:
             As `Client.score`.
         """
         scored = self._client.score(Samples(prompts, completions, groups))
-        assert scored.prior_logprobs is not None
-        return scored.prior_logprobs
+        return scored.need("prior_logprobs", why="the server was asked for them")

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from esscher.divergence import sequence_logprobs
 from esscher.diversity import distinct
 from esscher.estimate import Estimate, clustered_mean
-from esscher.inference.importance import importance
+from esscher.weights import weigh
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -120,11 +119,9 @@ def measure(
     notes
         What happened.
     """
-    assert drawn.policy_logprobs is not None
-    assert drawn.prior_logprobs is not None
-    log_policy = sequence_logprobs(drawn.policy_logprobs)
+    log_policy = drawn.policy_log_prob
     # k1, as `estimate_kl` has it, without the interval that takes most of its time.
-    kl = clustered_mean(log_policy - sequence_logprobs(drawn.prior_logprobs), drawn.groups)
+    kl = clustered_mean(log_policy - drawn.prior_log_prob, drawn.groups)
     reward, gap, ess = _of_rewards(scored, beta, log_z)
     parts: dict[str, Any] = {f"seconds_{part}": lasted for part, lasted in seconds.items()}
     return StepMetrics(
@@ -155,14 +152,10 @@ def _of_rewards(
     """Mean reward, inference gap in nats, and the effective share of the completions."""
     if scored is None:
         return UNKNOWN, UNKNOWN, np.nan
-    assert scored.rewards is not None
-    assert scored.policy_logprobs is not None
-    assert scored.prior_logprobs is not None
-    log_policy, log_prior = sequence_logprobs(scored.policy_logprobs), sequence_logprobs(scored.prior_logprobs)
-    log_target = log_prior + scored.rewards / beta
-    gap = UNKNOWN if log_z is None else clustered_mean(log_z[scored.group_of] - log_target + log_policy, scored.groups)
-    ess = importance(log_target, log_policy, scored.groups).ess
-    return clustered_mean(scored.rewards, scored.groups), gap, float(ess.sum()) / len(scored)
+    rewards, groups = scored.need("rewards", why="these metrics are of them"), scored.groups
+    log_ratios = scored.prior_log_prob + rewards / beta - scored.policy_log_prob
+    gap = UNKNOWN if log_z is None else clustered_mean(groups.spread(log_z) - log_ratios, groups)
+    return clustered_mean(rewards, groups), gap, float(weigh(log_ratios, groups).ess.sum()) / len(scored)
 
 
 def _distinct_2(drawn: Samples) -> float:

@@ -159,8 +159,7 @@ class TrainingLoop:
         self._run.save(self._task.policy, self._optimiser, self.step, self._micro_batch_tokens, settings.keep)
 
     def _lesson(self, which: NDArray[np.int64], scored: Rewarded) -> Lesson | None:
-        if self._settings.objective == "weighted-ml":
-            assert self._known is not None  # as the settings see to
+        if self._settings.objective == "weighted-ml" and self._known is not None:  # as the settings see to
             return resampled_lesson(self._settings, self._known.samples.take_prompts(which), self._rng(RESAMPLING))
         if scored.samples is None:
             return None
@@ -229,9 +228,9 @@ def _known(task: Task, settings: TrainingSettings, run: RunFolder) -> KnownPrior
 
 def check_same(prior: Prior, untrained: Samples) -> None:
     """Raise `ValueError` if the prior's log-probs of completions are not those of the untrained policy."""
-    assert untrained.policy_logprobs is not None
-    assert untrained.prior_logprobs is not None
-    apart = float(np.abs(untrained.policy_logprobs.values - untrained.prior_logprobs.values).mean())
+    why = "prior and untrained policy are compared by them"
+    policy, of_prior = untrained.need("policy_logprobs", why=why), untrained.need("prior_logprobs", why=why)
+    apart = float(np.abs(policy.values - of_prior.values).mean())
     if not apart <= SAME_PRIOR:
         raise ValueError(
             f"{prior.name} is {apart:.2g} nats a token off the policy before its first step: a prior is the model that "
@@ -261,10 +260,8 @@ def _notes(drawn: Samples, scored: Rewarded) -> tuple[str, ...]:
 
 def _are_alike(samples: Samples) -> bool:
     """Whether some prompt has several completions, and in none do their rewards differ."""
-    assert samples.rewards is not None
-    starts = samples.groups[:-1]
-    most, least = (extreme.reduceat(samples.rewards, starts) for extreme in (np.maximum, np.minimum))
-    return bool((most == least).all() and np.diff(samples.groups).max() > 1)
+    rewards, groups = samples.need("rewards", why="they are compared"), samples.groups
+    return bool((groups.largest(rewards) == groups.smallest(rewards)).all() and groups.sizes.max() > 1)
 
 
 class _Clock:

@@ -149,7 +149,7 @@ def split(samples: Samples, *, max_bytes: int, max_tokens: int) -> list[Part]:
 def _costs(samples: Samples, of_prompts: NDArray[np.int64], of_completions: NDArray[np.int64]) -> PartCosts:
     prompts = Groups.from_sizes(of_prompts).offsets
     completions = Groups.from_sizes(of_completions).offsets
-    prompt_of = samples.group_of
+    prompt_of = samples.groups.of
     return PartCosts(prompts[prompt_of] + completions[:-1], prompts[prompt_of + 1] + completions[1:])
 
 

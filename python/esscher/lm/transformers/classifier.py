@@ -74,7 +74,7 @@ class ClassifierReward:
             If a text is longer than the model reads; the message names the completion.
         """
         prompts, completions = self._texts.decode(samples.prompts), self._texts.decode(samples.completions)
-        texts = [prompts[p] + text for p, text in zip(samples.group_of, completions, strict=True)]
+        texts = [prompts[p] + text for p, text in zip(samples.groups.of, completions, strict=True)]
         rows = [self._tokenizer.encode(text, verbose=False) for text in texts]
         lengths = np.array([len(row) for row in rows])
         too_long = np.flatnonzero(lengths > self._max_tokens)

@@ -68,7 +68,7 @@ def _batches(networks: Sequence[Network], samples: Samples) -> Iterator[_TreeBat
     lengths = text_lengths(samples)
     fits = lengths <= min(network.longest_in_pack for network in networks)
     is_shared = np.logical_and.reduceat(fits, samples.groups[:-1])
-    is_apart = ~is_shared[samples.group_of]
+    is_apart = ~is_shared[samples.groups.of]
     is_alike = lengths <= min(network.longest_alike for network in networks)
     budget = min(network.pace.tokens for network in networks)
     yield from (_TreeBatch(trees, is_packed=True) for trees in divide(samples, budget, np.flatnonzero(is_shared)))

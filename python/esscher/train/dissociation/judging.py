@@ -17,6 +17,7 @@ from esscher.lm.tabular import TabularLM
 from esscher.ragged import Ragged
 from esscher.report.outcomes import Exact, Outcome, ShownText
 from esscher.target import Tilt
+from esscher.weights import weigh
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 SHOWN_PROMPTS, SHOWN = 3, 2
 # What is drawn, beside the seed: not what training draws.
 JUDGING = 1000
+DRAWN = "policies are judged by completions that were drawn with all columns"
 
 
 def draw(lm: LanguageModel, prior: LanguageModel, world: World, n: int, new_tokens: int, seed: int) -> Samples:
@@ -61,20 +63,14 @@ def judge(
     seconds: float,
 ) -> Outcome:
     """Estimate reward, KLs, entropy and diversity of a policy, from completions of it and of the prior."""
-    assert drawn.rewards is not None
-    assert drawn.policy_logprobs is not None
-    assert drawn.prior_logprobs is not None
-    assert drawn.policy_entropy is not None
-    log_policy, log_prior = sequence_logprobs(drawn.policy_logprobs), sequence_logprobs(drawn.prior_logprobs)
-    gaps = known.corrected_log_z[drawn.group_of] - drawn.rewards / beta + log_policy - log_prior
-    lengths = drawn.completions.lengths
+    rewards, entropy = drawn.need("rewards", why=DRAWN), drawn.need("policy_entropy", why=DRAWN)
+    log_ratios = rewards / beta - (drawn.policy_log_prob - drawn.prior_log_prob)
+    gaps = drawn.groups.spread(known.corrected_log_z) - log_ratios
     return Outcome(
         name=name,
         report=evaluate(drawn, Tilt(beta)),
         entropy=clustered_ratio(
-            np.add.reduceat(drawn.policy_entropy.values.astype(np.float64), drawn.completions.offsets[:-1]),
-            lengths.astype(np.float64),
-            drawn.groups,
+            entropy.rows.sums(entropy.values.astype(np.float64)), entropy.lengths.astype(np.float64), drawn.groups
         ),
         inference_gap=clustered_mean(gaps, drawn.groups),
         forward_kl=_forward_kl(lm, known.samples, beta),
@@ -87,13 +83,11 @@ def judge(
 
 def _forward_kl(lm: LanguageModel, prior_samples: Samples, beta: float) -> KlEstimate:
     """KL(target‖policy), by the prior's samples: a collapsed policy's own do not show what it lacks."""
-    assert prior_samples.rewards is not None
-    assert prior_samples.prior_logprobs is not None
     logprobs = lm.logprobs(prior_samples.prompts, prior_samples.completions, prior_samples.groups)
     return estimate_forward(
         replace(prior_samples, policy_logprobs=logprobs),
-        prior_samples.rewards / beta,
-        sequence_logprobs(prior_samples.prior_logprobs),
+        prior_samples.need("rewards", why=DRAWN) / beta,
+        prior_samples.prior_log_prob,
     )
 
 
@@ -102,18 +96,16 @@ def _excess(drawn: Samples, prior_samples: Samples, beta: float) -> Estimate:
 
     The target's are the prior's, weighted: a collapsed policy's own completions do not show it either.
     """
-    assert prior_samples.rewards is not None
-    weights = exponential_weights(prior_samples.rewards, beta, prior_samples.groups).weights
+    weights = exponential_weights(prior_samples.need("rewards", why=DRAWN), beta, prior_samples.groups).weights
     own = estimate_size_free(drawn.completions, drawn.groups)[0].within
     of_target = estimate_size_free(prior_samples.completions, prior_samples.groups, weights)[0].within
     return Estimate(own.value - of_target.value, float(np.hypot(own.stderr, of_target.stderr)))
 
 
 def _texts(world: World, drawn: Samples) -> tuple[ShownText, ...]:
-    assert drawn.rewards is not None
-    completions = world.texts(drawn.completions)
+    rewards, completions = drawn.need("rewards", why=DRAWN), world.texts(drawn.completions)
     return tuple(
-        ShownText(world.prompt_texts[p], completions[i], float(drawn.rewards[i]))
+        ShownText(world.prompt_texts[p], completions[i], float(rewards[i]))
         for p in range(min(SHOWN_PROMPTS, len(drawn.prompts)))
         for i in range(drawn.groups[p], min(drawn.groups[p] + SHOWN, drawn.groups[p + 1]))
     )
@@ -124,12 +116,10 @@ def _exact(lm: LanguageModel, prior: LanguageModel, reward: Reward, beta: float)
     if not (isinstance(lm, TabularLM) and isinstance(prior, TabularLM)):
         return None
     every = lm.completions()
-    assert every.policy_logprobs is not None
-    rewards = np.asarray(reward(every), np.float64)
-    policy = sequence_logprobs(every.policy_logprobs)
+    rewards, policy = np.asarray(reward(every), np.float64), every.policy_log_prob
     of_prior = sequence_logprobs(prior.logprobs(every.prompts, every.completions, every.groups))
     potential = of_prior + rewards / beta
-    target = potential - np.logaddexp.reduceat(potential, every.groups[:-1])[every.group_of]
+    target = potential - every.groups.spread(weigh(potential, every.groups).log_z + np.log(every.groups.sizes))
 
     def mean(log_prob: NDArray[np.float64], values: NDArray[np.float64]) -> float:
         return float(np.exp(log_prob) @ values) / len(every.prompts)
