@@ -268,7 +268,8 @@ def _estimate(metric: _Metric) -> DiversityEstimate:
 
 def _excess(rows: Ragged, groups: Groups, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     """Return the excess of each prompt [P] by metric, less its bias of order 1/n; NaN where it is not known."""
-    plain, weighted = _without_bias(rows, groups, None), _without_bias(rows, groups, weights)
+    repeats = repetition(rows, REPETITION_ORDER)
+    plain, weighted = (_without_bias(rows, groups, given, repeats) for given in (None, weights))
     excess = {name: plain[name] - weighted[name] for name in SIZE_FREE}
     excess[PAIRS][groups.sizes <= SUBSAMPLE] = np.nan
     return excess
@@ -299,31 +300,33 @@ def _of_ngrams(rows: Ragged, groups: Groups, weights: NDArray[np.float64] | None
 
 
 def _size_free(rows: Ragged, groups: Groups, weights: NDArray[np.float64] | None) -> list[_Metric]:
-    metrics = [*_of_ngrams(rows, groups, weights, SUBSAMPLE), _repetition(rows, groups, weights)]
-    return [metric for metric in metrics if metric.name in SIZE_FREE]
+    within = ngram_statistics(rows, [ORDER], groups, weights, SUBSAMPLE).rarefied[0]
+    across = ngram_statistics(rows, [ORDER], None, _of_all(weights, groups), SUBSAMPLE).rarefied[0]
+    return [_Metric(PAIRS, within, float(across[0])), _repetition(rows, groups, weights)]
 
 
-def _without_bias(rows: Ragged, groups: Groups, weights: NDArray[np.float64] | None) -> dict[str, NDArray[np.float64]]:
+def _without_bias(
+    rows: Ragged, groups: Groups, weights: NDArray[np.float64] | None, repeats: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
     """Return the metrics of `SIZE_FREE` of each prompt [P] less their bias, cut to values that there can be."""
-    values = {metric.name: metric.within for metric in _size_free(rows, groups, weights)}
+    pairs = ngram_statistics(rows, [ORDER], groups, weights, SUBSAMPLE).rarefied[0]
     weights = np.ones(len(rows)) if weights is None else weights
-    biases = {PAIRS: bias_of_pairs(rows, ORDER, weights, groups), REPEATS: _bias_of_repetition(rows, weights, groups)}
-    return {name: np.clip(values[name] - biases[name], 0.0, 1.0) for name in SIZE_FREE}
+    known = weights * ~np.isnan(repeats)
+    values = {
+        PAIRS: pairs - bias_of_pairs(rows, ORDER, weights, groups),
+        REPEATS: _weighted_means(repeats, known, groups)
+        - bias_of_weighted_mean(repeats, _relative_to_mean(known, groups), groups),
+    }
+    return {name: np.clip(value, 0.0, 1.0) for name, value in values.items()}
 
 
 def _repetition(rows: Ragged, groups: Groups, weights: NDArray[np.float64] | None) -> _Metric:
     """Means over completions; those without n-grams have no repetition."""
     values = repetition(rows, REPETITION_ORDER)
     known = ~np.isnan(values)
-    name = f"repetition-{REPETITION_ORDER}"
     weights = np.ones(len(rows)) if weights is None else weights
     within, overall = _weighted_means(values, weights * known, groups), _relative_to_mean(weights, groups)
-    return _Metric(name, within, float(_weighted_means(values, overall * known, as_groups(None, len(rows)))[0]))
-
-
-def _bias_of_repetition(rows: Ragged, weights: NDArray[np.float64], groups: Groups) -> NDArray[np.float64]:
-    values = repetition(rows, REPETITION_ORDER)
-    return bias_of_weighted_mean(values, _relative_to_mean(weights * ~np.isnan(values), groups), groups)
+    return _Metric(REPEATS, within, float(_weighted_means(values, overall * known, as_groups(None, len(rows)))[0]))
 
 
 def _weighted_means(values: NDArray[np.float64], weights: NDArray[np.float64], groups: Groups) -> NDArray[np.float64]:
