@@ -10,8 +10,7 @@ import torch
 
 from esscher import compare, files
 from esscher.report import to_json
-from esscher.report.dissociation import print_dissociation
-from esscher.report.dissociation_page import write_dissociation_page
+from esscher.report.dissociation import print_dissociation, write_dissociation_page
 from esscher.train.dissociation import OBJECTIVES, recipe_of, run_dissociation
 from models import THREADS
 from report_json import read, record_of

@@ -13,8 +13,7 @@ from esscher import Ragged, Samples, files, frontier, prototype
 from esscher.diversity import estimate_diversity
 from esscher.inference.importance import exponential_weights
 from esscher.lm.tabular import TabularLM
-from esscher.report.prototype import frontier_rows, print_prototype, write_picture
-from esscher.report.prototype_page import write_prototype_page
+from esscher.report.prototype import print_prototype, shown_points, tables, write_picture, write_prototype_page
 from pages import check_page, plain
 from report_json import read, record_of
 
@@ -116,8 +115,9 @@ def test_given_betas_are_the_ones(samples):
 
 
 def test_given_betas_are_all_shown(samples):
-    rows = frontier_rows(prototype(samples, [2.0, 0.5, 1e-3, 1e-4]))
-    assert [row.trusted for row in rows] == [True, True, False, False]
+    frontier_table, *_ = tables(prototype(samples, [2.0, 0.5, 1e-3, 1e-4]))
+    assert [row[0] for row in frontier_table.rows] == ["prior", "2.00", "0.500", "0.00100*", "0.000100*"]
+    assert frontier_table.muted == (3, 4)
 
 
 def test_rewards_of_minus_infinity_are_the_mean_of_the_best_of_any_n(samples):
@@ -149,7 +149,9 @@ def test_the_table_says_where_trust_ends(found):
     assert "6 prompts, 1,536 completions of the prior" in text
     assert text.count("* ") == 2  # at a beta, and below the table
     assert "* not to be trusted" in text
-    assert [row.trusted for row in frontier_rows(found)] == [True] * (len(frontier_rows(found)) - 1) + [False]
+    shown = shown_points(found)
+    assert found.frontier.trusted[shown].tolist() == [True] * (len(shown) - 1) + [False]
+    assert tables(found)[0].muted == (len(shown),)
 
 
 def test_json_has_every_number(found):

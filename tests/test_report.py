@@ -15,7 +15,7 @@ from rich.console import Console
 from esscher import Condition, Estimate, Ragged, Samples, Tilt
 from esscher.evaluate import Ngram, PerCompletion, evaluate
 from esscher.report import bins, digits, print_report, summary, to_dict, write_page
-from esscher.report.page import render
+from esscher.report.evaluation import render
 from esscher.report.schema import schema
 from pages import Page, check_page, plain
 from report_json import SCHEMA, record_of, validator
@@ -213,7 +213,7 @@ def test_a_printed_report_shows_the_numbers_with_their_units_in_order():
         f"the other way round {digits.estimate(Estimate(*target.forward_kl[:2]))} nats, KL(target‖policy)",
         f"effective sample size {digits.number(target.ess)} ({digits.share(target.ess, 48)}) of 48 completions",
         "Pareto k",
-        "Warnings ! ",
+        "Before trusting these numbers ! ",
         "KL(policy‖prior), nats per completion 95 % interval k1",
         f"k3 {digits.estimate(Estimate(*report.kl['k3'][:2]))} {summary.interval_text(report.kl['k3'].interval)}",
         "What trainers log as KL of the same samples",
@@ -308,8 +308,10 @@ def test_a_page_holds_the_numbers_the_plots_and_the_signatures():
         assert digits.estimate(shown) in text
     for estimate in (*report.kl.values(), *report.trainer_kl.values()):
         assert estimate.signature in text
-    for row in (*summary.kl_rows(report), *summary.trainer_rows(report)):
-        assert plain(f"{row.name}{row.value}{row.interval}{row.note}") in text.replace("\n", "")
+    for table in (*summary.numbers(report), *summary.details(report)):
+        assert table.title in text
+        for row in table.rows:
+            assert plain("".join(row)) in text
     assert page.tags.count("svg") == 5 + len(report.top_ngrams)
     assert f"ESS {digits.number(report.target.ess)} of 48" in text
     assert f"mean {digits.number(report.kl['k1'].value)}" in text

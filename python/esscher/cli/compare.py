@@ -39,9 +39,8 @@ def compare(
     Each file holds completions of one policy with rewards, policy_logprobs and prior_logprobs, and names it.
     """
     from esscher.report import to_json
-    from esscher.report.comparison import print_comparison
+    from esscher.report.comparison import print_comparison, write_comparison_page
     from esscher.report.prototype import write_picture
-    from esscher.report.prototype_page import write_prototype_page
 
     check_outputs([prior, *paths], html, picture)
     _check_names(paths, prior)
@@ -52,11 +51,10 @@ def compare(
         found = esscher.compare(dumps[prior].samples, {path.stem: dumps[path].samples for path in paths}, beta)
     mixed = (warning.at(path.stem) for path, dump in dumps.items() for warning in dump.warnings)
     found = replace(found, warnings=merge_warnings((*mixed, *found.warnings)))
-    whole = replace(found.prototype, warnings=found.warnings)
     if html is not None:
-        write_prototype_page(whole, html, title=f"How good could they be? {title_of(paths)}", policies=found.policies)
+        write_comparison_page(found, html, title=f"How good could they be? {title_of(paths)}")
     if picture is not None:
-        write_picture(whole, picture, found.policies)
+        write_picture(found.prototype, picture, found.policies)
     if json:
         print(to_json(found))
     else:

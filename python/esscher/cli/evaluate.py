@@ -13,6 +13,7 @@ import esscher
 from esscher.cli.options import MODEL_HELP, IgnoredMasks, Renames, renames_of
 from esscher.cli.output import Html, Json, check_outputs, console, say_where, show_progress, title_of
 from esscher.target import Condition, Tilt
+from esscher.warning import merge_warnings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,7 +49,7 @@ def evaluate(
         )
         progress.update(task, description=f"evaluating {dump.samples}", total=None)
         report = files.naming(paths, partial(esscher.evaluate, dump.samples, target, proposal=proposal))
-    report = replace(report, warnings=(*dump.warnings, *report.warnings))
+    report = replace(report, warnings=merge_warnings((*dump.warnings, *report.warnings)))
     # The page first, so that whoever reads only the beginning of the output has it.
     if html is not None:
         write_page(report, html, decode=decode, title=title_of(paths))

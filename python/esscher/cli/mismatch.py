@@ -28,8 +28,7 @@ def mismatch(
     """
     from esscher import files
     from esscher.report import to_json
-    from esscher.report.mismatch import print_mismatch
-    from esscher.report.mismatch_page import write_mismatch_page
+    from esscher.report.mismatch import print_mismatch, write_mismatch_page
 
     check_outputs(paths, html)
     with show_progress(counted=False) as progress:

@@ -12,6 +12,7 @@ import esscher
 from esscher.cli.options import IgnoredMasks, Renames, renames_of
 from esscher.cli.output import Html, Json, Picture, check_outputs, console, say_where, show_progress, title_of
 from esscher.target import Tilt
+from esscher.warning import merge_warnings
 
 # What is looked at beside tokens; what else a file has is not read.
 COLUMNS = ("reward", "prior_logprobs")
@@ -35,8 +36,7 @@ def prototype(
     """
     from esscher import files
     from esscher.report import to_json
-    from esscher.report.prototype import print_prototype, write_picture
-    from esscher.report.prototype_page import write_prototype_page
+    from esscher.report.prototype import print_prototype, write_picture, write_prototype_page
 
     check_outputs(paths, html, picture)
     for one in beta or ():
@@ -46,7 +46,7 @@ def prototype(
         dump = files.read(paths, columns=renames_of(columns), optional=COLUMNS, ignore_masks=ignore_mask or ())
         progress.update(task, description=f"weighing {dump.samples}")
         found = files.naming(paths, esscher.prototype, dump.samples, beta)
-    found = replace(found, warnings=(*dump.warnings, *found.warnings))
+    found = replace(found, warnings=merge_warnings((*dump.warnings, *found.warnings)))
     if html is not None:
         write_prototype_page(found, html, title=f"What could a policy reach? {title_of(paths)}")
     if picture is not None:

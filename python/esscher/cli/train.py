@@ -123,8 +123,7 @@ def _train_by_recipe(
     model: str, settings: dict[str, Any], others: dict[str, Any], folder: Path, *, restart: bool
 ) -> None:
     from esscher.report import to_json
-    from esscher.report.dissociation import print_dissociation
-    from esscher.report.dissociation_page import write_dissociation_page
+    from esscher.report.dissociation import print_dissociation, write_dissociation_page
     from esscher.train.dissociation import OBJECTIVES, recipe_of, run_dissociation
     from esscher.train.run_folder import RunFolder
 

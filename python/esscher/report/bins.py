@@ -24,7 +24,7 @@ class Histogram(NamedTuple):
     left_out: int
 
 
-class Curve(NamedTuple):
+class Concentration(NamedTuple):
     """How much of the weight the heaviest completions carry: both in shares, from (0, 0) to (1, 1)."""
 
     completions: NDArray[np.float64]
@@ -93,7 +93,7 @@ def plane(x: NDArray[np.float64], y: NDArray[np.float64]) -> Plane:
     return Plane(edges, counts, len(x) - int(counts.sum()))
 
 
-def concentration(weights: NDArray[np.float64]) -> Curve | None:
+def concentration(weights: NDArray[np.float64]) -> Concentration | None:
     """Sum the weights from the heaviest down; `None` if there is no weight.
 
     Examples
@@ -111,7 +111,7 @@ def concentration(weights: NDArray[np.float64]) -> Curve | None:
     # Denser at the heavy end, where the curve bends.
     shown = np.unique(np.round(n * np.linspace(0, 1, min(n, CURVE_POINTS) + 1) ** (2 if n > CURVE_POINTS else 1)))
     shown = shown.astype(np.int64)
-    return Curve(shown / n, np.minimum(carried[shown], 1.0), half)
+    return Concentration(shown / n, np.minimum(carried[shown], 1.0), half)
 
 
 def _edges(values: NDArray[np.float64]) -> NDArray[np.float64] | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from esscher.estimate import ROUNDING
 
 if TYPE_CHECKING:
+    from esscher.divergence import KlEstimate
     from esscher.estimate import Estimate
 
 LARGEST, SMALLEST = 1e7, 1e-6
@@ -57,8 +58,10 @@ def number(value: float, significant: int = 4) -> str:
     return _fixed(value, max(0, significant - 1 - _exponent(value)))
 
 
-def estimate(estimated: Estimate) -> str:
+def estimate(estimated: Estimate | KlEstimate | None) -> str:
     """Return value ± standard error, both rounded to two significant digits of the standard error.
+
+    What is not there is "not known".
 
     Examples
     --------
@@ -66,7 +69,7 @@ def estimate(estimated: Estimate) -> str:
     >>> estimate(Estimate(0.65211, 0.01299)), estimate(Estimate(0.5, float("nan")))
     ('0.652 ± 0.013', '0.5000 ± ?')
     """
-    value, stderr = estimated
+    value, stderr = (math.nan, math.nan) if estimated is None else (estimated.value, estimated.stderr)
     if not math.isfinite(value):
         return number(value)
     if not math.isfinite(stderr):

@@ -1,85 +1,109 @@
-"""What came of the objectives, as a table for the terminal."""
+"""What came of the objectives, as a table for the terminal and as a page."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text as Styled
+from rich.text import Text
 
-from esscher.estimate import Estimate
 from esscher.report import digits
-from esscher.report.prototype import print_section
+from esscher.report.page import card, fill, write
+from esscher.report.table import Column, Table, print_beside, print_table, print_warnings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    import os
+    from collections.abc import Callable
 
     from esscher.compare import PolicyPoint
-    from esscher.divergence import KlEstimate
     from esscher.report.outcomes import Dissociation, Outcome
 
-# Widths in characters: of what a number is called, and of the numbers of one outcome.
-NAMES, NUMBERS = 32, 22
 DIVERSITY = ("distinct-2", "self-bleu-4 (method1)", "unique share")
+EXACT = "- by enumeration"
 
 
-class Row(NamedTuple):
-    """A number of every outcome, and whether it is exact."""
-
-    name: str
-    cells: tuple[str, ...]
-    is_exact: bool = False
-
-
-def rows_of(found: Dissociation) -> tuple[Row, ...]:
-    """Return the table: a row for each number, a cell for each outcome."""
+def numbers(found: Dissociation) -> Table:
+    """Return a row for each number, a column for each outcome; what is exact stands in the background."""
     points = {point.name: point for point in found.comparison.policies}
 
-    def row(name: str, cell: Callable[[Outcome], str]) -> Row:
-        return Row(name, tuple(cell(outcome) for outcome in found.outcomes))
+    def row(name: str, cell: Callable[[Outcome], str]) -> tuple[str, ...]:
+        return name, *map(cell, found.outcomes)
 
-    def exact(name: str, field: str) -> list[Row]:
-        cells = [outcome.exact for outcome in found.outcomes]
-        if any(cell is None for cell in cells):
+    def exact(field: str, of: str = "") -> list[tuple[str, ...]]:
+        if any(outcome.exact is None for outcome in found.outcomes):
             return []
-        return [Row(name, tuple(digits.number(getattr(cell, field)) for cell in cells), is_exact=True)]
+        return [row(f"{EXACT}{of}", lambda one: digits.number(getattr(one.exact, field)))]
 
-    return (
-        row("reward", lambda one: _estimate(one.report.reward)),
-        *exact("by enumeration", "reward"),
+    rows = (
+        row("reward", lambda one: digits.estimate(one.report.reward)),
+        *exact("reward"),
         row("most that its KL could buy", lambda one: _reachable(points.get(one.name))),
-        row("KL(policy‖prior), nats", lambda one: _kl(one, "exact")),
-        *exact("by enumeration", "kl"),
-        row("as trainers log it, token k3", lambda one: _kl(one, "k3")),
+        row("KL(policy‖prior), nats", lambda one: digits.estimate(one.report.kl.get("exact"))),
+        *exact("kl"),
+        row("as trainers log it, token k3", lambda one: digits.estimate(one.report.kl.get("k3"))),
         row("entropy, nats a token", lambda one: digits.estimate(one.entropy)),
-        *exact("by enumeration, a completion", "entropy"),
+        *exact("entropy", ", a completion"),
         row("KL(policy‖target), the gap", lambda one: digits.estimate(one.inference_gap)),
-        *exact("by enumeration", "inference_gap"),
-        row("KL(target‖policy)", lambda one: _of_kl(one.forward_kl)),
-        *exact("by enumeration", "forward_kl"),
-        *(row(name, lambda one, name=name: _diversity(one, name)) for name in DIVERSITY),  # type: ignore[misc]
+        *exact("inference_gap"),
+        row("KL(target‖policy)", lambda one: digits.estimate(one.forward_kl)),
+        *exact("forward_kl"),
+        *(_diversity(found, metric) for metric in DIVERSITY),
         row("excess of distinct-2 of two", lambda one: digits.estimate(one.excess_collapse)),
         row("seconds of training", lambda one: f"{one.seconds:.0f}" if one.seconds else ""),
     )
+    columns = (Column("", "name"), *(Column(outcome.name) for outcome in found.outcomes))
+    muted = tuple(i for i, (name, *_) in enumerate(rows) if name.startswith(EXACT))
+    return Table("One prior, one reward, and what each objective made of them", columns, rows, muted=muted)
+
+
+def completions(found: Dissociation) -> Table:
+    """Return some completions of each outcome, in one line each."""
+    rows = tuple(
+        ("" if i else outcome.name, f"{text.reward:.2f}", *(" ".join(one.split()) for one in text[:2]))
+        for outcome in found.outcomes
+        for i, text in enumerate(outcome.texts)
+    )
+    columns = (Column("policy", "name"), Column("reward"), Column("prompt", "note"), Column("completion", "text"))
+    return Table("Some completions, with their rewards", columns, rows)
 
 
 def print_dissociation(found: Dissociation, console: Console | None = None) -> None:
     """Print the table, some completions, and what the reader should know."""
     console = console or Console()
-    console.print(Styled(title_of(found), "bold"))
-    beside = max((console.width - NAMES) // NUMBERS, 1)
-    for start in range(0, len(found.outcomes), beside):
-        part = _table(found, slice(start, start + beside))
-        print_section(console, "One prior, one reward, and what each objective made of them", part)
-    print_section(console, "Some completions, with their rewards", _texts(found.outcomes))
-    warnings = Styled("\n".join(found.comparison.warnings))
-    if found.comparison.warnings:
-        print_section(console, "Before trusting these numbers", warnings, "bold yellow")
-    console.print(Styled(f"\n± is one standard error, clustered by prompt. {facts_line(found)}", "dim"))
+    console.print(Text(_title(found), "bold"))
+    print_beside(console, numbers(found))
+    print_table(console, completions(found))
+    print_warnings(console, found.comparison.warnings)
+    console.print(Text(f"\n± is one standard error, clustered by prompt. {_facts(found)}", "dim"))
 
 
-def title_of(found: Dissociation) -> str:
+def write_dissociation_page(found: Dissociation, path: str | os.PathLike[str]) -> None:
+    """Write the table, the picture of the frontier with all policies, and completions, replacing a file that is there.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        If the path is a folder, or its folder is not there.
+    """
+    # Importing altair takes most of a second, which only those who want a page should wait.
+    from esscher.report import charts
+    from esscher.report.frontier_chart import frontier_chart
+
+    page = fill(
+        "dissociation",
+        title="What does the objective do to a language model?",
+        counts=_title(found),
+        cards=[card(f"Entropy, {one.name}", one.entropy, "nats a token") for one in found.outcomes],
+        picture=charts.svg(frontier_chart(found.comparison.prototype, found.comparison.policies)),
+        numbers=numbers(found),
+        completions=completions(found),
+        warnings=found.comparison.warnings,
+        facts=_facts(found),
+    )
+    write(path, page)
+
+
+def _title(found: Dissociation) -> str:
     """Say what was trained, and how long."""
     settings = found.settings
     drawn = settings["prompts"] * settings["completions"]
@@ -89,48 +113,15 @@ def title_of(found: Dissociation) -> str:
     )
 
 
-def facts_line(found: Dissociation) -> str:
+def _facts(found: Dissociation) -> str:
     """Say what else is needed to do it again."""
     return "; ".join(f"{name} {value}" for name, value in found.facts.items()) + "."
 
 
-def _table(found: Dissociation, shown: slice) -> Table:
-    """Return the numbers of some outcomes, so many as fit beside each other."""
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True, min_width=NAMES - 2)
-    for _ in found.outcomes[shown]:
-        table.add_column(no_wrap=True, min_width=NUMBERS - 2)
-    table.add_row("", *(Styled(outcome.name, "bold") for outcome in found.outcomes[shown]))
-    for name, cells, is_exact in rows_of(found):
-        style = "dim" if is_exact else "cyan"
-        table.add_row(Styled(f"  {name}" if is_exact else name), *(Styled(cell, style) for cell in cells[shown]))
-    return table
-
-
-def _texts(outcomes: Sequence[Outcome]) -> Table:
-    table = Table.grid(padding=(0, 2, 0, 0))
-    for outcome in outcomes:
-        for i, text in enumerate(outcome.texts):
-            words = Styled(" ".join(text.prompt.split()), "dim").append(f" {' '.join(text.completion.split())}", "none")
-            table.add_row(Styled(outcome.name if i == 0 else "", "bold"), f"{text.reward:.2f}", words)
-    return table
-
-
-def _estimate(estimate: Estimate | None) -> str:
-    return "" if estimate is None else digits.estimate(estimate)
-
-
-def _kl(outcome: Outcome, estimator: str) -> str:
-    return "" if estimator not in outcome.report.kl else _of_kl(outcome.report.kl[estimator])
-
-
-def _of_kl(kl: KlEstimate) -> str:
-    return digits.estimate(Estimate(kl.value, kl.stderr))
-
-
-def _diversity(outcome: Outcome, name: str) -> str:
-    return next(digits.estimate(one.within) for one in outcome.report.diversity if one.metric == name)
+def _diversity(found: Dissociation, metric: str) -> tuple[str, ...]:
+    of = ({one.metric: one.within for one in outcome.report.diversity} for outcome in found.outcomes)
+    return metric, *(digits.estimate(metrics[metric]) for metrics in of)
 
 
 def _reachable(point: PolicyPoint | None) -> str:
-    return "" if point is None else "not known" if point.reachable is None else digits.estimate(point.reachable)
+    return "" if point is None else digits.estimate(point.reachable)

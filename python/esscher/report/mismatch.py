@@ -1,4 +1,4 @@
-"""A comparison of two engines shown: in words and figures, as text that a person reads from the top."""
+"""A comparison of two engines, as text that a person reads from the top and as a page."""
 
 from __future__ import annotations
 
@@ -6,22 +6,21 @@ from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
-from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from esscher.estimate import Estimate
 from esscher.report.digits import estimate, number, plural, share
-from esscher.report.summary import Row, Section, pareto_k_meaning
+from esscher.report.page import Card, card, fill, write
+from esscher.report.summary import pareto_k_meaning
+from esscher.report.table import Column, Table, print_section, print_table
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Sequence
-
-    from rich.console import RenderableType
 
     from esscher.mismatch import Coverage, Metrics, MismatchReport
 
-NAME_WIDTH = 27
+COLUMNS = (Column("", "name", 27), Column(), Column("", "note"))
 # Of the metrics, those that a person needs first; the rest are details.
 FIRST = ("kl", "ess", "pareto_k", "rollout_is_eff_sample_size")
 SHARES = ("ess", "rollout_is_eff_sample_size")
@@ -51,15 +50,49 @@ def print_mismatch(report: MismatchReport, console: Console | None = None) -> No
     console = console or Console()
     console.print(Text(f"{verdict(report)}.", f"bold {'green' if report.clean else 'yellow'}"))
     for i, cause in enumerate(report.causes, start=1):
-        console.print()
-        console.print(Text(f"{i}. {cause.name}", "bold yellow"))
-        _indented(console, Group(Text(cause.evidence + "."), Text(f"→ {cause.advice}.", "green")))
-    for section in sections(report):
-        console.print(Text(f"\n{section.title}", "bold"))
-        if section.rows:
-            _indented(console, _table(section.rows))
+        words = Group(Text(cause.evidence + "."), Text(f"→ {cause.advice}.", "green"))
+        print_section(console, f"{i}. {cause.name}", words, "bold yellow")
+    for table in tables(report):
+        print_table(console, table)
     if report.metrics is not None:
         console.print(Text(f"\n{FOOTNOTE}", "dim"))
+
+
+def write_mismatch_page(
+    report: MismatchReport, path: str | os.PathLike[str], title: str = "Do the engines agree?"
+) -> None:
+    """Write a comparison as one self-contained HTML file, replacing a file that is there.
+
+    Parameters
+    ----------
+    report
+        The comparison.
+    path
+        Where to; the file appears whole or not at all.
+    title
+        The page's title.
+
+    Raises
+    ------
+    ValueError
+        If the path is a folder.
+    FileNotFoundError
+        If the path's folder is not there.
+    """
+    # Importing altair takes most of a second, which only those who want a page should wait.
+    from esscher.report.mismatch_plots import figures
+
+    page = fill(
+        "mismatch",
+        title=title,
+        report=report,
+        verdict=verdict(report),
+        cards=[] if report.metrics is None else _cards(report.metrics),
+        figures=() if report.metrics is None else figures(report.per_token),
+        tables=tables(report),
+        footnote=FOOTNOTE,
+    )
+    write(path, page)
 
 
 def verdict(report: MismatchReport) -> str:
@@ -72,13 +105,13 @@ def verdict(report: MismatchReport) -> str:
     return f"{what}: {', '.join(report.names)}"
 
 
-def sections(report: MismatchReport) -> tuple[Section, ...]:
+def tables(report: MismatchReport) -> tuple[Table, ...]:
     """Return the numbers, those that matter first; without metrics, how much there was to compare."""
-    title = _counts(report.counts)
-    if report.metrics is None:
-        return (Section(title, ()),)
-    details = [field.name for field in fields(report.metrics) if field.name not in FIRST]
-    return Section(title, _rows(report.metrics, FIRST)), Section("Details", _rows(report.metrics, details))
+    title, metrics = _counts(report.counts), report.metrics
+    if metrics is None:
+        return (Table(title, COLUMNS, ()),)
+    rest = [field.name for field in fields(metrics) if field.name not in FIRST]
+    return Table(title, COLUMNS, _rows(metrics, FIRST)), Table("Details", COLUMNS, _rows(metrics, rest))
 
 
 def _counts(counts: Coverage) -> str:
@@ -88,26 +121,23 @@ def _counts(counts: Coverage) -> str:
     return text + (f"; {share(left_out, counts.tokens)} of tokens left out" if left_out else "")
 
 
-def _rows(metrics: Metrics, names: Sequence[str]) -> tuple[Row, ...]:
-    return tuple(_row(name, getattr(metrics, name)) for name in names)
+def _rows(metrics: Metrics, names: Sequence[str]) -> tuple[tuple[str, str, str], ...]:
+    return tuple((name, _value(name, getattr(metrics, name)), _note(name, metrics)) for name in names)
 
 
-def _row(name: str, value: Estimate | float) -> Row:
+def _value(name: str, value: Estimate | float) -> str:
     if isinstance(value, Estimate):
-        return Row(name, estimate(value), NOTES.get(name, ""))
-    shown = share(value, 1.0) if name in SHARES else number(value)
-    return Row(name, shown, pareto_k_meaning(value) if name == "pareto_k" else NOTES.get(name, ""))
+        return estimate(value)
+    return share(value, 1.0) if name in SHARES else number(value)
 
 
-def _table(rows: Sequence[Row]) -> Table:
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(width=NAME_WIDTH)
-    table.add_column(overflow="fold")
-    table.add_column(overflow="fold")
-    for name, value, note in rows:
-        table.add_row(Text(name), Text(value, "cyan"), Text(note, "dim"))
-    return table
+def _note(name: str, metrics: Metrics) -> str:
+    return pareto_k_meaning(metrics.pareto_k) if name == "pareto_k" else NOTES.get(name, "")
 
 
-def _indented(console: Console, body: RenderableType) -> None:
-    console.print(Padding(body, (0, 0, 0, 2), expand=False))
+def _cards(metrics: Metrics) -> list[Card]:
+    return [
+        card("KL(rollout‖train)", metrics.kl, "nats per token"),
+        Card("Effective sample size", share(metrics.ess, 1.0), "", "of completions, by their unclamped weights"),
+        Card("Pareto k", number(metrics.pareto_k, 3), "", "of these weights: below 0.5 is a light tail"),
+    ]

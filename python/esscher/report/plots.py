@@ -125,7 +125,7 @@ def _ngrams(n: int, ngrams: Sequence[Ngram], decode: Decode | None) -> Figure:
     return Figure(title, "", svg)
 
 
-def _concentration(curve: bins.Curve, ess: float, n: int) -> str:
+def _concentration(curve: bins.Concentration, ess: float, n: int) -> str:
     points = zip(curve.completions.tolist(), curve.weight.tolist(), strict=True)
     rows = [{"completions": x, "weight": y} for x, y in points]
     axis = alt.Axis(format="%", tickCount=5)

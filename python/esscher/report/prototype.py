@@ -1,25 +1,26 @@
-"""What targets would give, as a table for the terminal, and as a picture in a file."""
+"""What targets would give, as tables for the terminal, as a page, and as a picture in a file."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from esscher.atomic import replacing
 from esscher.estimate import Estimate
 from esscher.report import digits
+from esscher.report.page import Card, card, fill, write
+from esscher.report.table import Column, Table, print_table, print_warnings, without
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
     from esscher.compare import PolicyPoint
+    from esscher.frontier import Curve
     from esscher.frontier.prototype import Prototype
 
 # Rows of the table: the prior's end, the limit of what is trusted, and what lies evenly between them.
@@ -27,104 +28,82 @@ ROWS = 8
 # So many betas or fewer are all shown.
 FEW_BETAS = 16
 PICTURES = (".svg", ".png")
-CURVES = ("log_z", "reward", "kl", "prior_kl", "total_variation")
+VARIATION = "total variation"
 
 
-class FrontierRow(NamedTuple):
-    """What the target at one beta would give, in words and figures."""
-
-    beta: str
-    reward: str
-    kl: str
-    log_z: str
-    total_variation: str
-    ess: str
-    pareto_k: str
-    trusted: bool
+def tables(found: Prototype) -> tuple[Table, Table, Table]:
+    """Return the frontier, best-of-n, and the diversity of the targets."""
+    return _frontier(found), _best_of_n(found), _diversity(found)
 
 
-class BestRow(NamedTuple):
-    """What the best of n samples gives."""
-
-    n: str
-    reward: str
-    kl: str
-
-
-class DiversityRow(NamedTuple):
-    """Diversity of the target at one beta."""
-
-    beta: str
-    kl: str
-    values: tuple[str, ...]
-
-
-def frontier_rows(found: Prototype) -> tuple[FrontierRow, ...]:
+def shown_points(found: Prototype) -> list[int]:
     """Return points of the frontier, evenly spaced in the square root of KL, and the first that is not trusted.
 
     Of a few betas, as one gives them, all are shown.
     """
     curve = found.frontier
     if len(curve.beta) <= FEW_BETAS:
-        return tuple(_frontier_row(found, i) for i in range(len(curve.beta)))
+        return list(range(len(curve.beta)))
     trusted = np.flatnonzero(curve.trusted)
     roots = np.sqrt(np.maximum(curve.kl.value, 0.0))[trusted]
     wanted = np.linspace(roots.min(), roots.max(), ROWS) if len(trusted) else np.empty(0)
     chosen = sorted({int(trusted[np.abs(roots - root).argmin()]) for root in wanted})
-    beyond = np.flatnonzero(~curve.trusted)[:1].tolist()
-    return tuple(_frontier_row(found, i) for i in [*chosen, *beyond])
-
-
-def best_rows(found: Prototype) -> tuple[BestRow, ...]:
-    """Return best-of-n for each n but 1, which is the prior; of the KL, which hardly varies, the value only."""
-    best = found.best_of_n
-    columns = (best.n.tolist(), best.reward.value.tolist(), best.reward.stderr.tolist(), best.kl.value.tolist())
-    return tuple(
-        BestRow(str(n), digits.estimate(Estimate(reward, stderr)), digits.number(kl))
-        for n, reward, stderr, kl in zip(*columns, strict=True)
-        if n > 1
-    )
-
-
-def diversity_rows(found: Prototype) -> tuple[DiversityRow, ...]:
-    """Return the diversity of the target, from the prior on."""
-    return tuple(
-        DiversityRow(
-            "prior" if np.isinf(at.beta) else digits.number(at.beta, 3),
-            digits.number(at.kl, 3),
-            tuple(digits.estimate(metric.within) for metric in at.metrics),
-        )
-        for at in found.diversity
-    )
-
-
-def diversity_names(found: Prototype) -> tuple[str, ...]:
-    """Return what the columns of `diversity_rows` are."""
-    return tuple(metric.metric for metric in found.diversity[0].metrics)
-
-
-def counts(found: Prototype) -> str:
-    """Return how much there was, in one line."""
-    return f"{digits.plural(found.prompts, 'prompt')}, {digits.plural(found.completions, 'completion')} of the prior"
-
-
-def footnote(found: Prototype) -> str:
-    """Say what ± means, and what it assumes."""
-    return f"{digits.error_note(found.prompts)} Intervals are of 95 %, if {found.frontier.assumes}."
+    return [*chosen, *np.flatnonzero(~curve.trusted)[:1].tolist()]
 
 
 def print_prototype(found: Prototype, console: Console | None = None) -> None:
     """Print what targets would give: the frontier, best-of-n, diversity, and warnings."""
     console = console or Console()
-    console.print(Text(counts(found), "bold"))
-    if found.warnings:
-        print_section(console, "Before trusting these numbers", Text("\n".join(found.warnings)), "bold yellow")
-    print_section(console, "Targets prior·exp(reward/beta)/Z: the most reward at each KL", _frontier(found))
-    if not all(row.trusted for row in frontier_rows(found)):
-        console.print(Text("  * not to be trusted", "dim"))
-    print_section(console, "Best of n samples of the prior", _best(found))
-    print_section(console, "Diversity of the target, within prompts", _diversity(found))
-    console.print(Text(f"\n{footnote(found)}", "dim"))
+    console.print(Text(_counts(found), "bold"))
+    print_warnings(console, found.warnings)
+    for table in tables(found):
+        print_table(console, without(table, VARIATION))
+    console.print(Text(f"\n{_footnote(found)}", "dim"))
+
+
+def write_prototype_page(
+    found: Prototype,
+    path: str | os.PathLike[str],
+    title: str = "What could a policy reach?",
+    policies: Sequence[PolicyPoint] = (),
+    of_policies: Sequence[Table] = (),
+) -> None:
+    """Write what targets would give as one self-contained HTML file, replacing a file that is there.
+
+    Parameters
+    ----------
+    found
+        What `prototype` found.
+    path
+        Where to; the file appears whole or not at all.
+    title
+        The page's title.
+    policies, of_policies
+        Policies to draw beside the frontier, and the tables of them.
+
+    Raises
+    ------
+    ValueError
+        If the path is a folder.
+    FileNotFoundError
+        If the path's folder is not there.
+    """
+    # Importing altair takes most of a second, which only those who want a page should wait.
+    from esscher.report import charts
+    from esscher.report.frontier_chart import frontier_chart
+
+    page = fill(
+        "prototype",
+        title=title,
+        found=found,
+        counts=_counts(found),
+        cards=_cards(found),
+        picture=charts.svg(frontier_chart(found, policies)),
+        of_policies=of_policies,
+        tables=tables(found),
+        footnote=_footnote(found),
+    )
+    write(path, page)
 
 
 def write_picture(found: Prototype, path: str | os.PathLike[str], policies: Sequence[PolicyPoint] = ()) -> None:
@@ -152,59 +131,71 @@ def check_picture(path: str | os.PathLike[str]) -> None:
         raise ValueError(f"{path}: a picture is .svg or .png, name it so")
 
 
-def _frontier_row(found: Prototype, i: int) -> FrontierRow:
-    curve = found.frontier
-    at = {name: digits.estimate(Estimate(*(float(x[i]) for x in getattr(curve, name)[:2]))) for name in CURVES}
-    return FrontierRow(
-        beta=digits.number(float(curve.beta[i]), 3),
-        reward=at["reward"],
-        kl=at["kl"],
-        log_z=at["log_z"],
-        total_variation=at["total_variation"],
-        ess=digits.share(float(curve.ess[i]), found.completions),
-        pareto_k=digits.number(float(curve.pareto_k[i]), 2),
-        trusted=bool(curve.trusted[i]),
-    )
+def _counts(found: Prototype) -> str:
+    return f"{digits.plural(found.prompts, 'prompt')}, {digits.plural(found.completions, 'completion')} of the prior"
 
 
-def print_section(console: Console, title: str, body: Table | Text, style: str = "bold") -> None:
-    """Print a title, and under it what it is of."""
-    console.print()
-    console.print(Text(title, style))
-    console.print(Padding(body, (0, 0, 0, 2), expand=False))
-
-
-def _grid(*headings: str) -> Table:
-    table = Table.grid(padding=(0, 2, 0, 0))
-    for _ in headings:
-        table.add_column(overflow="fold")
-    table.add_row(*(Text(heading, "dim") for heading in headings))
-    return table
+def _footnote(found: Prototype) -> str:
+    return f"{digits.error_note(found.prompts)} Intervals are of 95 %, if {found.frontier.assumes}."
 
 
 def _frontier(found: Prototype) -> Table:
-    table = _grid("beta", "reward", "KL, nats", "log Z", "ESS", "Pareto k")
-    prior = digits.estimate(found.frontier.prior_reward)
-    table.add_row(Text("prior"), Text(prior, "cyan"), Text("0", "cyan"), Text("0", "cyan"), "", "")
-    for row in frontier_rows(found):
-        style = "cyan" if row.trusted else "dim"
-        cells = (row.reward, row.kl, row.log_z, row.ess, row.pareto_k)
-        beta = row.beta if row.trusted else f"{row.beta}*"
-        table.add_row(Text(beta, "" if row.trusted else "dim"), *(Text(cell, style) for cell in cells))
-    return table
+    """Return a row for the prior and for each of the points; those that are not trusted stand in the background."""
+    curve = found.frontier
+    headings = ("reward", "KL, nats", "log Z", VARIATION, "ESS", "Pareto k")
+    rows: list[tuple[str, ...]] = [("prior", digits.estimate(curve.prior_reward), "0", "0", "0", "", "")]
+    for i in shown_points(found):
+        beta = digits.number(float(curve.beta[i]), 3)
+        curves = (_at(one, i) for one in (curve.reward, curve.kl, curve.log_z, curve.total_variation))
+        ess, k = digits.share(float(curve.ess[i]), found.completions), digits.number(float(curve.pareto_k[i]), 2)
+        rows.append((beta if curve.trusted[i] else f"{beta}*", *map(digits.estimate, curves), ess, k))
+    muted = tuple(i for i, (beta, *_) in enumerate(rows) if beta.endswith("*"))
+    title = "Targets prior·exp(reward/beta)/Z: the most reward at each KL"
+    columns = (Column("beta", "name"), *map(Column, headings))
+    return Table(title, columns, tuple(rows), ("* not to be trusted",) if muted else (), muted)
 
 
-def _best(found: Prototype) -> Table | Text:
-    if len(found.best_of_n.n) == 1:
-        return Text("not known: it takes four samples a prompt or more", "dim")
-    table = _grid("n", "reward", "KL at most, nats" if found.best_of_n.kl_is_bound else "KL, nats")
-    for row in best_rows(found):
-        table.add_row(Text(row.n), Text(row.reward, "cyan"), Text(row.kl, "cyan"))
-    return table
+def _best_of_n(found: Prototype) -> Table:
+    """Return a row for each n but 1, which is the prior; of the KL, which hardly varies, the value only."""
+    best = found.best_of_n
+    rows = tuple(
+        (str(n), digits.estimate(_at(best.reward, i)), digits.number(float(best.kl.value[i])))
+        for i, n in enumerate(best.n.tolist())
+        if n > 1
+    )
+    columns = (Column("n", "name"), Column("reward"), Column("KL at most, nats" if best.kl_is_bound else "KL, nats"))
+    notes = () if rows else ("not known: it takes four samples a prompt or more",)
+    return Table("Best of n samples of the prior", columns, rows, notes)
 
 
 def _diversity(found: Prototype) -> Table:
-    table = _grid("beta", "KL, nats", *diversity_names(found))
-    for row in diversity_rows(found):
-        table.add_row(Text(row.beta), Text(row.kl), *(Text(value, "cyan") for value in row.values))
-    return table
+    names = [metric.metric for metric in found.diversity[0].metrics]
+    rows = tuple(
+        (
+            "prior" if np.isinf(at.beta) else digits.number(at.beta, 3),
+            digits.number(at.kl, 3),
+            *(digits.estimate(metric.within) for metric in at.metrics),
+        )
+        for at in found.diversity
+    )
+    note = "What the target asks for: a policy that is less diverse at the same KL has lost the rest to the optimiser."
+    columns = (Column("beta", "name"), *map(Column, ("KL, nats", *names)))
+    return Table("Diversity of the target, within prompts", columns, rows, (note,))
+
+
+def _cards(found: Prototype) -> list[Card]:
+    curve = found.frontier
+    cards = [card("Reward of the prior", curve.prior_reward, "where every policy starts")]
+    trusted = np.flatnonzero(curve.trusted)
+    if len(trusted):
+        last = int(trusted[-1])
+        beta = digits.number(float(curve.beta[last]), 2)
+        cards.append(card("Reward within sight", _at(curve.reward, last), f"of the target at beta {beta}"))
+        cards.append(card("Its KL", _at(curve.kl, last), "nats per completion from the prior"))
+        share = digits.share(float(curve.ess[last]), found.completions)
+        cards.append(Card("Its effective samples", digits.number(float(curve.ess[last]), 3), share, "of the samples"))
+    return cards
+
+
+def _at(curve: Curve, i: int) -> Estimate:
+    return Estimate(float(curve.value[i]), float(curve.stderr[i]))

@@ -1,15 +1,15 @@
-"""What a report says, in words and figures: the rows that terminal and page both show."""
+"""What a report says, in words and figures: the tables that terminal and page both show."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from esscher.estimate import Estimate
 from esscher.report.digits import error_note, estimate, number, plural, rounded, share, whose_error
+from esscher.report.table import Column, Table, without
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from esscher.divergence import KlEstimate
     from esscher.estimate import Interval
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from esscher.evaluate.posterior import TargetReport
 
     Decode = Callable[[Sequence[int]], str]
+    # A quantity, its value, and its unit or what it means.
+    Row = tuple[str, str, str]
 
 # Those that are unbiased on policy, the best first.
 KL_SHOWN = {
@@ -30,81 +32,50 @@ AGGREGATIONS = {
     "seq-mean": "mean of means",
     "token-mean": "token mean",
 }
-NGRAM_LENGTH = 40
+NGRAM_LENGTH, NGRAMS_SHOWN = 40, 5
+# In a terminal, numbers of different tables stand below each other.
+NAME, NUMBER, NOTE = Column("", "name", 25), Column(width=18), Column("", "note")
+INTERVAL = "95 % interval"
 
 
-class Row(NamedTuple):
-    """A quantity, its value, and its unit or what it means."""
-
-    name: str
-    value: str
-    note: str
-
-
-class KlRow(NamedTuple):
-    """An estimate of the KL: its name, its value, its 95 % interval, and how it is made."""
-
-    name: str
-    value: str
-    interval: str
-    note: str
-
-
-class DiversityRow(NamedTuple):
-    """A metric, its mean within prompts, the 95 % interval of that, its value across all, and within the target."""
-
-    metric: str
-    within: str
-    interval: str
-    across: str
-    target: str
-
-
-class Section(NamedTuple):
-    """Rows that belong together."""
-
-    title: str
-    rows: tuple[Row, ...]
-
-
-def sections(report: Report) -> tuple[Section, ...]:
+def numbers(report: Report) -> tuple[Table, ...]:
     """Return the report's numbers, most important first; what is not available has no row."""
-    samples = Section("Samples", tuple(_sample_rows(report)))
-    if report.target is None:
-        return (samples,)
-    target = report.target
-    title = f"Target {target.target}, seen from samples of the {target.proposal}"
-    return samples, Section(title, (*_target_rows(target, report.counts), *_excess_rows(report)))
+    tables = [Table("Samples", (NAME, NUMBER, NOTE), tuple(_sample_rows(report)))]
+    if (target := report.target) is not None:
+        title = f"Target {target.target}, seen from samples of the {target.proposal}"
+        rows = (*_target_rows(target, report.counts), *_excess_rows(report))
+        tables.append(Table(title, (NAME, NUMBER, NOTE), rows))
+    return tuple(table for table in tables if table.rows)
+
+
+def details(report: Report) -> tuple[Table, ...]:
+    """Return each estimate of the KL, also as trainers log it, each metric of diversity, and why others are missing."""
+    kls = tuple(_kl_row(name, note, report.kl[key]) for key, (name, note) in KL_SHOWN.items() if key in report.kl)
+    logged = tuple(_trainer_row(preset, kl) for preset, kl in report.trainer_kl.items())
+    columns = (NAME._replace(width=21), NUMBER, NUMBER._replace(heading=INTERVAL), NOTE)
+    tables = (
+        Table("KL(policy‖prior), nats per completion", columns, kls),
+        Table("What trainers log as KL of the same samples", columns, logged),
+        _diversity(report),
+        Table("Not available", (NAME, Column("", "note")), tuple(report.unavailable.items())),
+    )
+    return tuple(table for table in tables if table.rows)
+
+
+def ngrams(report: Report, decode: Decode | None) -> Table:
+    """Return the first of the most frequent n-grams of each n."""
+    rows = tuple(
+        ("" if i else str(n), f"{ngram.count:>9,}", ngram_text(ngram, decode))
+        for n, ngrams in report.top_ngrams.items()
+        for i, ngram in enumerate(ngrams[:NGRAMS_SHOWN])
+    )
+    columns = (Column("n", "note"), Column("    count"), Column("token ids" if decode is None else "text", "text"))
+    return Table("Most frequent n-grams", columns, rows)
 
 
 def headline_kl(report: Report) -> str | None:
     """Return the estimator to read first: the exact one where it is known, else k1, which J is made of."""
     return next((name for name in ("exact", "k1") if name in report.kl), None)
-
-
-def kl_rows(report: Report) -> tuple[KlRow, ...]:
-    """Return the estimates of KL(policy‖prior) that are unbiased on policy, in nats per completion."""
-    return tuple(_kl_row(name, note, report.kl[key]) for key, (name, note) in KL_SHOWN.items() if key in report.kl)
-
-
-def trainer_rows(report: Report) -> tuple[KlRow, ...]:
-    """Return what trainers log as their KL of the same samples, each as it makes it."""
-    return tuple(_trainer_row(preset, estimate) for preset, estimate in report.trainer_kl.items())
-
-
-def diversity_rows(report: Report) -> tuple[DiversityRow, ...]:
-    """Return the diversity metrics; `target` is empty without a target, or where weights have no say."""
-    target = {diversity.metric: estimate(diversity.within) for diversity in report.target_diversity}
-    return tuple(
-        DiversityRow(
-            metric=diversity.metric,
-            within=estimate(diversity.within),
-            interval=interval_text(diversity.interval),
-            across="" if diversity.across is None else number(diversity.across),
-            target=target.get(diversity.metric, ""),
-        )
-        for diversity in report.diversity
-    )
 
 
 def interval_text(interval: Interval) -> str:
@@ -159,49 +130,57 @@ def pareto_k_meaning(k: float) -> str:
     return "very heavy tail: a few weights decide" if k < 1 else "so heavy a tail has no mean: do not use"
 
 
-def _sample_rows(report: Report) -> list[Row]:
-    rows = _estimates([("reward", report.reward, "mean per completion")])
-    kl = headline_kl(report)
-    if kl is not None:
-        value, stderr, *_ = report.kl[kl]
-        rows.append(Row("KL(policy‖prior)", estimate(Estimate(value, stderr)), f"nats per completion ({kl})"))
+def _sample_rows(report: Report) -> Iterator[Row]:
+    if report.reward is not None:
+        yield "reward", estimate(report.reward), "mean per completion"
+    if (kl := headline_kl(report)) is not None:
+        yield "KL(policy‖prior)", estimate(report.kl[kl]), f"nats per completion ({kl})"
     if report.entropy is not None:
-        rows.append(Row("entropy of the policy", number(report.entropy), "nats per token"))
+        yield "entropy of the policy", number(report.entropy), "nats per token"
     if report.prior_perplexity is not None:
-        rows.append(Row("prior perplexity", number(report.prior_perplexity), "per token, of the completions"))
-    return rows
+        yield "prior perplexity", number(report.prior_perplexity), "per token, of the completions"
 
 
-def _target_rows(target: TargetReport, counts: Counts) -> list[Row]:
-    rows = _estimates(
-        [
-            ("objective J", target.objective, "E[reward] - beta KL(policy‖prior)"),
-            ("its bound, beta log Z", target.objective_bound, "the J of the best policy there is"),
-            ("log Z", target.log_z, f"nats, ± {whose_error(counts.prompts)}{_bounds(target)}"),
-            ("inference gap", target.inference_gap, f"nats, KL(policy‖target){_range(target.inference_gap_interval)}"),
-            ("the other way round", _forward(target), f"nats, KL(target‖policy){_forward_range(target)}"),
-            ("reward under the target", target.reward, "what reaching the target gives"),
-        ]
+def _target_rows(target: TargetReport, counts: Counts) -> Iterator[Row]:
+    forward = target.forward_kl
+    rows = (
+        ("objective J", target.objective, "E[reward] - beta KL(policy‖prior)"),
+        ("its bound, beta log Z", target.objective_bound, "the J of the best policy there is"),
+        ("log Z", target.log_z, f"nats, ± {whose_error(counts.prompts)}{_bounds(target)}"),
+        ("inference gap", target.inference_gap, f"nats, KL(policy‖target){_range(target.inference_gap_interval)}"),
+        ("the other way round", forward, f"nats, KL(target‖policy){_range(forward and forward.interval)}"),
+        ("reward under the target", target.reward, "what reaching the target gives"),
     )
+    yield from ((name, estimate(value), note) for name, value, note in rows if value is not None)
     ess = f"{number(target.ess)} ({share(target.ess, counts.completions)})"
-    return [
-        *rows,
-        Row("effective sample size", ess, f"of {plural(counts.completions, 'completion')}"),
-        Row("Pareto k", number(target.pareto_k), pareto_k_meaning(target.pareto_k)),
-    ]
+    yield "effective sample size", ess, f"of {plural(counts.completions, 'completion')}"
+    yield "Pareto k", number(target.pareto_k), pareto_k_meaning(target.pareto_k)
 
 
-def _excess_rows(report: Report) -> list[Row]:
+def _excess_rows(report: Report) -> Iterator[Row]:
     """Return what the policy lost of diversity beyond what the target asks for; what has no value has no row."""
-    return [
-        Row(
-            f"excess of {excess.metric}",
-            estimate(excess.within),
-            f"the policy's minus the target's{_range(excess.interval)}",
+    for excess in report.excess_collapse:
+        if not math.isnan(excess.within.value):
+            note = f"the policy's minus the target's{_range(excess.interval)}"
+            yield f"excess of {excess.metric}", estimate(excess.within), note
+
+
+def _diversity(report: Report) -> Table:
+    """Return the metrics; those under the target are empty where weights have no say."""
+    weighted = {diversity.metric: estimate(diversity.within) for diversity in report.target_diversity}
+    columns = (Column("", "name"), *map(Column, ("within prompts", INTERVAL, "under the target", "across all")))
+    rows = tuple(
+        (
+            one.metric,
+            estimate(one.within),
+            interval_text(one.interval),
+            weighted.get(one.metric, ""),
+            "" if one.across is None else number(one.across),
         )
-        for excess in report.excess_collapse
-        if not math.isnan(excess.within.value)
-    ]
+        for one in report.diversity
+    )
+    table = Table("Diversity", columns, rows)
+    return table if weighted else without(table, "under the target")
 
 
 def _bounds(target: TargetReport) -> str:
@@ -210,29 +189,17 @@ def _bounds(target: TargetReport) -> str:
     return f"; between {number(target.elbo.value)} (ELBO) and {number(target.eubo.value)} (EUBO, by weights)"
 
 
-def _forward(target: TargetReport) -> Estimate | None:
-    return None if target.forward_kl is None else Estimate(*target.forward_kl[:2])
-
-
-def _forward_range(target: TargetReport) -> str:
-    return "" if target.forward_kl is None else _range(target.forward_kl.interval)
-
-
 def _range(interval: Interval | None) -> str:
     if interval is None or not (math.isfinite(interval.low) and math.isfinite(interval.high)):
         return ""
     return f"; 95 %: {interval_text(interval)}"
 
 
-def _estimates(rows: list[tuple[str, Estimate | None, str]]) -> list[Row]:
-    return [Row(name, estimate(value), note) for name, value, note in rows if value is not None]
+def _kl_row(name: str, note: str, kl: KlEstimate) -> tuple[str, ...]:
+    return name, estimate(kl), interval_text(kl.interval), note
 
 
-def _kl_row(name: str, note: str, kl: KlEstimate) -> KlRow:
-    return KlRow(name, estimate(Estimate(kl.value, kl.stderr)), interval_text(kl.interval), note)
-
-
-def _trainer_row(preset: str, kl: KlEstimate) -> KlRow:
+def _trainer_row(preset: str, kl: KlEstimate) -> tuple[str, ...]:
     parts = dict(part.split(":", 1) for part in kl.signature.split("|"))
     note = f"{parts['kl']}, {AGGREGATIONS[parts['agg']]}"
     if kl.clamped > 0:

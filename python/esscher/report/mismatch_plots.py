@@ -1,4 +1,4 @@
-"""A comparison of two engines as one HTML file that loads nothing."""
+"""The plots of a comparison of two engines."""
 
 from __future__ import annotations
 
@@ -7,69 +7,18 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 import numpy as np
 
-from esscher.atomic import replacing
-from esscher.report import bins, charts, digits
+from esscher.report import bins, charts
 from esscher.report.charts import HEIGHT, MUTED, SAMPLES, WIDTH, Figure
-from esscher.report.mismatch import FOOTNOTE, sections, verdict
-from esscher.report.page import Card, fill
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterator
-
-    from esscher.mismatch import MismatchReport, PerToken
+    from esscher.mismatch import PerToken
 
 # Cells with few tokens are seen as well.
 FAINTEST = 0.15
 
 
-def write_mismatch_page(
-    report: MismatchReport, path: str | os.PathLike[str], title: str = "Do the engines agree?"
-) -> None:
-    """Write a comparison as one self-contained HTML file, replacing a file that is there.
-
-    Parameters
-    ----------
-    report
-        The comparison.
-    path
-        Where to; the file appears whole or not at all.
-    title
-        The page's title.
-
-    Raises
-    ------
-    ValueError
-        If the path is a folder.
-    FileNotFoundError
-        If the path's folder is not there.
-    """
-    page = fill(
-        "mismatch",
-        title=title,
-        report=report,
-        verdict=verdict(report),
-        cards=_cards(report),
-        figures=_figures(report.per_token) if report.metrics is not None else (),
-        sections=sections(report),
-        footnote=FOOTNOTE,
-        version=report.version,
-    )
-    with replacing(path) as file:
-        file.write(page.encode())
-
-
-def _cards(report: MismatchReport) -> Iterator[Card]:
-    if report.metrics is None:
-        return
-    kl, ess, k = report.metrics.kl, report.metrics.ess, report.metrics.pareto_k
-    value, _, stderr = digits.estimate(kl).partition(" ± ")
-    yield Card("KL(rollout‖train)", value, f"± {stderr}", "nats per token")
-    yield Card("Effective sample size", digits.share(ess, 1.0), "", "of completions, by their unclamped weights")
-    yield Card("Pareto k", digits.number(k, 3), "", "of these weights: below 0.5 is a light tail")
-
-
-def _figures(tokens: PerToken) -> tuple[Figure, ...]:
+def figures(tokens: PerToken) -> tuple[Figure, ...]:
+    """Return the plots of both log-probs of every token, of their differences, and of these by place."""
     return _both(tokens), _differences(tokens), _places(tokens)
 
 

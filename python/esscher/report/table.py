@@ -1,0 +1,109 @@
+"""Tables of text, as records and in a terminal; templates/parts.html.jinja puts the same on pages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from rich.console import Group
+from rich.padding import Padding
+from rich.table import Table as Grid
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console, RenderableType
+
+BEFORE = "Before trusting these numbers"
+STYLES = {"name": "", "value": "cyan", "note": "dim", "text": ""}
+# Widths in characters of a table of several policies: of what a number is called, and of the numbers of one policy.
+NAMES, NUMBERS = 32, 20
+
+
+class Column(NamedTuple):
+    """What a column is of, what its cells are, and how many characters wide it is in a terminal, if not as its text."""
+
+    heading: str = ""
+    kind: Literal["name", "value", "note", "text"] = "value"
+    width: int | None = None
+
+
+class Table(NamedTuple):
+    """Rows of a cell for each column, the notes below them, and which rows (from 0) stand in the background."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+    muted: tuple[int, ...] = ()
+
+
+def without(table: Table, *headings: str) -> Table:
+    """Leave out columns.
+
+    Examples
+    --------
+    >>> without(Table("", (Column("a"), Column("b")), (("1", "2"),)), "a").rows
+    (('2',),)
+    """
+    kept = [i for i, column in enumerate(table.columns) if column.heading not in headings]
+    rows = tuple(tuple(row[i] for i in kept) for row in table.rows)
+    return table._replace(columns=tuple(table.columns[i] for i in kept), rows=rows)
+
+
+def turned(table: Table) -> Table:
+    """Exchange rows and columns.
+
+    Examples
+    --------
+    >>> names = Column("policy", "name"), Column("reward"), Column("KL")
+    >>> turned(Table("", names, (("a", "1", "2"), ("b", "3", "4")))).rows
+    (('reward', '1', '3'), ('KL', '2', '4'))
+    """
+    headings, *rows = zip(*([column.heading for column in table.columns], *table.rows), strict=True)
+    _, *names = headings
+    return table._replace(columns=(Column("", "name"), *map(Column, names)), rows=tuple(rows))
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Print a table below its title."""
+    grid = Grid.grid(padding=(0, 2, 0, 0))
+    for column in table.columns:
+        grid.add_column(width=column.width, overflow="fold")
+    if any(column.heading for column in table.columns):
+        grid.add_row(*(Text(column.heading, "dim") for column in table.columns))
+    for i, row in enumerate(table.rows):
+        styles = ("dim" if i in table.muted else STYLES[column.kind] for column in table.columns)
+        grid.add_row(*map(Text, row, styles))
+    parts = [grid] if table.rows else []
+    print_section(console, table.title, Group(*parts, *(Text(note, "dim") for note in table.notes)))
+
+
+def print_beside(console: Console, table: Table) -> None:
+    """Print a table in parts: below each other, each with as many of the columns as have room beside the first."""
+    first, *others = table.columns
+    room = max((console.width - NAMES) // NUMBERS, 1)
+    for start in range(0, len(others), room):
+        shown = slice(1 + start, 1 + start + room)
+        part = table._replace(
+            columns=(first._replace(width=NAMES - 2), *table.columns[shown]),
+            rows=tuple((row[0], *row[shown]) for row in table.rows),
+            notes=table.notes if start + room >= len(others) else (),
+        )
+        print_table(console, part)
+
+
+def print_warnings(console: Console, warnings: Sequence[str]) -> None:
+    """Print what the reader should know first, if there is anything."""
+    if warnings:
+        grid = Grid.grid(padding=(0, 2, 0, 0))
+        for warning in warnings:
+            grid.add_row("!", Text(warning))
+        print_section(console, BEFORE, grid, "bold yellow")
+
+
+def print_section(console: Console, title: str, body: RenderableType, style: str = "bold") -> None:
+    """Print a title, and under it what it is of."""
+    console.print()
+    console.print(Text(title, style))
+    console.print(Padding(body, (0, 0, 0, 2), expand=False))
