@@ -17,6 +17,7 @@ from esscher.evaluate import Ngram, PerCompletion, evaluate
 from esscher.report import bins, digits, print_report, summary, to_dict, write_page
 from esscher.report.evaluation import render
 from esscher.report.schema import schema
+from esscher.report.table import Column, Table, print_beside, turned
 from pages import Page, check_page, plain
 from report_json import SCHEMA, record_of, validator
 
@@ -266,6 +267,33 @@ def test_n_grams_are_decoded_and_neither_markup_nor_control_characters_act():
     assert "'[red]alarm[/red]\\x1b[2J\\x9b1m\\n'" in text
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", text)
     assert "x" * 50 not in text
+
+
+# Tables.
+
+
+def many(columns):
+    names = [f"policy {i}" for i in range(columns)]
+    rows = (("KL", *map(str, range(columns))), ("reward", *("-" for _ in names)))
+    return Table("Policies", (Column("", "name"), *map(Column, names)), rows, ("said once",), muted=(1,))
+
+
+@pytest.mark.parametrize(("width", "parts"), [(80, 3), (20, 5), (140, 1)])
+def test_a_table_of_many_policies_is_printed_in_parts_that_fit(width, parts):
+    out = io.StringIO()
+    print_beside(Console(file=out, width=width, color_system=None), many(5))
+    text = out.getvalue()
+    assert text.count("Policies\n") == text.count("reward") == parts
+    assert text.count("said once") == 1
+    assert [text.count(f"policy {i}") for i in range(5)] == [1] * 5 or width < 40
+    assert max(map(len, text.splitlines())) <= width
+
+
+def test_a_turned_table_has_its_columns_as_rows():
+    table = turned(many(2))
+    assert [column.heading for column in table.columns] == ["", "KL", "reward"]
+    assert table.rows == (("policy 0", "0", "-"), ("policy 1", "1", "-"))
+    assert table.muted == ()
 
 
 # Page.

@@ -150,7 +150,7 @@ def _frontier(found: Prototype) -> Table:
         ess, k = digits.share(float(curve.ess[i]), found.completions), digits.number(float(curve.pareto_k[i]), 2)
         rows.append((beta if curve.trusted[i] else f"{beta}*", *map(digits.estimate, curves), ess, k))
     muted = tuple(i for i, (beta, *_) in enumerate(rows) if beta.endswith("*"))
-    title = "Targets prior·exp(reward/beta)/Z: the most reward at each KL"
+    title = "Targets prior·exp(reward/beta)/Z: the most reward at each KL(target‖prior)"
     columns = (Column("beta", "name"), *map(Column, headings))
     return Table(title, columns, tuple(rows), ("* not to be trusted",) if muted else (), muted)
 

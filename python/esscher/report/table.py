@@ -62,7 +62,7 @@ def turned(table: Table) -> Table:
     """
     headings, *rows = zip(*([column.heading for column in table.columns], *table.rows), strict=True)
     _, *names = headings
-    return table._replace(columns=(Column("", "name"), *map(Column, names)), rows=tuple(rows))
+    return table._replace(columns=(Column("", "name"), *map(Column, names)), rows=tuple(rows), muted=())
 
 
 def print_table(console: Console, table: Table) -> None:
