@@ -17,7 +17,7 @@ from esscher.evaluate import Ngram, PerCompletion, evaluate
 from esscher.report import bins, digits, print_report, summary, to_dict, write_page
 from esscher.report.evaluation import render
 from esscher.report.schema import schema
-from esscher.report.table import Column, Table, print_beside, turned
+from esscher.report.table import Heading, Table, print_beside, turned
 from pages import Page, check_page, plain
 from report_json import SCHEMA, record_of, validator
 
@@ -275,7 +275,7 @@ def test_n_grams_are_decoded_and_neither_markup_nor_control_characters_act():
 def many(columns):
     names = [f"policy {i}" for i in range(columns)]
     rows = (("KL", *map(str, range(columns))), ("reward", *("-" for _ in names)))
-    return Table("Policies", (Column("", "name"), *map(Column, names)), rows, ("said once",), muted=(1,))
+    return Table("Policies", (Heading("", "name"), *map(Heading, names)), rows, ("said once",), muted=(1,))
 
 
 @pytest.mark.parametrize(("width", "parts"), [(80, 3), (20, 5), (140, 1)])
@@ -291,7 +291,7 @@ def test_a_table_of_many_policies_is_printed_in_parts_that_fit(width, parts):
 
 def test_a_turned_table_has_its_columns_as_rows():
     table = turned(many(2))
-    assert [column.heading for column in table.columns] == ["", "KL", "reward"]
+    assert [heading.text for heading in table.headings] == ["", "KL", "reward"]
     assert table.rows == (("policy 0", "0", "-"), ("policy 1", "1", "-"))
     assert table.muted == ()
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from esscher.estimate import Estimate
 from esscher.report.digits import OF_THESE, estimate, number
 from esscher.report.prototype import print_prototype, write_prototype_page
-from esscher.report.table import Column, Table, print_beside, turned, without
+from esscher.report.table import Table, headings, print_beside, turned, without
 
 if TYPE_CHECKING:
     import os
@@ -28,11 +28,10 @@ BY = {"prior": "by the prior's", "policy": "by the policy's", "both": "by both"}
 
 def tables(found: Comparison) -> tuple[Table, ...]:
     """Return the policies, with the excess of the first metric, distinct 2-grams of two completions; then log Z."""
-    headings = (
-        *("reward", "KL(policy‖prior), nats", "reachable reward at this KL", "got of the gain to it"),
+    columns = headings(
+        *("policy", "reward", "KL(policy‖prior), nats", "reachable reward at this KL", "got of the gain to it"),
         *("gap to the target, nats", "gap by its own samples alone", "excess of distinct-2"),
     )
-    columns = (Column("policy", "name"), *map(Column, headings))
     beside = Table("Policies, and what their KL could buy", columns, tuple(map(_policy_row, found.policies)))
     log_z = _log_z(found.policies, found.prototype.prompts)
     return (beside, log_z) if log_z.rows else (beside,)
@@ -85,13 +84,12 @@ def _log_z(policies: Sequence[PolicyPoint], prompts: int) -> Table:
         for policy in policies
         if policy.log_z is not None
     )
-    headings = (
-        *("target", "log Z by the prior's samples", "log Z by the policy's", BOTH, "the gap uses log Z"),
+    columns = headings(
+        *("policy", "target", "log Z by the prior's samples", "log Z by the policy's", BOTH, "the gap uses log Z"),
         *("its bounds, ELBO and EUBO", "the first two agree"),
     )
-    columns = (Column("policy", "name"), *map(Column, headings))
     table = Table("log Z of these targets, nats", columns, rows, (ERROR_OF_LOG_Z,))
-    return table if any(row[headings.index(BOTH) + 1] for row in rows) else without(table, BOTH)
+    return table if any(policy.log_z and policy.log_z.both for policy in policies) else without(table, BOTH)
 
 
 def _best(log_z: LogZ, prompts: int) -> str:

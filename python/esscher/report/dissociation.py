@@ -9,7 +9,7 @@ from rich.text import Text
 
 from esscher.report import digits
 from esscher.report.page import card, fill, write
-from esscher.report.table import Column, Table, print_beside, print_table, print_warnings
+from esscher.report.table import Heading, Table, headings, print_beside, print_table, print_warnings
 
 if TYPE_CHECKING:
     import os
@@ -51,7 +51,7 @@ def numbers(found: Dissociation) -> Table:
         row("excess of distinct-2 of two", lambda one: digits.estimate(one.excess_collapse)),
         row("seconds of training", lambda one: f"{one.seconds:.0f}" if one.seconds else ""),
     )
-    columns = (Column("", "name"), *(Column(outcome.name) for outcome in found.outcomes))
+    columns = headings("", *(outcome.name for outcome in found.outcomes))
     muted = tuple(i for i, (name, *_) in enumerate(rows) if name.startswith(EXACT))
     return Table("One prior, one reward, and what each objective made of them", columns, rows, muted=muted)
 
@@ -63,7 +63,7 @@ def completions(found: Dissociation) -> Table:
         for outcome in found.outcomes
         for i, text in enumerate(outcome.texts)
     )
-    columns = (Column("policy", "name"), Column("reward"), Column("prompt", "note"), Column("completion", "text"))
+    columns = (Heading("policy", "name"), Heading("reward"), Heading("prompt", "note"), Heading("completion", "text"))
     return Table("Some completions, with their rewards", columns, rows)
 
 

@@ -39,7 +39,7 @@ def print_report(report: Report, console: Console | None = None, decode: Decode 
         print_table(console, table)
     print_warnings(console, report.warnings)
     for table in summary.details(report):
-        narrow = table.title == "Diversity" and len(table.columns) > 4 and console.width < WIDE
+        narrow = table.title == "Diversity" and len(table.headings) > 4 and console.width < WIDE
         print_table(console, without(table, summary.INTERVAL) if narrow else table)
     if any(report.top_ngrams.values()):
         print_table(console, summary.ngrams(report, decode))

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import altair as alt
 import numpy as np
 
-from esscher.report import charts, digits
+from esscher.report import charts
 from esscher.report.charts import INK, MUTED, SAMPLES, TARGET
+from esscher.report.prototype import counts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,10 +59,9 @@ def frontier_chart(found: Prototype, policies: Sequence[PolicyPoint] = ()) -> An
 
 
 def _title(found: Prototype) -> alt.Title:
-    sizes = f"{digits.plural(found.prompts, 'prompt')}, {digits.plural(found.completions, 'completion')} of the prior"
     return alt.Title(
         "The most reward that a policy can have at its KL from the prior",
-        subtitle=f"From {sizes}. β: the KL penalty whose optimum lies there. Band: 95 % interval.",
+        subtitle=f"From {counts(found)}. β: the KL penalty whose optimum lies there. Band: 95 % interval.",
         anchor="start",
         color=INK,
         subtitleColor=MUTED,

@@ -12,7 +12,7 @@ from esscher.estimate import Estimate
 from esscher.report.digits import estimate, number, plural, share
 from esscher.report.page import Card, card, fill, write
 from esscher.report.summary import pareto_k_meaning
-from esscher.report.table import Column, Table, print_section, print_table
+from esscher.report.table import Heading, Table, print_section, print_table
 
 if TYPE_CHECKING:
     import os
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from esscher.mismatch import Coverage, Metrics, MismatchReport
 
-COLUMNS = (Column("", "name", 27), Column(), Column("", "note"))
+HEADINGS = (Heading("", "name", 27), Heading(), Heading("", "note"))
 # Of the metrics, those that a person needs first; the rest are details.
 FIRST = ("kl", "ess", "pareto_k", "rollout_is_eff_sample_size")
 SHARES = ("ess", "rollout_is_eff_sample_size")
@@ -109,9 +109,9 @@ def tables(report: MismatchReport) -> tuple[Table, ...]:
     """Return the numbers, those that matter first; without metrics, how much there was to compare."""
     title, metrics = _counts(report.counts), report.metrics
     if metrics is None:
-        return (Table(title, COLUMNS, ()),)
+        return (Table(title, HEADINGS, ()),)
     rest = [field.name for field in fields(metrics) if field.name not in FIRST]
-    return Table(title, COLUMNS, _rows(metrics, FIRST)), Table("Details", COLUMNS, _rows(metrics, rest))
+    return Table(title, HEADINGS, _rows(metrics, FIRST)), Table("Details", HEADINGS, _rows(metrics, rest))
 
 
 def _counts(counts: Coverage) -> str:
@@ -122,17 +122,14 @@ def _counts(counts: Coverage) -> str:
 
 
 def _rows(metrics: Metrics, names: Sequence[str]) -> tuple[tuple[str, str, str], ...]:
-    return tuple((name, _value(name, getattr(metrics, name)), _note(name, metrics)) for name in names)
+    notes = NOTES | {"pareto_k": pareto_k_meaning(metrics.pareto_k)}
+    return tuple((name, _value(name, getattr(metrics, name)), notes.get(name, "")) for name in names)
 
 
 def _value(name: str, value: Estimate | float) -> str:
     if isinstance(value, Estimate):
         return estimate(value)
     return share(value, 1.0) if name in SHARES else number(value)
-
-
-def _note(name: str, metrics: Metrics) -> str:
-    return pareto_k_meaning(metrics.pareto_k) if name == "pareto_k" else NOTES.get(name, "")
 
 
 def _cards(metrics: Metrics) -> list[Card]:

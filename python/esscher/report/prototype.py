@@ -13,7 +13,7 @@ from esscher.atomic import replacing
 from esscher.estimate import Estimate
 from esscher.report import digits
 from esscher.report.page import Card, card, fill, write
-from esscher.report.table import Column, Table, print_table, print_warnings, without
+from esscher.report.table import Table, headings, print_table, print_warnings, without
 
 if TYPE_CHECKING:
     import os
@@ -51,10 +51,15 @@ def shown_points(found: Prototype) -> list[int]:
     return [*chosen, *np.flatnonzero(~curve.trusted)[:1].tolist()]
 
 
+def counts(found: Prototype) -> str:
+    """Return how much there was, in one line."""
+    return f"{digits.plural(found.prompts, 'prompt')}, {digits.plural(found.completions, 'completion')} of the prior"
+
+
 def print_prototype(found: Prototype, console: Console | None = None) -> None:
     """Print what targets would give: the frontier, best-of-n, diversity, and warnings."""
     console = console or Console()
-    console.print(Text(_counts(found), "bold"))
+    console.print(Text(counts(found), "bold"))
     print_warnings(console, found.warnings)
     for table in tables(found):
         print_table(console, without(table, VARIATION))
@@ -96,7 +101,7 @@ def write_prototype_page(
         "prototype",
         title=title,
         found=found,
-        counts=_counts(found),
+        counts=counts(found),
         cards=_cards(found),
         picture=charts.svg(frontier_chart(found, policies)),
         of_policies=of_policies,
@@ -131,10 +136,6 @@ def check_picture(path: str | os.PathLike[str]) -> None:
         raise ValueError(f"{path}: a picture is .svg or .png, name it so")
 
 
-def _counts(found: Prototype) -> str:
-    return f"{digits.plural(found.prompts, 'prompt')}, {digits.plural(found.completions, 'completion')} of the prior"
-
-
 def _footnote(found: Prototype) -> str:
     return f"{digits.error_note(found.prompts)} Intervals are of 95 %, if {found.frontier.assumes}."
 
@@ -142,7 +143,6 @@ def _footnote(found: Prototype) -> str:
 def _frontier(found: Prototype) -> Table:
     """Return a row for the prior and for each of the points; those that are not trusted stand in the background."""
     curve = found.frontier
-    headings = ("reward", "KL, nats", "log Z", VARIATION, "ESS", "Pareto k")
     rows: list[tuple[str, ...]] = [("prior", digits.estimate(curve.prior_reward), "0", "0", "0", "", "")]
     for i in shown_points(found):
         beta = digits.number(float(curve.beta[i]), 3)
@@ -151,7 +151,7 @@ def _frontier(found: Prototype) -> Table:
         rows.append((beta if curve.trusted[i] else f"{beta}*", *map(digits.estimate, curves), ess, k))
     muted = tuple(i for i, (beta, *_) in enumerate(rows) if beta.endswith("*"))
     title = "Targets prior·exp(reward/beta)/Z: the most reward at each KL(target‖prior)"
-    columns = (Column("beta", "name"), *map(Column, headings))
+    columns = headings("beta", "reward", "KL, nats", "log Z", VARIATION, "ESS", "Pareto k")
     return Table(title, columns, tuple(rows), ("* not to be trusted",) if muted else (), muted)
 
 
@@ -163,7 +163,7 @@ def _best_of_n(found: Prototype) -> Table:
         for i, n in enumerate(best.n.tolist())
         if n > 1
     )
-    columns = (Column("n", "name"), Column("reward"), Column("KL at most, nats" if best.kl_is_bound else "KL, nats"))
+    columns = headings("n", "reward", "KL at most, nats" if best.kl_is_bound else "KL, nats")
     notes = () if rows else ("not known: it takes four samples a prompt or more",)
     return Table("Best of n samples of the prior", columns, rows, notes)
 
@@ -179,8 +179,7 @@ def _diversity(found: Prototype) -> Table:
         for at in found.diversity
     )
     note = "What the target asks for: a policy that is less diverse at the same KL has lost the rest to the optimiser."
-    columns = (Column("beta", "name"), *map(Column, ("KL, nats", *names)))
-    return Table("Diversity of the target, within prompts", columns, rows, (note,))
+    return Table("Diversity of the target, within prompts", headings("beta", "KL, nats", *names), rows, (note,))
 
 
 def _cards(found: Prototype) -> list[Card]:

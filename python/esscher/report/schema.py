@@ -96,14 +96,10 @@ def _of(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
         items = [_of(one, definitions) for one in arguments]
         return {"type": "array", "prefixItems": items, "minItems": len(items), "maxItems": len(items)}
     if origin in (Union, types.UnionType):
-        return _of_union([one for one in arguments if one is not types.NoneType], definitions)
+        (known,) = (one for one in arguments if one is not types.NoneType)
+        # A number may be null as it is.
+        return SIMPLE[float] if known is float else {"anyOf": [_of(known, definitions), {"type": "null"}]}
     return _of_record(kind, definitions)
-
-
-def _of_union(kinds: list[Any], definitions: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of what may be null, too."""
-    (kind,) = kinds
-    return _of(float, {}) if kind is float else {"anyOf": [_of(kind, definitions), {"type": "null"}]}
 
 
 def _of_record(record: Any, definitions: dict[str, Any]) -> dict[str, Any]:

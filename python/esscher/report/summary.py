@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from esscher.report.digits import error_note, estimate, number, plural, rounded, share, whose_error
-from esscher.report.table import Column, Table, without
+from esscher.report.table import Heading, Table, headings, without
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +34,7 @@ AGGREGATIONS = {
 }
 NGRAM_LENGTH, NGRAMS_SHOWN = 40, 5
 # In a terminal, numbers of different tables stand below each other.
-NAME, NUMBER, NOTE = Column("", "name", 25), Column(width=18), Column("", "note")
+NAME, NUMBER, NOTE = Heading("", "name", 25), Heading(width=18), Heading("", "note")
 INTERVAL = "95 % interval"
 
 
@@ -52,12 +52,12 @@ def details(report: Report) -> tuple[Table, ...]:
     """Return each estimate of the KL, also as trainers log it, each metric of diversity, and why others are missing."""
     kls = tuple(_kl_row(name, note, report.kl[key]) for key, (name, note) in KL_SHOWN.items() if key in report.kl)
     logged = tuple(_trainer_row(preset, kl) for preset, kl in report.trainer_kl.items())
-    columns = (NAME._replace(width=21), NUMBER, NUMBER._replace(heading=INTERVAL), NOTE)
+    columns = (NAME._replace(width=21), NUMBER, NUMBER._replace(text=INTERVAL), NOTE)
     tables = (
         Table("KL(policy‖prior), nats per completion", columns, kls),
         Table("What trainers log as KL of the same samples", columns, logged),
         _diversity(report),
-        Table("Not available", (NAME, Column("", "note")), tuple(report.unavailable.items())),
+        Table("Not available", (NAME, Heading("", "note")), tuple(report.unavailable.items())),
     )
     return tuple(table for table in tables if table.rows)
 
@@ -69,7 +69,7 @@ def ngrams(report: Report, decode: Decode | None) -> Table:
         for n, ngrams in report.top_ngrams.items()
         for i, ngram in enumerate(ngrams[:NGRAMS_SHOWN])
     )
-    columns = (Column("n", "note"), Column("    count"), Column("token ids" if decode is None else "text", "text"))
+    columns = (Heading("n", "note"), Heading("    count"), Heading("token ids" if decode is None else "text", "text"))
     return Table("Most frequent n-grams", columns, rows)
 
 
@@ -168,7 +168,7 @@ def _excess_rows(report: Report) -> Iterator[Row]:
 def _diversity(report: Report) -> Table:
     """Return the metrics; those under the target are empty where weights have no say."""
     weighted = {diversity.metric: estimate(diversity.within) for diversity in report.target_diversity}
-    columns = (Column("", "name"), *map(Column, ("within prompts", INTERVAL, "under the target", "across all")))
+    columns = headings("", "within prompts", INTERVAL, "under the target", "across all")
     rows = tuple(
         (
             one.metric,

@@ -20,10 +20,10 @@ STYLES = {"name": "", "value": "cyan", "note": "dim", "text": ""}
 NAMES, NUMBERS = 32, 20
 
 
-class Column(NamedTuple):
+class Heading(NamedTuple):
     """What a column is of, what its cells are, and how many characters wide it is in a terminal, if not as its text."""
 
-    heading: str = ""
+    text: str = ""
     kind: Literal["name", "value", "note", "text"] = "value"
     width: int | None = None
 
@@ -32,23 +32,28 @@ class Table(NamedTuple):
     """Rows of a cell for each column, the notes below them, and which rows (from 0) stand in the background."""
 
     title: str
-    columns: tuple[Column, ...]
+    headings: tuple[Heading, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
     muted: tuple[int, ...] = ()
 
 
-def without(table: Table, *headings: str) -> Table:
+def headings(name: str, *values: str) -> tuple[Heading, ...]:
+    """Return headings of which the first is that of the rows' names, and the others are those of values."""
+    return Heading(name, "name"), *map(Heading, values)
+
+
+def without(table: Table, *texts: str) -> Table:
     """Leave out columns.
 
     Examples
     --------
-    >>> without(Table("", (Column("a"), Column("b")), (("1", "2"),)), "a").rows
+    >>> without(Table("", (Heading("a"), Heading("b")), (("1", "2"),)), "a").rows
     (('2',),)
     """
-    kept = [i for i, column in enumerate(table.columns) if column.heading not in headings]
+    kept = [i for i, heading in enumerate(table.headings) if heading.text not in texts]
     rows = tuple(tuple(row[i] for i in kept) for row in table.rows)
-    return table._replace(columns=tuple(table.columns[i] for i in kept), rows=rows)
+    return table._replace(headings=tuple(table.headings[i] for i in kept), rows=rows)
 
 
 def turned(table: Table) -> Table:
@@ -56,24 +61,22 @@ def turned(table: Table) -> Table:
 
     Examples
     --------
-    >>> names = Column("policy", "name"), Column("reward"), Column("KL")
-    >>> turned(Table("", names, (("a", "1", "2"), ("b", "3", "4")))).rows
+    >>> turned(Table("", headings("policy", "reward", "KL"), (("a", "1", "2"), ("b", "3", "4")))).rows
     (('reward', '1', '3'), ('KL', '2', '4'))
     """
-    headings, *rows = zip(*([column.heading for column in table.columns], *table.rows), strict=True)
-    _, *names = headings
-    return table._replace(columns=(Column("", "name"), *map(Column, names)), rows=tuple(rows), muted=())
+    (_, *names), *rows = zip(*([heading.text for heading in table.headings], *table.rows), strict=True)
+    return table._replace(headings=headings("", *names), rows=tuple(rows), muted=())
 
 
 def print_table(console: Console, table: Table) -> None:
     """Print a table below its title."""
     grid = Grid.grid(padding=(0, 2, 0, 0))
-    for column in table.columns:
-        grid.add_column(width=column.width, overflow="fold")
-    if any(column.heading for column in table.columns):
-        grid.add_row(*(Text(column.heading, "dim") for column in table.columns))
+    for heading in table.headings:
+        grid.add_column(width=heading.width, overflow="fold")
+    if any(heading.text for heading in table.headings):
+        grid.add_row(*(Text(heading.text, "dim") for heading in table.headings))
     for i, row in enumerate(table.rows):
-        styles = ("dim" if i in table.muted else STYLES[column.kind] for column in table.columns)
+        styles = ("dim" if i in table.muted else STYLES[heading.kind] for heading in table.headings)
         grid.add_row(*map(Text, row, styles))
     parts = [grid] if table.rows else []
     print_section(console, table.title, Group(*parts, *(Text(note, "dim") for note in table.notes)))
@@ -81,12 +84,12 @@ def print_table(console: Console, table: Table) -> None:
 
 def print_beside(console: Console, table: Table) -> None:
     """Print a table in parts: below each other, each with as many of the columns as have room beside the first."""
-    first, *others = table.columns
+    first, *others = table.headings
     room = max((console.width - NAMES) // NUMBERS, 1)
     for start in range(0, len(others), room):
         shown = slice(1 + start, 1 + start + room)
         part = table._replace(
-            columns=(first._replace(width=NAMES - 2), *table.columns[shown]),
+            headings=(first._replace(width=NAMES - 2), *table.headings[shown]),
             rows=tuple((row[0], *row[shown]) for row in table.rows),
             notes=table.notes if start + room >= len(others) else (),
         )
