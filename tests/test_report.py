@@ -71,7 +71,7 @@ def page_of(name):
 
 def printed(report, width=80, decode=None):
     out = io.StringIO()
-    print_report(report, Console(file=out, width=width, color_system=None), decode)
+    print_report(report, Console(file=out, width=width, color_system=None), decode, explain=True)
     return out.getvalue()
 
 
@@ -427,3 +427,14 @@ def test_the_concentration_curve_is_exact_where_it_is_drawn():
     assert (curve.completions[0], curve.weight[0], curve.completions[-1], curve.weight[-1]) == (0, 0, 1, 1)
     assert len(curve.weight) <= 201
     assert heaviest[: round(curve.half * 5000)].sum() >= weights.sum() / 2
+
+
+def test_warnings_take_a_line_for_each_kind_unless_they_are_asked_for():
+    report = REPORTS["whole"]()
+    out = io.StringIO()
+    print_report(report, Console(file=out, width=100, color_system=None))
+    for warning in report.warnings:
+        assert warning.what in plain(out.getvalue())
+        assert warning not in plain(out.getvalue())
+    assert "--explain says what was seen, and what to do" in plain(out.getvalue())
+    assert "--explain" not in printed(report)

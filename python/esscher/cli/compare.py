@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import esscher
-from esscher.cli.options import IgnoredMasks, Renames, renames_of
+from esscher.cli.options import Explain, IgnoredMasks, Renames, renames_of
 from esscher.cli.output import Html, Json, Picture, check_outputs, console, say_where, show_progress, title_of
 from esscher.warning import merge_warnings
 
@@ -29,6 +29,7 @@ def compare(
         float | None, typer.Option(help="The target of gap and excess.  [default: that of each policy's KL]")
     ] = None,
     json: Json = False,
+    explain: Explain = False,
     html: Html = None,
     picture: Picture = None,
     columns: Renames = None,
@@ -58,7 +59,7 @@ def compare(
     if json:
         print(to_json(found))
     else:
-        print_comparison(found, console)
+        print_comparison(found, console, explain=explain)
         say_where(html, picture)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 import esscher
-from esscher.cli.options import MODEL_HELP, IgnoredMasks, Renames, renames_of
+from esscher.cli.options import MODEL_HELP, Explain, IgnoredMasks, Renames, renames_of
 from esscher.cli.output import Html, Json, check_outputs, console, say_where, show_progress, title_of
 from esscher.target import Condition, Tilt
 from esscher.warning import merge_warnings
@@ -27,6 +27,7 @@ def evaluate(
     threshold: Annotated[float | None, typer.Option(help="Target: the prior given reward ≥ threshold.")] = None,
     proposal: Annotated[Literal["policy", "prior"], typer.Option(help="Where the completions came from.")] = "policy",
     json: Json = False,
+    explain: Explain = False,
     html: Html = None,
     tokenizer: Annotated[str | None, typer.Option(help=f"Show n-grams as text. {MODEL_HELP}")] = None,
     columns: Renames = None,
@@ -56,7 +57,7 @@ def evaluate(
     if json:
         print(to_json(report))
     else:
-        print_report(report, console=console, decode=decode)
+        print_report(report, console=console, decode=decode, explain=explain)
         say_where(html)
 
 

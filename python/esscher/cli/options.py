@@ -52,6 +52,9 @@ IgnoredMasks = Annotated[
 ]
 
 
+Explain = Annotated[bool, typer.Option("--explain", help="Print all that warnings say, and what to do.")]
+
+
 def renames_of(columns: list[str] | None) -> dict[str, str]:
     """Return what our columns are called in files, as the values of ``--columns`` say."""
     pairs = [column.partition("=") for column in columns or []]

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import esscher
-from esscher.cli.options import IgnoredMasks, Renames, renames_of
+from esscher.cli.options import Explain, IgnoredMasks, Renames, renames_of
 from esscher.cli.output import Html, Json, Picture, check_outputs, console, say_where, show_progress, title_of
 from esscher.target import Tilt
 from esscher.warning import merge_warnings
@@ -24,6 +24,7 @@ def prototype(
         list[float] | None, typer.Option(help="A beta to look at; may be given several times.  [default: 64 of them]")
     ] = None,
     json: Json = False,
+    explain: Explain = False,
     html: Html = None,
     picture: Picture = None,
     columns: Renames = None,
@@ -54,5 +55,5 @@ def prototype(
     if json:
         print(to_json(found))
     else:
-        print_prototype(found, console)
+        print_prototype(found, console, explain=explain)
         say_where(html, picture)

@@ -11,7 +11,7 @@ import typer
 
 from esscher.atomic import replacing
 from esscher.cli.allocator import keep_freed_memory
-from esscher.cli.options import Device, Dtype, Model, Reward, RewardLabel, with_settings
+from esscher.cli.options import Device, Dtype, Explain, Model, Reward, RewardLabel, with_settings
 from esscher.cli.output import console
 from esscher.cli.step_table import following_steps
 from esscher.train.training_settings import TrainingSettings
@@ -58,6 +58,7 @@ def train(
     restart: Annotated[bool, typer.Option("--restart", help="Discard the run that is in the folder.")] = False,
     device: Device = None,
     dtype: Annotated[Dtype | None, typer.Option(help="Precision of the model's weights.  [default: float32]")] = None,
+    explain: Explain = False,
     **options: Any,
 ) -> None:
     """Train a policy by an objective, from completions that it draws itself; or see what each objective does to one.
@@ -83,9 +84,8 @@ def train(
         if others:
             option = next(iter(others)).replace("_", "-")
             raise ValueError(f"--{option} and --recipe {recipe}: the recipe has its own, give one of them")
-        _train_by_recipe(
-            model, settings, _given(last_layers=last_layers, device=device, dtype=dtype), output, restart=restart
-        )
+        others = _given(last_layers=last_layers, device=device, dtype=dtype)
+        _train_by_recipe(model, settings, others, output, restart=restart, explain=explain)
         return
     if prompts is None or reward is None:
         raise ValueError("--prompts and --reward say what to train on: give both, or --recipe dissociation")
@@ -120,7 +120,7 @@ def _given(**options: Any) -> dict[str, Any]:
 
 
 def _train_by_recipe(
-    model: str, settings: dict[str, Any], others: dict[str, Any], folder: Path, *, restart: bool
+    model: str, settings: dict[str, Any], others: dict[str, Any], folder: Path, *, restart: bool, explain: bool
 ) -> None:
     from esscher.report import to_json
     from esscher.report.dissociation import print_dissociation, write_dissociation_page
@@ -138,7 +138,7 @@ def _train_by_recipe(
         console.print("stopped: the same command goes on")
         sys.exit(INTERRUPTED)
     console.print()
-    print_dissociation(found, console)
+    print_dissociation(found, console, explain=explain)
     page, results = folder / "dissociation.html", folder / "dissociation.json"
     write_dissociation_page(found, page)
     with replacing(results) as file:

@@ -37,13 +37,13 @@ def tables(found: Comparison) -> tuple[Table, ...]:
     return (beside, log_z) if log_z.rows else (beside,)
 
 
-def print_comparison(found: Comparison, console: Console | None = None) -> None:
+def print_comparison(found: Comparison, console: Console | None = None, *, explain: bool = False) -> None:
     """Print policies beside the frontier, then what targets would give."""
     console = console or Console()
     for table in tables(found):
         print_beside(console, turned(table))
     console.print()
-    print_prototype(replace(found.prototype, warnings=found.warnings), console)
+    print_prototype(replace(found.prototype, warnings=found.warnings), console, explain=explain)
 
 
 def write_comparison_page(

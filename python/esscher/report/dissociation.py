@@ -67,13 +67,13 @@ def completions(found: Dissociation) -> Table:
     return Table("Some completions, with their rewards", columns, rows)
 
 
-def print_dissociation(found: Dissociation, console: Console | None = None) -> None:
+def print_dissociation(found: Dissociation, console: Console | None = None, *, explain: bool = False) -> None:
     """Print the table, some completions, and what the reader should know."""
     console = console or Console()
     console.print(Text(_title(found), "bold"))
     print_beside(console, numbers(found))
     print_table(console, completions(found))
-    print_warnings(console, found.comparison.warnings)
+    print_warnings(console, found.comparison.warnings, explain=explain)
     console.print(Text(f"\n± is one standard error, clustered by prompt. {_facts(found)}", "dim"))
 
 

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 WIDE = 96
 
 
-def print_report(report: Report, console: Console | None = None, decode: Decode | None = None) -> None:
+def print_report(
+    report: Report, console: Console | None = None, decode: Decode | None = None, *, explain: bool = False
+) -> None:
     """Print a report: what matters first, then warnings with what to do, then each number in detail.
 
     Parameters
@@ -32,12 +34,14 @@ def print_report(report: Report, console: Console | None = None, decode: Decode 
         Where to print; standard output if not given.
     decode
         Turns token ids into text, for the n-grams; without it they are shown as ids.
+    explain
+        Whether to print all that warnings say, and not a line for each kind of them.
     """
     console = console or Console()
     console.print(Text(summary.counts(report), "bold"))
     for table in summary.numbers(report):
         print_table(console, table)
-    print_warnings(console, report.warnings)
+    print_warnings(console, report.warnings, explain=explain)
     for table in summary.details(report):
         narrow = table.title == "Diversity" and len(table.headings) > 4 and console.width < WIDE
         print_table(console, without(table, summary.INTERVAL) if narrow else table)

@@ -56,11 +56,11 @@ def counts(found: Prototype) -> str:
     return f"{digits.plural(found.prompts, 'prompt')}, {digits.plural(found.completions, 'completion')} of the prior"
 
 
-def print_prototype(found: Prototype, console: Console | None = None) -> None:
+def print_prototype(found: Prototype, console: Console | None = None, *, explain: bool = False) -> None:
     """Print what targets would give: the frontier, best-of-n, diversity, and warnings."""
     console = console or Console()
     console.print(Text(counts(found), "bold"))
-    print_warnings(console, found.warnings)
+    print_warnings(console, found.warnings, explain=explain)
     for table in tables(found):
         print_table(console, without(table, VARIATION))
     console.print(Text(f"\n{_footnote(found)}", "dim"))

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console, RenderableType
 
+    from esscher.warning import ReportWarning
+
 BEFORE = "Before trusting these numbers"
 STYLES = {"name": "", "value": "cyan", "note": "dim", "text": ""}
 # Widths in characters of a table of several policies: of what a number is called, and of the numbers of one policy.
@@ -96,13 +98,20 @@ def print_beside(console: Console, table: Table) -> None:
         print_table(console, part)
 
 
-def print_warnings(console: Console, warnings: Sequence[str]) -> None:
-    """Print what the reader should know first, if there is anything."""
-    if warnings:
-        grid = Grid.grid(padding=(0, 2, 0, 0))
-        for warning in warnings:
-            grid.add_row("!", Text(warning))
-        print_section(console, BEFORE, grid, "bold yellow")
+def print_warnings(console: Console, warnings: Sequence[ReportWarning], *, explain: bool = False) -> None:
+    """Print what the reader should know first: a line for each kind of warning, or all that they say."""
+    if not warnings:
+        return
+    grid = Grid.grid(padding=(0, 2, 0, 0))
+    for code in dict.fromkeys(warning.code for warning in warnings):
+        of_kind = [warning for warning in warnings if warning.code == code]
+        where = ", ".join(dict.fromkeys(name for warning in of_kind for name in warning.where))
+        grid.add_row("!", Text(f"{of_kind[0].what}{f' ({where})' if where else ''}"))
+        for warning in of_kind if explain else ():
+            grid.add_row("", Text(warning, "not bold"))
+    if not explain:
+        grid.add_row("", Text("--explain says what was seen, and what to do", "dim"))
+    print_section(console, BEFORE, grid, "bold yellow")
 
 
 def print_section(console: Console, title: str, body: RenderableType, style: str = "bold") -> None:
