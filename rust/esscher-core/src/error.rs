@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-/// What was wrong with an input: which argument, where in it, and the rule it broke.
+/// A broken rule: which argument, where in it, and the rule.
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum Error {
     /// Offsets must hold at least the leading 0.
@@ -198,7 +198,7 @@ pub enum Error {
 /// A result whose error is [`enum@Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// The one of `choices` that goes by the name `value`.
+/// The choice whose name is `value`.
 pub(crate) fn choose<T: Copy>(name: &'static str, value: &str, choices: &[(&str, T)]) -> Result<T> {
     let named = choices.iter().find(|choice| choice.0 == value).map(|choice| choice.1);
     named.ok_or_else(|| {

@@ -117,7 +117,8 @@ fn check_lengths(row: usize, got: usize, expected: usize) -> Result<()> {
     Err(Error::RowLength { name: "prior_logprobs", row, got, other: "policy_logprobs", expected })
 }
 
-/// Either a token is impossible under both, or the row has infinite log-ratios of either sign, and is itself.
+/// The error for a row whose estimators are NaN: a token is `-inf` under both models, or the log-ratios of the row
+/// include both infinities.
 fn undefined_ratio<T: Real>(rows: &(impl Rows<T> + ?Sized), i: usize, policy: &[T], prior: &[T]) -> Error {
     let impossible = |value: T| value.to_f64() == f64::NEG_INFINITY;
     match policy.iter().zip(prior).position(|(&l, &l0)| impossible(l) && impossible(l0)) {
@@ -235,10 +236,10 @@ impl<T: Real> Kernel for Mixed<'_, T> {
     }
 }
 
-/// How many tokens ahead of the arithmetic memory is asked for.
+/// How many tokens ahead to prefetch.
 const AHEAD: usize = 512;
 
-/// Beyond it, f32 may not hold the exponential of a log-ratio.
+/// For larger log-ratios the exponential may overflow in f32.
 const WIDEST: f32 = 87.0;
 
 #[cfg(test)]

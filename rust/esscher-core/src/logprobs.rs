@@ -7,7 +7,7 @@ use crate::{
     vectors::{each, load},
 };
 
-/// What the tokens of each sequence add up to.
+/// Sum, mean and number of the log-probs of each sequence.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Aggregates {
     /// The log-prob of each sequence, in nats.
@@ -18,7 +18,7 @@ pub struct Aggregates {
     pub length: Vec<i64>,
 }
 
-/// How far above 0 rounding leaves what is 0: up to there, a value is read as 0.
+/// A log-prob above 0 by at most this is a rounding error, and read as 0.
 pub const ROUNDING: f64 = 1e-4;
 
 /// The log-prob of every sequence, in nats, `log p(y) = sum_t log p(y_t | y_<t)`, with its mean and length. A row
@@ -44,18 +44,18 @@ pub fn aggregate<T: Real>(name: &'static str, logprobs: &(impl Rows<T> + ?Sized)
     })
 }
 
-/// Where the first value of a row stands that is not a log-prob.
+/// The index of the first value of a row that is not a log-prob.
 pub(crate) fn first_broken<T: Real>(row: &[T]) -> Option<usize> {
     row.iter().map(|value| value.to_f64()).position(|value| value.is_nan() || value > ROUNDING)
 }
 
-/// A row with 0 for what rounding left above it; `None` if a value is not a log-prob.
+/// The row with rounding errors above 0 replaced by 0; `None` if a value is not a log-prob.
 pub(crate) fn capped<T: Real>(row: &[T]) -> Option<Vec<T>> {
     let cap = |&value: &T| if value.to_f64() > 0.0 { T::default() } else { value };
     first_broken(row).is_none().then(|| row.iter().map(cap).collect())
 }
 
-/// The error that names it.
+/// The error that names value `token` of row `i`.
 pub(crate) fn broken<T: Real>(
     name: &'static str,
     rows: &(impl Rows<T> + ?Sized),

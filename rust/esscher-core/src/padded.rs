@@ -97,7 +97,7 @@ impl<T: Copy + Send + Sync> Rows<T> for Padded<'_, T> {
         format!("{row}, {}", self.columns(row).nth(token).unwrap_or(self.width))
     }
 
-    /// Whole rows: where this row has a value, the same column of another is likelier to have one than any other.
+    /// A whole number of rows: the same column of a later row most likely holds a value too.
     fn ahead(&self) -> usize {
         match self.width {
             0 => 0,
@@ -106,13 +106,13 @@ impl<T: Copy + Send + Sync> Rows<T> for Padded<'_, T> {
     }
 }
 
-/// Values that are read while one is fetched.
+/// The fewest values ahead to prefetch.
 const LEAST_AHEAD: usize = 512;
-/// Lines of the next row that are fetched ahead.
+/// Cache lines of the next row to prefetch.
 const NEXT_ROW: usize = 8;
 const CACHE_LINE: usize = 64;
 
-/// What a row of a mask keeps.
+/// The entries that a row of a mask keeps.
 struct Kept {
     first: usize,
     len: usize,

@@ -15,7 +15,7 @@ pub(crate) fn map<T: Send>(len: usize, f: impl Fn(usize) -> T + Sync + Send) -> 
     }
 }
 
-/// As [`map`], over items that are given away.
+/// As [`map`], over items that `f` takes by value.
 pub(crate) fn map_each<I: Send, T: Send>(items: Vec<I>, f: impl Fn(I) -> T + Sync + Send) -> Vec<T> {
     if rayon::current_thread_index().is_some() {
         items.into_par_iter().map(f).collect()

@@ -83,13 +83,13 @@ pub trait Rows<T>: Sync {
     /// Row `i`, gathered into `scratch` if it does not lie in one piece.
     ///
     /// # Errors
-    /// If what tells the row from its padding is broken.
+    /// If the mask of the row has an entry other than 0 and 1.
     fn read<'s>(&'s self, i: usize, scratch: &'s mut Vec<T>) -> Result<&'s [T]>;
 
     /// Where value `token` of row `row` stands, as the caller indexes it.
     fn place(&self, row: usize, token: usize) -> String;
 
-    /// How many values ahead of the arithmetic memory is asked for.
+    /// How many values ahead to prefetch.
     fn ahead(&self) -> usize {
         1024
     }

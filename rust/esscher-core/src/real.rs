@@ -13,7 +13,7 @@ pub trait Real: sealed::Load {
 pub(crate) mod sealed {
     use crate::simd::Machine;
 
-    /// How as many values as there are lanes of f32 are read at once.
+    /// Loads of as many values as there are lanes of f32.
     pub trait Load: Copy + Default + Send + Sync {
         /// Whether f32 holds every value.
         const FITS_F32: bool;
@@ -93,7 +93,7 @@ impl sealed::Load for f64 {
     }
 }
 
-/// As many lanes of f32 as any machine has.
+/// The most lanes of f32 that any instruction set has.
 pub(crate) const MAX_LANES: usize = 16;
 
 /// A bfloat16: the upper half of an f32's bits.

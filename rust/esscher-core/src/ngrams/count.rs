@@ -8,12 +8,12 @@ use super::{
 };
 use crate::{Error, Offsets, Ragged, Result, parallel, ragged::check_length};
 
-/// Groups of at least so many tokens are worth the scattering.
+/// Groups of at least this many tokens are scattered into buckets.
 const LARGE: usize = 1 << 14;
-/// Small groups are counted in runs of about so many tokens that share their memory.
+/// Small groups are counted in runs of about this many tokens, which share their memory.
 const RUN: usize = 1 << 16;
 
-/// Count the n-grams of orders 1 to `last` of every group, whose rows may have weights, and make something of it.
+/// Count the n-grams of orders 1 to `last` of every group, and return the result of `finish` for each.
 ///
 /// # Errors
 /// If a group has 2^32 tokens or more, or 2^31 rows.

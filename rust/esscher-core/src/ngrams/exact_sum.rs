@@ -1,5 +1,5 @@
 //! Sums that do not depend on the order of their terms (Neal, "Fast exact summation using small and large
-//! superaccumulators", 2015, section 2, arXiv:1505.05571).
+//! superaccumulators", 2015, arXiv:1505.05571).
 
 const LIMBS: usize = 34;
 /// One digit of the sum, and how many bits it has.

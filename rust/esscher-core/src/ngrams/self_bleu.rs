@@ -23,7 +23,7 @@ const BLOCK: usize = 4096;
 pub enum Smoothing {
     /// The smallest normal f64 stands for a precision of 0 (NLTK's method0).
     None,
-    /// A count of 0 becomes 0.1 (NLTK's method1; Chen and Cherry, WMT 2014, section 3, doi:10.3115/v1/W14-3346).
+    /// A count of 0 becomes 0.1 (NLTK's method1; Chen and Cherry, WMT 2014, doi:10.3115/v1/W14-3346).
     Method1,
     /// The first count of 0 becomes 1/2, the next 1/4, and so on; orders that a row is too short for are left out
     /// (mteval-v13a's, with sacreBLEU's effective order; Post, WMT 2018, arXiv:1804.08771).

@@ -33,7 +33,7 @@ impl GeneralisedPareto {
         Self { k: (n * k + PRIOR_WEIGHT * PRIOR_K) / (n + PRIOR_WEIGHT), sigma: -k / b }
     }
 
-    /// The log-weight at the quantile of which `minus_p` is the probability, but for its sign.
+    /// The log-weight at the quantile of probability `-minus_p`.
     #[inline(always)]
     fn log_weight<M: Machine>(&self, m: M, minus_p: M::f64s, max: f64, cutoff: f64) -> M::f64s {
         let exponential = m.neg_f64s(ln_1p(m, minus_p));
@@ -57,7 +57,7 @@ fn posterior_mean(values: &[f64], log_weights: &[f64]) -> f64 {
     kept().map(|(v, w)| v * w).sum::<f64>() / kept().map(|(_, w)| w).sum::<f64>()
 }
 
-/// The likeliest shape for every inverse scale `b`: the mean of `ln(1 - b x)`.
+/// The maximum-likelihood shape for every inverse scale `b`: the mean of `ln(1 - b x)`.
 struct Shapes<'a> {
     excess: &'a [f64],
     b: &'a [f64],

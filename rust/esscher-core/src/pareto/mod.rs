@@ -80,7 +80,7 @@ pub fn shapes(values: &[f64], betas: &[f64], groups: &Offsets<'_>, rule: TailRul
     Ok(of_groups.concat())
 }
 
-/// The tail is the same for every beta.
+/// The weights in the tail are the same ones for every beta.
 fn shapes_of_group(values: &[f64], betas: &[f64], rule: TailRule) -> Vec<f64> {
     let tail_len = rule.tail_len(values.len());
     if tail_len < MIN_TAIL {
@@ -113,8 +113,9 @@ fn smooth_group(log_ratios: &mut [f64], rule: TailRule) -> f64 {
     fit.k
 }
 
-/// The cutoff relative to the largest weight, and the fit to the weights beyond it, which replace the log-weights
-/// `tail`, in rising order. Without a fit, what stands for k.
+/// Fit the excesses over the cutoff: return the cutoff's weight relative to the largest, and the fit. `tail` holds the
+/// log-weights beyond the cutoff in rising order, and is overwritten. The error is the k to report where there is no
+/// fit.
 fn fit_tail(cutoff: f64, tail: &mut [f64]) -> std::result::Result<(f64, GeneralisedPareto), f64> {
     let (lowest, max) = (tail[0], tail[tail.len() - 1]);
     // The comparison comes first for a tail that is -inf throughout, whose difference is NaN.
@@ -126,7 +127,7 @@ fn fit_tail(cutoff: f64, tail: &mut [f64]) -> std::result::Result<(f64, Generali
     if fit.k.is_finite() && fit.sigma > 0.0 { Ok(((cutoff - max).exp(), fit)) } else { Err(f64::NAN) }
 }
 
-/// Replace each log-weight by how far its weight exceeds the cutoff's, both relative to the largest.
+/// Replace each log-weight by its weight less the cutoff's, both relative to the largest weight.
 struct Excess<'a> {
     values: &'a mut [f64],
     max: f64,

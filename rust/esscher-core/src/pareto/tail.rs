@@ -8,7 +8,7 @@ use crate::{
     vectors::{each, load},
 };
 
-/// One of the log-weights.
+/// A log-weight and its index in the group.
 #[derive(Clone, Copy)]
 pub(super) struct Weight {
     pub(super) value: f64,
@@ -33,7 +33,8 @@ pub(super) fn split_tail(values: &[f64], tail_len: usize) -> (f64, Vec<Weight>) 
     (cutoff.value, tail.to_vec())
 }
 
-/// A value that hardly ever fewer are above than the tail has, nor many more: a quantile of some of the values.
+/// A lower bound for the tail, estimated from a sample of the values: slightly more values than the tail has are nearly
+/// always above it.
 fn threshold(values: &[f64], tail_len: usize) -> f64 {
     const SOME: usize = 1024;
     if values.len() < 4 * SOME {
@@ -76,7 +77,8 @@ impl Kernel for Above<'_> {
     }
 }
 
-/// Add what is at least `lowest` of a chunk that begins at `start`: without a branch, which could not be predicted.
+/// Append the values of at least `lowest` of a chunk that begins at `start`; branch-free, as the comparisons cannot be
+/// predicted.
 #[inline(always)]
 fn extend(found: &mut Vec<Weight>, chunk: &[f64], start: usize, lowest: f64) {
     let (mut weights, mut count) = ([Weight { value: 0.0, index: 0 }; MAX_LANES], 0);

@@ -27,7 +27,7 @@ const TAIL: [f64; 10] = [
     2.510_042_415_700_506_7e-8,
 ];
 
-/// `exp(x) = 2^k exp(r)`, as far as all functions of the exponential go together.
+/// `exp(x) = 2^k exp(r)`: the steps that all functions of the exponential share.
 struct Reduced<M: Machine> {
     k: M::f64s,
     r: M::f64s,

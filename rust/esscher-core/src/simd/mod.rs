@@ -20,11 +20,11 @@ use pulp::{Simd, WithSimd};
 
 /// Work that is compiled for each instruction set.
 pub(crate) trait Kernel {
-    /// What it gives.
+    /// The result.
     type Output;
 
-    /// Do it. Must be `#[inline(always)]`, as all that it calls on the way to the arithmetic, closures included: what
-    /// is not inlined is compiled for the oldest machine.
+    /// Run it. This and every function and closure that it calls with vectors must be `#[inline(always)]`: what is not
+    /// inlined is compiled for the oldest machine.
     fn run<M: Machine>(self, m: M) -> Self::Output;
 }
 
@@ -60,7 +60,7 @@ impl<M: Machine, K: Kernel> WithSimd for On<M, K> {
     }
 }
 
-/// Each way through [`dispatch`] that this machine has.
+/// The instruction sets of this machine.
 #[cfg(test)]
 pub(crate) mod paths {
     use std::cell::Cell;
@@ -85,7 +85,7 @@ pub(crate) mod paths {
         paths
     }
 
-    /// Check something on each path.
+    /// Run `check` with each instruction set.
     pub(crate) fn each(check: impl Fn()) {
         for (name, arch) in all() {
             println!("on the path {name}");
@@ -134,7 +134,7 @@ mod tests {
         };
     }
 
-    /// Numbers that leave no part of `low..high` out, with their magnitudes as even as their values.
+    /// Numbers spread over `low..high`, evenly in value and in magnitude.
     fn spread(low: f64, high: f64) -> Vec<f64> {
         let share = |i: u32| f64::from(i.wrapping_mul(2_654_435_769)) / f64::from(u32::MAX);
         let even = (0..4_000).map(|i| low + (high - low) * share(i));

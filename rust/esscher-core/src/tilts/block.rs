@@ -13,15 +13,15 @@ use crate::{
 pub const SUMS: usize = 5;
 /// How many sums [`super::excess`] gives for each beta and group.
 pub const EXCESS: usize = 3;
-/// Up to so many values the lanes of a vector are betas, where that is less work, and not values: what small groups
-/// would spend on adding up lanes.
+/// Blocks of at most this many values put betas, not values, in the lanes of a vector where that is less work: it saves
+/// small groups the horizontal sums.
 const FEW: usize = 256;
-/// What adding up the lanes of all sums takes, in exponentials of vectors.
+/// The cost of the horizontal sums for one beta, in vector exponentials.
 const LANES_SUMMED: usize = 2;
-/// Stands for a difference of `-inf`: its exponential is 0, and the product with it too, where `0 * inf` is not.
+/// Replaces a difference of `-inf`: its exponential is 0 and so is the product of both, whereas `0 * -inf` is NaN.
 pub(super) const LOWEST: f64 = f64::MIN;
 
-/// `1 / beta`, finite: times the difference of the largest reward, 0, it must be 0.
+/// `1 / beta`, capped to be finite: the product with the difference of the largest reward, 0, must be 0 and not NaN.
 #[inline(always)]
 fn rate(beta: f64) -> f64 {
     beta.recip().min(f64::MAX)
@@ -37,14 +37,14 @@ fn times<M: Machine>(m: M, a: [M::f64s; 2], b: [M::f64s; 2]) -> [M::f64s; 2] {
     [m.mul_f64s(a[0], b[0]), m.mul_f64s(a[1], b[1])]
 }
 
-/// Whether vectors of betas are fewer than vectors of values, for every beta in turn.
+/// Whether one pass with betas in the lanes needs fewer vectors than a pass over the values for each beta.
 #[inline(always)]
 fn over_betas<M: Machine>(values: usize, betas: usize) -> bool {
     let vectors = |n: usize| n.div_ceil(M::F32_LANES);
     values <= FEW && values * vectors(betas) <= betas * (vectors(values) + LANES_SUMMED)
 }
 
-/// As many numbers as two vectors hold; what is missing is 1.
+/// The first numbers as two vectors; missing lanes are 1.
 #[inline(always)]
 fn lanes<M: Machine>(numbers: impl Iterator<Item = f64>) -> [M::f64s; 2] {
     let mut filled = [1.0; MAX_LANES];
@@ -52,7 +52,7 @@ fn lanes<M: Machine>(numbers: impl Iterator<Item = f64>) -> [M::f64s; 2] {
     pod_read_unaligned(cast_slice(&filled[..M::F32_LANES]))
 }
 
-/// Add sums, whose lanes are betas, to what is known of each beta.
+/// Add sums whose lanes are betas to the output of each beta.
 #[inline(always)]
 fn add_lanes<M: Machine, const K: usize>(out: &mut [f64], sums: [[M::f64s; 2]; K]) {
     for (k, sum) in sums.iter().enumerate() {

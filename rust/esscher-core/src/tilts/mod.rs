@@ -9,9 +9,9 @@ pub use block::{EXCESS, SUMS};
 use crate::{Error, Offsets, Result, parallel, ragged::check_length, simd, vectors::largest, weights};
 use block::{LOWEST, TiltExcess, TiltSums};
 
-/// Values that are summed at once, for every beta in turn: the first-level cache holds them.
+/// The number of values summed for every beta before the next block is read: a block fits in the first-level cache.
 const BLOCK: usize = 2048;
-/// Values that are one piece of work for a thread: a part of a big group, or several small ones.
+/// The number of values in one piece of work for a thread: a part of a big group, or several small groups.
 const PIECE: usize = 1 << 15;
 /// Write the largest value of each group, `-inf` of an empty one.
 ///
@@ -61,7 +61,8 @@ pub fn excess(
     })
 }
 
-/// Add what `add` gives of each block of differences, block after block.
+/// Call `add` with each block of differences `r - max`, its group and the sums to add to; the blocks of a piece come in
+/// order.
 fn over_groups(
     rewards: &[f64],
     betas: &[f64],

@@ -7,7 +7,7 @@ pub use softmax::Logit;
 use crate::{Error, Result, parallel, ragged::check_length, simd};
 use softmax::{BLOCK, Both, Pair, Policy, Softmax};
 
-/// What one model's logits say of each token, and how two models' differ; in nats.
+/// Log-prob and entropy of each token under one model and, with the prior's logits, the KL between the two; in nats.
 ///
 /// Log-probs and entropies are within 1e-6 absolute or relative, whichever is more; a KL is within 5e-6 of 1 more than
 /// the entropy and the cross-entropy that it is the difference of.

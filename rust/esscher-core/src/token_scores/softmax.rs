@@ -12,12 +12,12 @@ pub trait Logit: Real {}
 impl Logit for f32 {}
 impl Logit for Bf16 {}
 
-/// Logits that the first-level cache holds, with the prior's: they are read twice, first for their maximum. Meanwhile
-/// the next block is fetched.
+/// The number of logits in a block: blocks of policy and prior fit in the first-level cache together, as each is read
+/// twice, first for its maximum. The next block is prefetched meanwhile.
 pub(super) const BLOCK: usize = 2048;
-/// Below the maximum by so much, the exponential in f32 is 0, or as good as.
+/// Differences from the maximum are raised to this: the exponential in f32 is as good as 0.
 const LOWEST: f32 = -87.0;
-/// Stands for a difference of `-inf` where that would make NaN of a product with 0.
+/// Replaces a difference of `-inf`, whose product with 0 would be NaN.
 const IMPOSSIBLE: f32 = f32::MIN;
 
 /// Sums over a part of the vocabulary.
@@ -55,7 +55,7 @@ impl Softmax {
         ((logit.to_f64() - f64::from(self.max)) - self.sum.ln()) as f32
     }
 
-    /// Rounding may leave a little less than 0 where one token has all the mass.
+    /// At least 0: where one token has all the mass, rounding may give slightly less.
     pub(super) fn entropy(&self) -> f32 {
         (self.sum.ln() - self.weighted / self.sum).max(0.0) as f32
     }
@@ -111,7 +111,8 @@ impl Pair {
         }
     }
 
-    /// Infinite if the policy can produce what the prior cannot; else rounding alone could make it negative.
+    /// Infinite if the policy gives mass to a token that the prior excludes; else at least 0, as only rounding gives
+    /// less.
     pub(super) fn kl<T: Logit>(&self, logits: &[T], prior: &[T]) -> f32 {
         let gone = |logit: &T| logit.to_f64() == f64::NEG_INFINITY;
         if self.prior_gone && logits.iter().zip(prior).any(|(l, l0)| gone(l0) && !gone(l)) {

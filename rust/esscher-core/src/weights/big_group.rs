@@ -94,7 +94,8 @@ fn write_exps<M: Machine>(m: M, tilt: Tilt<'_>, max: f64, out: &mut [f64]) -> (f
     (sum.total(m), squares.total(m))
 }
 
-/// Write what is wanted of a block whose group has been summed; of weights, all but the factor is there.
+/// Write the weights or log-weights of a block from the sums of its group. Weights are scaled in place: the output
+/// holds exponentials relative to the block's largest.
 struct WriteBlock<'a, 'o> {
     tilt: Tilt<'a>,
     of_block: LogSum,

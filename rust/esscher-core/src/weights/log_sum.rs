@@ -8,9 +8,9 @@ use crate::{
 
 /// Sums over a part of a group of `exp((value - max) / beta)`, but for the first that equals the maximum.
 ///
-/// That one is 1: left out, it does not cost the digits of the rest, of a group that one value dominates (Blanchard,
-/// Higham, Higham, "Accurately computing the log-sum-exp and softmax functions", IMA Journal of Numerical Analysis
-/// 2021, doi:10.1093/imanum/draa038).
+/// Its term is exactly 1; adding it would cost the other terms their digits in a group that one value dominates
+/// (Blanchard, Higham, Higham, "Accurately computing the log-sum-exp and softmax functions", IMA Journal of Numerical
+/// Analysis 2021, doi:10.1093/imanum/draa038).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LogSum {
     pub(super) max: f64,
@@ -20,23 +20,24 @@ pub(super) struct LogSum {
     pub(super) squares: f64,
 }
 
-/// Values of one group that are summed at once: what the first-level cache holds, as they are read twice.
+/// The number of values of a big group that are summed at once: a block is read twice, so it must fit in the
+/// first-level cache.
 pub(super) const BLOCK: usize = 2048;
-/// Less than that beside the largest value loses digits if they are summed together.
+/// If the other terms sum to less than this, they are summed again without the largest, whose 1 would cost them digits.
 const DOMINATED: f64 = 1e-2;
 
 impl LogSum {
     pub(super) const EMPTY: Self = Self { max: f64::NEG_INFINITY, others: 0.0, squares: 0.0 };
 
-    /// From the sums over all values, the largest included; `below_largest` sums the others alone, where that is
-    /// needed.
+    /// From the sums over all values, the largest included; `below_largest` sums all but the largest, and is called
+    /// where one value dominates.
     #[inline(always)]
     pub(super) fn new(max: f64, (sum, squares): (f64, f64), below_largest: impl FnOnce() -> (f64, f64)) -> Self {
         let (others, squares) = if sum < 1.0 + DOMINATED { below_largest() } else { (sum - 1.0, squares - 1.0) };
         Self { max, others, squares }
     }
 
-    /// NaN in the values makes the sums NaN.
+    /// Whether no value was NaN or `+inf`: NaN in the values makes the sums NaN.
     pub(super) fn is_valid(&self) -> bool {
         self.max < f64::INFINITY && !self.others.is_nan()
     }

@@ -14,7 +14,7 @@ use log_sum::BLOCK;
 use small_groups::Task;
 use tilt::{Out, Tilt};
 
-/// Where it is written what the weights of each group say of the target.
+/// Slices for the results of each group.
 #[derive(Debug)]
 pub struct Normaliser<'a> {
     /// Log of the mean unnormalised weight, one per group: the estimate of log Z.
@@ -93,7 +93,7 @@ pub fn normalise_only(rewards: &[f64], beta: f64, groups: &Offsets<'_>, normalis
     weigh("rewards", Tilt::new(rewards, beta)?, groups, Out::Nothing, normaliser)
 }
 
-/// Values of small groups that are one piece of work for a thread, and stay in the caches while it lasts.
+/// The number of values of small groups in one piece of work for a thread: they stay in the caches between the passes.
 const RUN: usize = 4096;
 
 fn weigh(
@@ -129,7 +129,7 @@ fn weigh(
     if valid.contains(&false) { check(name, tilt.values) } else { Ok(()) }
 }
 
-/// Consecutive groups that are worth a task: a big one alone, small ones together.
+/// Divide the groups into tasks: a big group alone, consecutive small groups together.
 fn runs(groups: &Offsets<'_>) -> Vec<Range<usize>> {
     let mut runs = Vec::new();
     let mut start = 0;

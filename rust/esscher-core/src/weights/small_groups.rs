@@ -12,7 +12,7 @@ use crate::{
     vectors::{map, max},
 };
 
-/// Some consecutive groups, and where their results go.
+/// Consecutive groups and the slices for their results.
 pub(super) struct Task<'o> {
     pub(super) run: Range<usize>,
     pub(super) out: Out<'o>,
@@ -48,7 +48,7 @@ pub(super) fn weigh(tilt: Tilt<'_>, groups: &Offsets<'_>, task: Task<'_>) -> boo
     true
 }
 
-/// The logarithm of a length, which is mostly that of the group before.
+/// A cache for the logarithm of a group's length: most groups are as long as the one before.
 #[derive(Default)]
 struct LogLen {
     len: usize,
@@ -121,12 +121,13 @@ fn sums_below<M: Machine>(m: M, exps: &[f64], limit: f64) -> (f64, f64) {
     )
 }
 
-/// Write what is wanted of some small groups that have been summed; of weights, all but the factor is there.
+/// Write the weights or log-weights of small groups from their sums. Weights are scaled in place: the output holds
+/// exponentials relative to the largest.
 struct WriteGroups<'a, 'o, P> {
     tilt: Tilt<'a>,
     parts: P,
     sums: &'a [LogSum],
-    /// The sums of what is not the largest; then the logarithm of 1 more.
+    /// `others` of each group; replaced by `ln(1 + others)`.
     log_sums: &'a mut [f64],
     out: Out<'o>,
 }

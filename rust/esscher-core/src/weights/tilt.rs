@@ -31,7 +31,7 @@ impl<'a> Tilt<'a> {
         Self { values: &self.values[range], beta: self.beta }
     }
 
-    /// `(x - max) / beta`, of which the common `beta = 1` is free.
+    /// `(x - max) / beta`, without the division in the common case of `beta = 1`.
     #[inline(always)]
     fn exponents<M: Machine>(self, m: M, max: f64, x: [M::f64s; 2]) -> [M::f64s; 2] {
         let max = m.splat_f64s(max);
@@ -105,7 +105,7 @@ impl<'a> Tilt<'a> {
     }
 }
 
-/// What is written for each value, and where.
+/// The output for each value: nothing, its weight or its log-weight.
 pub(super) enum Out<'a> {
     Nothing,
     Weights(&'a mut [f64]),
@@ -113,7 +113,7 @@ pub(super) enum Out<'a> {
 }
 
 impl<'a> Out<'a> {
-    /// Cut off the part for the first `len` values.
+    /// Split off the output of the first `len` values.
     #[inline(always)]
     pub(super) fn split_off(&mut self, len: usize) -> Out<'a> {
         match self {
@@ -124,7 +124,7 @@ impl<'a> Out<'a> {
     }
 }
 
-/// Multiply weights, relative to the largest, with its share.
+/// Multiply weights with `share`.
 #[inline(always)]
 pub(super) fn scale<M: Machine>(m: M, share: f64, weights: &mut [f64]) {
     let share = m.splat_f64s(share);
