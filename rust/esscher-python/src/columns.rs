@@ -43,7 +43,7 @@ impl<'a, T: Copy> Source<'a, T> {
         self.values.len()
     }
 
-    /// The same division of values read as something else.
+    /// The same division, of the values that `f` makes of these.
     pub fn map<U>(self, f: impl FnOnce(&'a [T]) -> &'a [U]) -> Source<'a, U> {
         Source { values: f(self.values), division: self.division }
     }

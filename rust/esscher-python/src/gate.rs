@@ -11,7 +11,7 @@ use pyo3::exceptions::{PyOverflowError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-/// More threads than this are a mistake: they are started, and stay.
+/// The most threads of a pool: more are a mistake, and would stay alive.
 const MOST_THREADS: i64 = 1024;
 
 /// How many threads a caller asks for.
@@ -30,7 +30,7 @@ impl<'py> FromPyObject<'_, 'py> for Threads {
     }
 }
 
-/// Work on fewer values than this is done before a thread has woken up.
+/// Work on fewer values than this is done on the caller's thread: it is faster than waking another.
 const WORTH_A_THREAD: usize = 1 << 16;
 
 /// Run `work`, which reads about `values` values, without the GIL, on `threads` threads (if `None`: on all cores if
@@ -59,7 +59,7 @@ fn on_threads<T: Send>(threads: Option<Threads>, values: usize, work: impl FnOnc
     if threads == 1 { work() } else { pool(threads).install(work) }
 }
 
-/// By process and number of threads.
+/// Thread pools by process and number of threads.
 type Pools = HashMap<(u32, usize), Arc<ThreadPool>>;
 
 /// The pool of so many threads. A forked process has none of its parent's threads, so each process has its own pools.

@@ -12,7 +12,7 @@ mod weights;
 
 use pyo3::prelude::*;
 
-/// Panics on purpose: the tests show by it that a panic arrives as an exception.
+/// Panic, so that a test can check that a panic arrives as an exception.
 #[pyfunction]
 fn panic(py: Python<'_>) -> PyResult<()> {
     gate::run(py, None, 0, || panic!("on purpose"))

@@ -68,8 +68,8 @@ pub fn log_normaliser<'py>(
     })
 }
 
-/// A new array that `work` fills, and what it returns. `NumPy` allocates it: it asks for huge pages, and does not write
-/// to them first.
+/// A new array that `work` fills, and the result of `work`. `NumPy` allocates it, in huge pages and without writing to
+/// them first.
 fn filled<T>(py: Python<'_>, len: usize, work: impl FnOnce(&mut [f64]) -> PyResult<T>) -> PyResult<(Filled<'_>, T)> {
     let out: Filled<'_> = py.import("numpy")?.call_method1("empty", (len,))?.cast_into()?;
     let returned = work(out.readwrite().as_slice_mut()?)?;

@@ -14,11 +14,12 @@ use crate::parallel;
 /// About how many windows share a bucket, and the logarithm of the most buckets: each has a cache line being written.
 const BUCKET: usize = 1 << 11;
 const MOST_BUCKETS_LOG2: u32 = 12;
-/// The fewest and the most tokens of a chunk that is scattered for itself; in between, there are 16 chunks.
+/// The fewest and the most tokens of a chunk that is scattered on its own; in between, a group is divided into 16
+/// chunks.
 const CHUNK: (usize, usize) = (1 << 12, 1 << 20);
-/// Beyond so many token ids, or more than there are tokens, tokens are renamed first.
+/// Token ids are renumbered if they may exceed this, or the number of tokens.
 const VOCABULARY: usize = 1 << 18;
-/// The most parts of work that can be under way at once.
+/// The number of parts that the buckets are divided into for the threads.
 const PARTS: usize = 64;
 
 /// Count the n-grams of orders 1 to `last`; every census that is made sees some of them.

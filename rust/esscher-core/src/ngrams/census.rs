@@ -1,14 +1,14 @@
-//! What is kept of an n-gram, and what is read off that.
+//! Tallies, one per n-gram, and the census that reads them.
 
 use super::group::Group;
 
 /// Where an n-gram starts, and its row; both counted within a group.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Window {
-    /// What tells the shortest n-grams in a walk apart.
+    /// The identity of the shortest n-gram of a walk that starts here.
     pub(super) key: u32,
     pub(super) start: u32,
-    /// The top bit says that the row may end within the longest n-gram: few windows need to look up where.
+    /// The row; its top bit is set if the row may end within the longest n-gram, so that few windows look up where.
     pub(super) row: u32,
 }
 
@@ -24,27 +24,27 @@ impl Window {
     }
 }
 
-/// What is kept of one n-gram.
+/// What is remembered of one n-gram.
 pub(super) trait Tally: Clone + Default + PartialEq + Send {
-    /// Take note of one more occurrence; they come in order.
+    /// Count one more occurrence; occurrences come in order.
     fn note(&mut self, window: Window, group: &Group<'_>);
 
-    /// Take note of the occurrences in later rows.
+    /// Add the tally of the same n-gram in later rows.
     fn merge(&mut self, later: &Self);
 
-    /// Whether longer n-grams around this one can matter.
+    /// Whether longer n-grams that contain this one have to be counted.
     fn recurs(&self) -> bool;
 }
 
-/// What is read off the tallies of n-grams.
+/// A result that is computed from the tallies of all n-grams.
 pub(super) trait Census: Send {
     type Tally: Tally;
 
-    /// Take note of some n-grams of one order: their windows, and a tally for each different one.
+    /// Add some n-grams of one order: their windows, and one tally for each different n-gram.
     ///
-    /// N-grams that cannot recur are left out, but for unigrams.
+    /// Of orders above 1, n-grams that cannot recur are left out.
     fn count(&mut self, order: usize, windows: impl Iterator<Item = Window>, tallies: &[Self::Tally]);
 
-    /// Add what another one saw.
+    /// Add the result of another one, of other n-grams.
     fn merge(&mut self, other: Self);
 }

@@ -10,7 +10,8 @@ const LOWEST: i32 = -1074;
 
 /// A sum of finite numbers, each at least 0, that is rounded once, in the end.
 ///
-/// The sum is an integer in units of the smallest f64, in digits of 64 bits; what they overflow by waits above them.
+/// The sum is an integer in units of the smallest f64, in digits of 64 bits; each digit has 64 more bits for its
+/// carries, which are resolved in the end.
 #[derive(Debug, Clone)]
 pub(super) struct ExactSum([u128; LIMBS]);
 
@@ -33,7 +34,7 @@ impl ExactSum {
         self.0[shift / BITS + 1] += wide >> BITS;
     }
 
-    /// Add what another one holds.
+    /// Add another sum.
     pub(super) fn merge(&mut self, other: &Self) {
         self.0.iter_mut().zip(&other.0).for_each(|(limb, more)| *limb += more);
     }

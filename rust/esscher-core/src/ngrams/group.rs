@@ -15,7 +15,7 @@ pub(super) struct Group<'a> {
 }
 
 impl<'a> Group<'a> {
-    /// Become the given rows; the memory is kept.
+    /// Replace the rows; the memory is reused.
     pub(super) fn set(&mut self, token_ids: &Ragged<'a, u32>, rows: Range<usize>, weights: Option<&[f64]>) {
         let span = span(token_ids, &rows);
         self.weights.clear();

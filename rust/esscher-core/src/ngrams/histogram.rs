@@ -1,11 +1,11 @@
-//! How many things have which size.
+//! Histograms of sizes.
 
 use hashbrown::HashMap;
 
 /// Sizes below this are counted in an array.
 const LOW: usize = 1 << 12;
 
-/// How many things there are of every size.
+/// The count of every size.
 #[derive(Debug, Default)]
 pub(super) struct Histogram {
     low: Vec<u64>,
@@ -13,19 +13,19 @@ pub(super) struct Histogram {
 }
 
 impl Histogram {
-    /// Count one more thing of this size.
+    /// Add one to the count of a size.
     pub(super) fn add(&mut self, size: u32) {
         *self.at(size) += 1;
     }
 
-    /// Add what another one counted.
+    /// Add the counts of another histogram.
     pub(super) fn merge(&mut self, other: &Self) {
         for (size, count) in other.sizes() {
             *self.at(size) += count;
         }
     }
 
-    /// Each size that there is, ascending, and how many things have it.
+    /// Each size that occurs, ascending, with its count.
     pub(super) fn sorted(&self) -> Vec<(u32, u64)> {
         let mut sizes: Vec<_> = self.sizes().collect();
         sizes.sort_unstable();

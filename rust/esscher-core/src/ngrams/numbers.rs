@@ -1,6 +1,7 @@
-//! Small numbers for n-grams.
+//! Numbering of n-grams from 0.
 
-/// The fewest slots of a table, and the most that it starts with: from there on it grows with what is in it.
+/// The fewest slots of a table, and the most that it starts with: beyond, it grows as it fills. (One bigram can hold 2
+/// % of all windows of a batch.)
 const SLOTS: (usize, usize) = (64, 1 << 14);
 
 /// Numbers from 0, in order of appearance, for pairs: of an n-gram's number and the token after it, for example.

@@ -1,4 +1,4 @@
-//! Summary of n-grams without weights: from how many n-grams have which count, in integers.
+//! Statistics of n-grams without weights, from histograms of their counts, in integers.
 
 use super::{
     census::{Census, Tally, Window},

@@ -15,10 +15,10 @@ use super::{
 };
 use crate::{Error, Offsets, Ragged, Result, error, parallel, sum::sum};
 
-/// Scores are added up in blocks of so many, whatever the number of threads.
+/// The number of scores that are summed in one block, whatever the number of threads.
 const BLOCK: usize = 4096;
 
-/// What stands for the logarithm of a precision that is 0, as in NLTK.
+/// The replacement for a precision of 0, whose logarithm is infinite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Smoothing {
     /// The smallest normal f64 stands for a precision of 0 (NLTK's method0).

@@ -1,4 +1,4 @@
-//! What the n-grams of a group say of its diversity: distinct-n, entropy, and distinct-n of a sub-sample.
+//! Statistics of a group's n-grams: distinct-n, entropy, and distinct-n of a sub-sample.
 
 use super::{
     count::{check_weights, longest},

@@ -91,7 +91,7 @@ pub(super) fn ess(weights: &[f64]) -> f64 {
     total(weights) * scale(weights)
 }
 
-/// What weights are multiplied with so that they add up to the effective sample size, and equal ones become 1.
+/// The factor that makes weights add up to the effective sample size, and equal ones 1.
 pub(super) fn scale(weights: &[f64]) -> f64 {
     let squares = sum(weights.len(), |i| weights[i] * weights[i]);
     if squares > 0.0 { total(weights) / squares } else { 0.0 }

@@ -1,4 +1,4 @@
-//! What the n-grams of one order say of a group.
+//! The statistics of a group's n-grams of one order.
 
 /// Distinct-n, the entropy in nats, and rarefied distinct-n. NaN where there is no answer.
 #[derive(Debug, Clone, Copy)]

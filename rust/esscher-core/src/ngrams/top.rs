@@ -42,7 +42,7 @@ pub struct TopWeightedNgrams {
     pub starts: Vec<i64>,
     /// How often each occurs.
     pub counts: Vec<i64>,
-    /// What the weights of its occurrences add up to.
+    /// The summed weight of its occurrences.
     pub weights: Vec<f64>,
 }
 
@@ -139,11 +139,11 @@ impl Ranked for Weighed {
     }
 }
 
-/// A tally of which the first few are looked for.
+/// A tally that n-grams are ranked by.
 trait Ranked: Tally {
     fn order(a: &Self, b: &Self) -> Ordering;
 
-    /// Whether it can be among them.
+    /// Whether the n-gram can be listed at all.
     fn competes(&self) -> bool;
 }
 

@@ -6,7 +6,8 @@ use super::{
     numbers::Numbers,
 };
 
-/// The windows that are left, and the number of the n-gram that starts at each. One walk's memory serves many.
+/// The windows whose n-grams may still recur, with the number of each n-gram. A walk is reused for many groups, with
+/// its memory.
 #[derive(Default)]
 pub(super) struct Walk<T> {
     windows: Vec<Window>,
@@ -94,7 +95,8 @@ impl<T: Tally> Walk<T> {
         self.nexts.extend(self.windows.iter().map(|window| group.tokens()[window.start as usize + order]));
     }
 
-    /// Make n-grams one token longer, where they and their right neighbours recur: the two say what the longer one is.
+    /// Make n-grams one token longer where they and their right neighbours recur: the pair of numbers identifies the
+    /// longer n-gram.
     fn join_neighbours(&mut self) {
         let len = self.windows.len();
         let (windows, numbers, nexts) = (&mut self.windows[..len], &mut self.numbers[..len], &mut self.nexts[..len]);

@@ -1,4 +1,4 @@
-//! Summary of n-grams of weighted completions.
+//! Statistics of the n-grams of weighted completions.
 //!
 //! Every n-gram is seen, also those that occur once: each adds a term, and exact sums take terms in any order.
 
@@ -67,7 +67,7 @@ impl<const M: usize> Tally for Mass<M> {
     }
 }
 
-/// What the n-grams of one order add up to.
+/// Sums over the n-grams of one order.
 #[derive(Default, Clone)]
 struct OfOrder {
     order: usize,
