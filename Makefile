@@ -15,7 +15,7 @@ demo: $(VENV)/demo ## Do the whole job once on a real language model: a table an
 
 test: $(VENV)/test ## Run all tests, Rust and Python
 	cargo test --quiet
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: $(VENV)/test $(VENV)/lint $(VENV)/proto ## Check format, lints, types, stubs, and that generated code is current
 	$(BIN)/ruff format --check

@@ -6,6 +6,10 @@ import os
 import sys
 from pydoc_data.topics import topics
 
+# Before NumPy and torch are imported: several processes test at once, and on a busy machine torch's threads wait for
+# each other most of the time.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import numpy as np
 import pytest
 from hypothesis import settings
