@@ -44,7 +44,7 @@ def on_tables(request, tmp_path_factory):
 def on_alice(tmp_path_factory):
     recipe = recipe_of("alice")
     # Larger steps than usual, so that few are enough for a collapse.
-    settings = replace(recipe.settings, steps=60, learning_rate=5e-4, prior_samples=32)
+    settings = replace(recipe.settings, steps=30, learning_rate=1e-3, prior_samples=32)
     folder = tmp_path_factory.mktemp("alice")
     return run(replace(recipe, settings=settings, evaluated=48), folder)
 

@@ -45,9 +45,15 @@ def exact(beta):
 EXACT = np.stack([exact(beta) for beta in BETAS], axis=-1)
 
 
-def draw(rng, prompt, n):
-    cdf = PRIOR[prompt].cumsum()
-    return REWARDS[prompt][np.minimum(np.searchsorted(cdf, rng.random(n)), len(cdf) - 1)]
+CDF = PRIOR.cumsum(axis=1) / PRIOR.sum(axis=1, keepdims=True)
+# Those of a prompt lie between its number and the next.
+PLACES = (np.arange(PROMPTS)[:, None] + CDF).ravel()
+
+
+def draw(rng, prompts, n):
+    """Rewards of so many completions of each prompt, one prompt after another."""
+    at = np.repeat(prompts, n) + rng.random(np.size(prompts) * n)
+    return REWARDS.ravel()[np.searchsorted(PLACES, at, side="right")]
 
 
 def curves(found: Frontier):
@@ -202,7 +208,7 @@ def coverage(sampled, truth):
 def of_prompts(prompts, n):
     def sampled(rng):
         drawn = rng.integers(PROMPTS, size=prompts)
-        return frontier(np.concatenate([draw(rng, p, n) for p in drawn]), BETAS, np.arange(prompts + 1) * n)
+        return frontier(draw(rng, drawn, n), BETAS, np.arange(prompts + 1) * n)
 
     return sampled
 

@@ -207,7 +207,7 @@ def test_standard_errors_of_one_prompt_are_calibrated():
         assert abs(np.mean(scores)) < 5 / np.sqrt(400) + 0.1, name
 
 
-def draw_one(seed, n=4000):
+def draw_one(seed, n=1000):
     rng = np.random.default_rng(seed)
     size = WORLD.groups[1]
     drawn = resample(LOG_POLICY[:size], n, rng, scheme="multinomial")
