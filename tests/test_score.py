@@ -497,7 +497,7 @@ print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_memory_is_that_of_a_block(tmp_path, suffix):
-    few, many = 2_000, 20_000
+    few, many = 2_000, 12_000
     rng = np.random.default_rng(0)
     table = rows(few).append_column("noise", pa.array([rng.bytes(4000).hex() for _ in range(few)]))
     peaks = []

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from pydoc_data.topics import topics
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -122,16 +123,16 @@ def test_logprobs_are_transformers_own_loss():
 
 
 def test_smollm2_logprobs_are_transformers_own_loss_however_batched():
-    """108 completions of nine prompts, real and sampled, in three batch compositions: about half a minute."""
+    """60 completions of nine prompts, real and sampled, of every length, in three batch compositions."""
     lm = smollm2()
     own = lm.encode(["The movie was", "Yesterday my friend told me", "The food at the restaurant"])
     drawn = lm.sample(own, 8, 10, np.random.default_rng(0))
-    prompts, completions, groups = real_completions(lm, prompts=6, n=84, longest_prompt=8, longest=14)
+    prompts, completions, groups = real_completions(lm, prompts=6, n=36, longest_prompt=8, longest=14, seed=1)
     prompts = Ragged.from_rows([*own, *prompts])
     completions = Ragged.from_rows([*drawn.completions, *completions])
     groups = np.concatenate([drawn.groups, 24 + groups[1:]])
     expected = each_on_its_own(lm._network.model, prompts, completions, groups)
-    assert len(expected) == 108
+    assert len(expected) == 60
     assert len({len(row) for row in expected}) == 14
     for pace in ((2048, 128), (100, 7), (100_000, 1000)):
         batched = paced(lm._network.model, *pace)
@@ -531,8 +532,11 @@ def test_a_model_says_what_it_is():
     assert smollm2().max_tokens == 8192
 
 
-def test_a_gguf_file_gives_the_weights_of_its_conversion():
-    """Unpacking in memory takes about half a minute; the folder must hold the very same float32 values."""
+def test_a_gguf_file_gives_the_weights_of_its_conversion(monkeypatch):
+    """The folder must hold the very same float32 values as are unpacked in memory."""
+    # Transformers parses the file more than once, and makes the same map of names for each of its 397 modules.
+    for name in ("GGUFReader", "get_tensor_name_map"):
+        monkeypatch.setattr(gguf, name, lru_cache(getattr(gguf, name)))
     unpacked = TransformersLM.load(SMOLLM2_GGUF, device="cpu")
     expected = smollm2()._network.model.state_dict()
     found = unpacked._network.model.state_dict()
