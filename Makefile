@@ -13,6 +13,7 @@ help: ## List the targets
 demo: $(VENV)/demo ## Do the whole job once on a real language model: a table and a page
 	$(BIN)/esscher demo
 
+# Each process begins with half of the files in their order, so that few fixtures are made in both.
 test: $(VENV)/test ## Run all tests, Rust and Python
 	cargo test --quiet
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
