@@ -10,6 +10,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack
+from dataclasses import replace
 
 import grpc
 import numpy as np
@@ -19,8 +20,8 @@ from esscher import Ragged, Samples, Tilt
 from esscher.client import AsyncClient, Client
 from esscher.evaluate import evaluate
 from esscher.server.models import Models
-from esscher.server.servicer import Limits
 from esscher.server.serving import running, running_in_thread
+from esscher.server.settings import ServerSettings
 from esscher.wire.errors import ServerBusyError
 from esscher.wire.status import Status, exception_of
 from service_models import Gated, assert_equal, bad_samples, draw, expected_logprobs, models, oracle, tabular
@@ -75,7 +76,7 @@ def test_scores_replace_the_prior_log_probs_alone_and_can_be_written_to(address)
 @pytest.mark.parametrize("max_batch_tokens", [8, 2**14], ids=["in parts", "whole"])
 async def test_every_column_is_that_of_the_servers_models(max_batch_tokens):
     samples, expected = draw(1), oracle(draw(1), models())
-    async with running(models(), limits=Limits(max_batch_tokens=max_batch_tokens)) as address:
+    async with running(models(), ServerSettings(port=0, max_batch_tokens=max_batch_tokens)) as address:
         with Client(address) as client:
             answer = await asyncio.to_thread(client.ask, samples, list(expected))
         async with AsyncClient(address) as client:
@@ -111,7 +112,8 @@ def test_what_no_server_would_accept_is_not_sent(nobody, arguments, message):
 
 def test_samples_too_large_for_the_server_are_scored_in_parts_and_not_evaluated():
     model, samples = Gated(is_open=True), draw(0, n=200)
-    with running_in_thread(Models(model), limits=Limits(max_message_bytes=1000)) as address, Client(address) as client:
+    settings = ServerSettings(port=0, max_message_bytes=1000)
+    with running_in_thread(Models(model), settings) as address, Client(address) as client:
         with pytest.raises(ValueError, match=r"request takes \d+ bytes, and the server accepts 1000: .* fewer"):
             client.evaluate(samples)
         assert model.calls == []
@@ -156,7 +158,7 @@ def test_a_server_that_comes_up_later_is_found():
     with Client(address) as client:
         with pytest.raises(ConnectionError):
             client.info()
-        with running_in_thread(Models(tabular()), int(address.rpartition(":")[2])):
+        with running_in_thread(Models(tabular()), ServerSettings(port=port_of(address))):
             time.sleep(1.5)
             assert client.info().prior_name == "tabular"
 
@@ -183,33 +185,37 @@ def test_a_failing_model_is_tried_once_more_and_then_a_runtime_error_with_the_se
     assert len(model.calls) == 2
 
 
+def port_of(address):
+    return int(address.rpartition(":")[2])
+
+
 def test_a_server_that_restarts_in_the_middle_changes_no_number():
     model, samples = Gated(), draw(0, prompts=40, n=20)
-    limits = Limits(max_batch_tokens=64)
+    settings = ServerSettings(port=0, max_batch_tokens=64)
     with ThreadPoolExecutor(1) as pool, ExitStack() as server:
-        address = server.enter_context(running_in_thread(Models(model), limits=limits, grace=0))
+        address = server.enter_context(running_in_thread(Models(model), replace(settings, grace=0)))
         with Client(address) as client:
             client.info()
             scoring = pool.submit(client.score, samples)
             model.wait_until_called()
             model.gate.set()
             server.close()
-            with running_in_thread(Models(tabular()), int(address.rpartition(":")[2]), limits=limits):
+            with running_in_thread(Models(tabular()), replace(settings, port=port_of(address))):
                 scored = scoring.result(timeout=30)
     np.testing.assert_array_equal(scored.prior_logprobs.values, expected_logprobs(samples), strict=True)
 
 
 async def test_a_server_that_restarts_in_the_middle_changes_no_number_of_the_async_client():
     model, samples = Gated(), draw(0, prompts=40, n=20)
-    limits = Limits(max_batch_tokens=64)
+    settings = ServerSettings(port=0, max_batch_tokens=64)
     async with AsyncExitStack() as server:
-        address = await server.enter_async_context(running(Models(model), limits=limits, grace=0))
+        address = await server.enter_async_context(running(Models(model), replace(settings, grace=0)))
         async with AsyncClient(address) as client:
             scoring = asyncio.create_task(client.score(samples))
             await asyncio.to_thread(model.wait_until_called)
             model.gate.set()
             await server.aclose()
-            async with running(Models(tabular()), port=int(address.rpartition(":")[2]), limits=limits):
+            async with running(Models(tabular()), replace(settings, port=port_of(address))):
                 scored = await asyncio.wait_for(scoring, timeout=30)
     np.testing.assert_array_equal(scored.prior_logprobs.values, expected_logprobs(samples), strict=True)
 

@@ -26,8 +26,8 @@ from esscher.lm.base import NoTokenizerError
 from esscher.lm.tabular import TabularLM
 from esscher.server.models import Models
 from esscher.server.queue import Queue
-from esscher.server.servicer import Limits
 from esscher.server.serving import check_host, running, running_in_thread
+from esscher.server.settings import ServerSettings
 from esscher.v1 import scoring_service_pb2 as pb
 from esscher.v1 import target_pb2
 from esscher.v1.scoring_service_pb2_grpc import ScoringServiceStub
@@ -227,7 +227,7 @@ async def test_calls_whose_caller_left_are_not_computed(queue_up):
 async def test_too_much_waiting_is_refused_at_once_with_advice(queue_up):
     model = Gated()
     async with (
-        running(Models(model), limits=Limits(max_waiting_tokens=1)) as address,
+        running(Models(model), ServerSettings(port=0, max_waiting_tokens=1)) as address,
         AsyncClient(address) as client,
         grpc.aio.insecure_channel(address) as channel,
     ):
@@ -244,8 +244,8 @@ async def test_too_much_waiting_is_refused_at_once_with_advice(queue_up):
 async def test_requests_under_way_have_bounded_memory():
     model, request = Gated(), score_request(draw(0, prompts=100))
     size = request.ByteSize()
-    limits = Limits(max_message_bytes=size)
-    async with running(Models(model), limits=limits) as address, grpc.aio.insecure_channel(address) as channel:
+    settings = ServerSettings(port=0, max_message_bytes=size)
+    async with running(Models(model), settings) as address, grpc.aio.insecure_channel(address) as channel:
         stub = ScoringServiceStub(channel)
         held = [stub.ScoreSamples(request, timeout=30) for _ in range(9)]
         await asyncio.wait([asyncio.ensure_future(call.code()) for call in held], return_when="FIRST_COMPLETED")
@@ -318,7 +318,7 @@ def test_a_call_leaves_one_line_in_the_log_and_nothing_of_its_content(client, ca
 
 def test_a_message_above_the_limit_is_refused_before_it_is_read():
     with (
-        running_in_thread(Models(tabular()), limits=Limits(max_message_bytes=1000)) as address,
+        running_in_thread(Models(tabular()), ServerSettings(port=0, max_message_bytes=1000)) as address,
         grpc.insecure_channel(address) as channel,
     ):
         code, text = refusal(ScoringServiceStub(channel).ScoreSamples, score_request(draw(0, n=200)))
@@ -470,7 +470,8 @@ async def test_policies_are_replaced_under_load_and_no_call_notices(caplog):
         assert revisions == sorted(revisions)
 
     first = tabular(100)
-    server = running(Models(tabular(), first), limits=Limits(max_batch_tokens=40), new_policies=new_policies())
+    settings = ServerSettings(port=0, max_batch_tokens=40)
+    server = running(Models(tabular(), first), settings, new_policies=new_policies())
     first = weakref.ref(first)
     async with server as address:
         async with AsyncExitStack() as stack:
@@ -534,7 +535,7 @@ def free_port():
 def test_metrics_say_what_happened():
     port, samples = free_port(), draw(0)
     with (
-        running_in_thread(models(), metrics_port=port) as address,
+        running_in_thread(models(), ServerSettings(port=0, metrics_port=port)) as address,
         grpc.insecure_channel(address) as channel,
     ):
         stub = ScoringServiceStub(channel)
@@ -563,27 +564,30 @@ async def test_a_metrics_port_in_use_is_an_error_that_says_so():
         there.listen()
         port = there.getsockname()[1]
         with pytest.raises(OSError, match=f"cannot serve metrics on 127.0.0.1:{port}.*choose another port"):
-            await running(models(), metrics_port=port).__aenter__()
+            await running(models(), ServerSettings(port=0, metrics_port=port)).__aenter__()
     with pytest.raises(ValueError, match="metrics_port is -1"):
-        await running(models(), metrics_port=-1).__aenter__()
+        await running(models(), ServerSettings(port=0, metrics_port=-1)).__aenter__()
 
 
 async def test_a_port_in_use_is_an_error_that_says_so():
     async with running(Models(tabular())) as address:
         port = int(address.rpartition(":")[2])
         with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}: the port is in use.* another port"):
-            await running(Models(tabular()), port=port).__aenter__()
+            await running(Models(tabular()), ServerSettings(port=port)).__aenter__()
 
 
 def test_a_port_in_use_ends_a_server_in_a_thread_too(address):
     port = int(address.rpartition(":")[2])
-    with pytest.raises(OSError, match="port is in use"), running_in_thread(Models(tabular()), port):
+    with (
+        pytest.raises(OSError, match="port is in use"),
+        running_in_thread(Models(tabular()), ServerSettings(port=port)),
+    ):
         pass
 
 
 async def test_a_port_out_of_range_is_refused():
     with pytest.raises(ValueError, match="port is 65536"):
-        await running(Models(tabular()), port=65536).__aenter__()
+        await running(Models(tabular()), ServerSettings(port=65536)).__aenter__()
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org", ""])
@@ -599,7 +603,7 @@ def test_loopback_addresses_need_none(host):
 
 
 async def test_all_addresses_can_be_served_on_request():
-    async with running(Models(tabular()), "0.0.0.0", insecure=True) as address:
+    async with running(Models(tabular()), ServerSettings("0.0.0.0", 0, insecure=True)) as address:
         port = address.rpartition(":")[2]
         async with AsyncClient(f"127.0.0.1:{port}") as client:
             assert (await client.info()).prior_name == "tabular"
@@ -608,6 +612,7 @@ async def test_all_addresses_can_be_served_on_request():
 SERVER = """
 import asyncio, time
 from esscher.server.serving import serve
+from esscher.server.settings import ServerSettings
 from esscher.server.models import Models
 from service_models import tabular
 
@@ -619,7 +624,7 @@ class Slow(type(tabular())):
 
 model = tabular()
 model.__class__ = Slow
-asyncio.run(serve(Models(model), port=0, on_ready=lambda address: print(address, flush=True)))
+asyncio.run(serve(Models(model), ServerSettings(port=0), on_ready=lambda address: print(address, flush=True)))
 """
 
 
@@ -786,7 +791,7 @@ def test_a_busy_server_says_when_to_come_back():
     """The time that it asks for is among the trailing metadata, where gRPC's own clients look too."""
     model = Gated()
     with (
-        running_in_thread(Models(prior=model), limits=Limits(max_waiting_tokens=1)) as address,
+        running_in_thread(Models(prior=model), ServerSettings(port=0, max_waiting_tokens=1)) as address,
         grpc.insecure_channel(address) as channel,
     ):
         stub = ScoringServiceStub(channel)

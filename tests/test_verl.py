@@ -19,6 +19,7 @@ from esscher.integrations.verl import compute_score, compute_score_async, make_c
 from esscher.lm.rewards import FunctionReward
 from esscher.server.models import Models
 from esscher.server.serving import running_in_thread
+from esscher.server.settings import ServerSettings
 from models import alice
 
 pytestmark = pytest.mark.timeout(60)
@@ -50,7 +51,7 @@ def reward():
 @pytest.fixture(scope="module")
 def address(reward):
     models = Models(prior=alice(), reward=FunctionReward("letters", reward, alice()))
-    with running_in_thread(models, grace=0.1) as address:
+    with running_in_thread(models, ServerSettings(port=0, grace=0.1)) as address:
         yield address
 
 

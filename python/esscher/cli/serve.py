@@ -14,8 +14,7 @@ import typer
 
 from esscher.cli.allocator import keep_freed_memory
 from esscher.cli.options import MODEL_HELP, Device, Precision, Reward, RewardLabel
-
-DEFAULT_WAITING = 2**20
+from esscher.server.settings import ServerSettings
 
 
 def serve(
@@ -27,8 +26,10 @@ def serve(
     ] = None,
     reward: Reward = None,
     reward_label: RewardLabel = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.", min=0, max=65535)] = 50051,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = ServerSettings.host,
+    port: Annotated[
+        int, typer.Option(help="Port to listen on; 0 picks a free one.", min=0, max=65535)
+    ] = ServerSettings.port,
     metrics_port: Annotated[
         int | None, typer.Option(help="Also serve metrics for Prometheus at this port.", min=0, max=65535)
     ] = None,
@@ -40,8 +41,10 @@ def serve(
     ] = None,
     max_waiting_tokens: Annotated[
         int, typer.Option(help="Tokens that may wait; beyond them calls are refused.", min=1)
-    ] = DEFAULT_WAITING,
-    max_message_mib: Annotated[int, typer.Option(help="The largest request.", min=1, max=2047)] = 64,
+    ] = ServerSettings.max_waiting_tokens,
+    max_message_mib: Annotated[
+        int, typer.Option(help="The largest request.", min=1, max=2047)
+    ] = ServerSettings.max_message_bytes // 2**20,
     device: Device = None,
     dtype: Precision = "float32",
     insecure: Annotated[
@@ -55,7 +58,6 @@ def serve(
     """
     from esscher.server.following import follow_checkpoints
     from esscher.server.loading import Sources, load_models
-    from esscher.server.servicer import Limits
     from esscher.server.serving import check_host
     from esscher.server.serving import serve as serve_models
 
@@ -68,12 +70,16 @@ def serve(
     ready = f"serving {', '.join(models.names)} at"
     serving = serve_models(
         models,
-        host,
-        port,
-        limits=Limits(max_message_mib * 2**20, max_batch_tokens or batch_tokens, max_waiting_tokens),
-        insecure=insecure,
+        ServerSettings(
+            host,
+            port,
+            metrics_port,
+            insecure,
+            max_message_bytes=max_message_mib * 2**20,
+            max_batch_tokens=max_batch_tokens or batch_tokens,
+            max_waiting_tokens=max_waiting_tokens,
+        ),
         new_policies=new_policies,
-        metrics_port=metrics_port,
         on_ready=lambda address: print(ready, address, flush=True),
     )
     # The server lets go of a policy that is replaced.

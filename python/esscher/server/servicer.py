@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from esscher.ragged import Ragged
     from esscher.samples import Samples
     from esscher.server.batcher import Batcher, ScoredCall
+    from esscher.server.settings import ServerSettings
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -45,38 +45,16 @@ if TYPE_CHECKING:
 SMALL = 2 * 2**20
 
 
-REQUESTS_AT_ONCE = 8
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much the server takes on.
-
-    Attributes
-    ----------
-    max_message_bytes
-        The largest request; those under way may have `REQUESTS_AT_ONCE` times as many.
-    max_batch_tokens
-        Tokens per call of the models, prompts counted once.
-    max_waiting_tokens
-        Tokens that may wait for the models, and for the reward; beyond them calls are refused.
-    """
-
-    max_message_bytes: int = 64 * 2**20
-    max_batch_tokens: int = 2**14
-    max_waiting_tokens: int = 2**20
-
-
 class Servicer(ScoringServiceServicer):
     """Answers calls with models, reached through `batcher`, and with kernels, run in `kernels`.
 
     Methods raise ordinary exceptions; `Guard` makes a status of them.
     """
 
-    def __init__(self, batcher: Batcher, kernels: Executor, limits: Limits) -> None:
+    def __init__(self, batcher: Batcher, kernels: Executor, settings: ServerSettings) -> None:
         self._batcher = batcher
         self._kernels = kernels
-        self._limits = limits
+        self._settings = settings
 
     # The methods' names are the proto's.
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:  # noqa: ARG002, N802
@@ -89,8 +67,8 @@ class Servicer(ScoringServiceServicer):
             vocabulary_size=prior.vocabulary_size,
             end_token_ids=prior.end_token_ids,
             max_tokens=prior.max_tokens if policy is None else min(prior.max_tokens, policy.max_tokens),
-            max_message_bytes=self._limits.max_message_bytes,
-            max_batch_tokens=self._limits.max_batch_tokens,
+            max_message_bytes=self._settings.max_message_bytes,
+            max_batch_tokens=self._settings.max_batch_tokens,
             policy_name="" if policy is None else policy.name,
             policy_revision=models.policy_revision,
             reward_name="" if reward is None else reward.name,

@@ -18,7 +18,8 @@ from grpc_health.v1.health import aio as health_aio
 from esscher.server.batcher import Batcher
 from esscher.server.guard import Guard
 from esscher.server.prometheus import ServerMetrics
-from esscher.server.servicer import REQUESTS_AT_ONCE, Limits, Servicer
+from esscher.server.servicer import Servicer
+from esscher.server.settings import REQUESTS_AT_ONCE, ServerSettings
 from esscher.v1.scoring_service_pb2_grpc import add_ScoringServiceServicer_to_server
 from esscher.wire.addresses import check_name
 from esscher.wire.transport import SERVICE, TRANSPORT
@@ -29,22 +30,17 @@ if TYPE_CHECKING:
     from esscher.lm.base import LanguageModel
     from esscher.server.models import Models
 
-DEFAULT_PORT = 50051
-DEFAULT_LIMITS = Limits()
+DEFAULTS = ServerSettings()
+ANY_PORT = ServerSettings(port=0)
 
 _log = logging.getLogger(__name__)
 
 
 async def serve(
     models: Models,
-    host: str = "127.0.0.1",
-    port: int = DEFAULT_PORT,
+    settings: ServerSettings = DEFAULTS,
     *,
-    limits: Limits = DEFAULT_LIMITS,
-    insecure: bool = False,
-    grace: float = 30.0,
     new_policies: AsyncIterator[LanguageModel] | None = None,
-    metrics_port: int | None = None,
     on_ready: Callable[[str], object] | None = None,
 ) -> None:
     """Serve models until SIGTERM or SIGINT, then let calls in flight finish; a second signal ends the process.
@@ -53,20 +49,10 @@ async def serve(
     ----------
     models
         What scores completions.
-    host
-        An address of this machine, "localhost" or an IP address.
-    port
-        Where to listen; 0 picks a free one.
-    limits
-        How much to take on.
-    insecure
-        Whether `host` may be reached from other machines. Calls are neither encrypted nor authenticated.
-    grace
-        Seconds that calls in flight get to finish.
+    settings
+        Where to listen, and how much to take on.
     new_policies
         Policies that replace the one there is, each as soon as it comes. If this fails, the last one stays.
-    metrics_port
-        Where to serve metrics for Prometheus, at `host`; 0 picks a free one, and none are served if not given.
     on_ready
         Called with the address ("host:port") once calls are answered.
 
@@ -78,16 +64,7 @@ async def serve(
         If other machines could reach `host` and `insecure` is not set, or a port is not between 0 and 65535.
     """
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    server = running(
-        models,
-        host,
-        port,
-        limits=limits,
-        insecure=insecure,
-        grace=grace,
-        new_policies=new_policies,
-        metrics_port=metrics_port,
-    )
+    server = running(models, settings, new_policies=new_policies)
     del models
     async with server as address:
         signals = (signal.SIGTERM, signal.SIGINT)
@@ -100,38 +77,34 @@ async def serve(
         finally:
             for number in signals:
                 loop.remove_signal_handler(number)
-        _log.info("stopping: calls in flight have %g s to finish", grace)
+        _log.info("stopping: calls in flight have %g s to finish", settings.grace)
 
 
 @asynccontextmanager
 async def running(
     models: Models,
-    host: str = "127.0.0.1",
-    port: int = 0,
+    settings: ServerSettings = ANY_PORT,
     *,
-    limits: Limits = DEFAULT_LIMITS,
-    insecure: bool = False,
-    grace: float = 30.0,
     new_policies: AsyncIterator[LanguageModel] | None = None,
-    metrics_port: int | None = None,
 ) -> AsyncIterator[str]:
     """Serve in this event loop while the context is open; gives the address. Arguments and errors as `serve`."""
-    check_host(host, insecure=insecure)
+    host = settings.host
+    check_host(host, insecure=settings.insecure)
     metrics = ServerMetrics()
     batcher = Batcher(
         models,
-        max_batch_tokens=limits.max_batch_tokens,
-        max_waiting_tokens=limits.max_waiting_tokens,
+        max_batch_tokens=settings.max_batch_tokens,
+        max_waiting_tokens=settings.max_waiting_tokens,
         metrics=metrics,
     )
     # Here and below, lest the first policy be kept for as long as the server runs.
     del models
     kernels = ThreadPoolExecutor(max_workers=1, thread_name_prefix="esscher-kernels")
     try:
-        with _served(metrics, host, metrics_port):
+        with _served(metrics, host, settings.metrics_port):
             async with batcher, _following(batcher, new_policies):
-                server, health = _build(Servicer(batcher, kernels, limits), metrics, limits)
-                address = _listen(server, host, port)
+                server, health = _build(Servicer(batcher, kernels, settings), metrics, settings.max_message_bytes)
+                address = _listen(server, host, settings.port)
                 await server.start()
                 await health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
                 _log.info("serving %s at %s", ", ".join(batcher.models.names), address)
@@ -139,28 +112,21 @@ async def running(
                     yield address
                 finally:
                     await health.enter_graceful_shutdown()
-                    await server.stop(grace)
+                    await server.stop(settings.grace)
     finally:
         kernels.shutdown(wait=False, cancel_futures=True)
 
 
 @contextmanager
-def running_in_thread(
-    models: Models,
-    port: int = 0,
-    *,
-    limits: Limits = DEFAULT_LIMITS,
-    grace: float = 30.0,
-    metrics_port: int | None = None,
-) -> Iterator[str]:
-    """Serve on loopback from a thread of this process while the context is open; gives the address.
+def running_in_thread(models: Models, settings: ServerSettings = ANY_PORT) -> Iterator[str]:
+    """Serve from a thread of this process while the context is open; gives the address.
 
     For tests, notebooks and demonstrations. Arguments and errors as `serve`.
     """
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="esscher-server", daemon=True)
     thread.start()
-    server = running(models, port=port, limits=limits, grace=grace, metrics_port=metrics_port)
+    server = running(models, settings)
     try:
         address = asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result()
         try:
@@ -221,16 +187,16 @@ async def _follow(batcher: Batcher, policies: AsyncIterator[LanguageModel]) -> N
 
 
 def _build(
-    servicer: Servicer, metrics: ServerMetrics, limits: Limits
+    servicer: Servicer, metrics: ServerMetrics, max_message_bytes: int
 ) -> tuple[grpc.aio.Server, health_aio.HealthServicer]:
     options = [
-        ("grpc.max_receive_message_length", limits.max_message_bytes),
+        ("grpc.max_receive_message_length", max_message_bytes),
         *TRANSPORT,
         # Two servers on one port would share its calls at random.
         ("grpc.so_reuseport", 0),
     ]
     server = grpc.aio.server(options=options)
-    guard = Guard(server, metrics, max_bytes=REQUESTS_AT_ONCE * limits.max_message_bytes)
+    guard = Guard(server, metrics, max_bytes=REQUESTS_AT_ONCE * max_message_bytes)
     add_ScoringServiceServicer_to_server(servicer, guard)  # type: ignore[no-untyped-call]  # as generated
     health = health_aio.HealthServicer()
     # It asks of a server no more than where to add handlers.

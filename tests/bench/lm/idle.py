@@ -11,6 +11,7 @@ from esscher import Ragged
 from esscher.lm.base import check_scoring
 from esscher.server.models import Models
 from esscher.server.serving import serve
+from esscher.server.settings import ServerSettings
 
 
 class Idle:
@@ -31,7 +32,7 @@ class Idle:
 
 def main(vocabulary_size: str) -> None:
     models = Models(Idle(int(vocabulary_size)))
-    asyncio.run(serve(models, "127.0.0.1", 0, on_ready=lambda address: print(address, flush=True)))
+    asyncio.run(serve(models, ServerSettings(port=0), on_ready=lambda address: print(address, flush=True)))
 
 
 if __name__ == "__main__":
