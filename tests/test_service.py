@@ -72,15 +72,14 @@ def client(address):
 @pytest.fixture
 def queue_up(monkeypatch):
     """Start calls, and return their tasks once all wait for the model."""
-    waiting = []
+    added = asyncio.Queue()
     add = Queue.add
-    monkeypatch.setattr(Queue, "add", lambda queue, job: (add(queue, job), waiting.append(job)))
+    monkeypatch.setattr(Queue, "add", lambda queue, call: (add(queue, call), added.put_nowait(call)))
 
     async def start(*calls):
-        expected = len(waiting) + len(calls)
         tasks = [asyncio.create_task(call) for call in calls]
-        while len(waiting) < expected:
-            await asyncio.sleep(0.01)
+        for _ in tasks:
+            await added.get()
         return tasks
 
     return start
@@ -430,9 +429,9 @@ def test_samples_that_memory_does_not_hold_are_the_callers_fault():
 
 
 async def test_every_connection_is_a_caller_of_its_own(monkeypatch):
-    jobs = []
+    callers = []
     add = Queue.add
-    monkeypatch.setattr(Queue, "add", lambda queue, job: (add(queue, job), jobs.append(job)))
+    monkeypatch.setattr(Queue, "add", lambda queue, call: (add(queue, call), callers.append(call.caller)))
     # Channels of one process share a connection otherwise.
     options = [("grpc.use_local_subchannel_pool", 1)]
     async with running(models()) as address:
@@ -440,7 +439,7 @@ async def test_every_connection_is_a_caller_of_its_own(monkeypatch):
             async with grpc.aio.insecure_channel(address, options=options) as channel:
                 for _ in range(calls):
                     await ScoringServiceStub(channel).ScoreSamples(score_request(draw(0)), timeout=10)
-    assert jobs[0].caller == jobs[1].caller != jobs[2].caller
+    assert callers[0] == callers[1] != callers[2]
 
 
 SWAPS = 20

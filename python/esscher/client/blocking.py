@@ -1,19 +1,17 @@
-"""Clients of the service, for trainers: they need neither torch nor a model."""
+"""The client whose calls block until the answer is there."""
 
 from __future__ import annotations
 
-import asyncio
-import math
 import queue
 import time
 from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 
-from esscher.client.answers import Answer, ColumnError, Inquiry, samples_of
+from esscher.client.answers import Answer, Inquiry, samples_of
+from esscher.client.connection import OPTIONS, Connection, methods
 from esscher.client.delivery import Delivery, Window
 from esscher.client.requests import (
-    RESPONSES,
     Call,
     Result,
     ServerInfo,
@@ -24,8 +22,6 @@ from esscher.client.requests import (
     kl_call,
     tokenize_call,
 )
-from esscher.wire.addresses import check_address
-from esscher.wire.transport import SERVICE, TRANSPORT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,41 +36,7 @@ if TYPE_CHECKING:
     from esscher.target import Target
 
 
-__all__ = ["Answer", "AsyncClient", "Client", "ColumnError", "ServerInfo"]
-
-_OPTIONS = (
-    # A report grows with the samples, and the server is trusted with its size.
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-    # A proxy in the environment is for the web, not for a server on this machine or the next.
-    ("grpc.enable_http_proxy", 0),
-    # A server that comes up after a failed call is found within a second.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    # A connection of its own: callers who shared one would be one caller to the server, which treats callers alike.
-    ("grpc.use_local_subchannel_pool", 1),
-    *TRANSPORT,
-    # Calls are sent again by the clients, which know for how long that makes sense.
-    ("grpc.enable_retries", 0),
-)
-
-
-class _Settings:
-    """What the clients share: whom they call, for how long and how often, and what they know of the server."""
-
-    def __init__(self, address: str, timeout: float, window: int) -> None:
-        self.address, self.timeout = check_address(address), _check_timeout(timeout)
-        self.window = _check_window(window)
-        self._known: ServerInfo | None = None
-
-    def _delivery(self, call: Call[Result]) -> Delivery[Result]:
-        return Delivery(call, self.address, self.timeout, answered=self._known is not None)
-
-    def _deliveries(self, calls: Iterator[Call[Result]]) -> Iterator[Delivery[Result]]:
-        return (self._delivery(call) for call in calls)
-
-
-class Client(_Settings):
+class Client(Connection):
     """Calls a server; may be shared between threads.
 
     Parameters
@@ -104,8 +66,8 @@ class Client(_Settings):
 
     def __init__(self, address: str, timeout: float = 60.0, *, window: int = 4) -> None:
         super().__init__(address, timeout, window)
-        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
-        self._methods = _methods(self._channel)
+        self._channel = grpc.insecure_channel(address, options=OPTIONS)
+        self._methods = methods(self._channel)
 
     def info(self) -> ServerInfo:
         """Ask what the server holds and the limits it sets."""
@@ -254,7 +216,7 @@ class Client(_Settings):
             for call in calls:
                 done(self._send(call))
         else:
-            self._send_window(Window(self._deliveries(calls), size), done)
+            self._send_window(Window((self._delivery(call) for call in calls), size), done)
 
     def _send_window(self, window: Window[Result], done: Callable[[Result], object]) -> None:
         in_flight: dict[Any, Delivery[Result]] = {}
@@ -284,150 +246,3 @@ class Client(_Settings):
     def _start(self, delivery: Delivery[Any]) -> Any:
         method = self._methods[delivery.call.method]
         return method.future(delivery.call.request, timeout=delivery.seconds_left())
-
-
-class AsyncClient(_Settings):
-    """`Client` for asyncio: the same methods, awaited. Made and used in one event loop.
-
-    Parameters
-    ----------
-    address, timeout, window
-        As for `Client`.
-
-    Raises
-    ------
-    ValueError
-        As `Client`.
-    RuntimeError
-        If no event loop is running.
-    """
-
-    def __init__(self, address: str, timeout: float = 60.0, *, window: int = 4) -> None:
-        asyncio.get_running_loop()  # raises where gRPC would tie the channel to some other loop
-        super().__init__(address, timeout, window)
-        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
-        self._methods = _methods(self._channel)
-
-    async def info(self) -> ServerInfo:
-        """As `Client.info`."""
-        self._known = await self._send(info_call())
-        return self._known
-
-    async def score(
-        self,
-        samples: Samples,
-        columns: Sequence[str] = ("prior_logprobs",),
-        *,
-        progress: Callable[[int], object] | None = None,
-    ) -> Samples:
-        """As `Client.score`."""
-        return samples_of(await self.ask(samples, columns, progress=progress))
-
-    async def ask(
-        self,
-        samples: Samples,
-        columns: Sequence[str] = ("prior_logprobs",),
-        *,
-        progress: Callable[[int], object] | None = None,
-    ) -> Answer:
-        """As `Client.ask`; one that is cancelled cancels what it has sent."""
-        names = check_columns(columns)
-        inquiry = Inquiry(samples, names, self._known or await self.info(), progress)
-        await self._send_all(inquiry.calls(), min(self.window, len(inquiry.parts)), inquiry.add)
-        return inquiry.answer()
-
-    async def evaluate(
-        self, samples: Samples, target: Target | None = None, *, proposal: Proposal = "policy"
-    ) -> Report:
-        """As `Client.evaluate`."""
-        return await self._send_sized(evaluate_call(samples, target, proposal))
-
-    async def tokenize(
-        self,
-        prompts: Sequence[str],
-        completions: Sequence[str],
-        groups: ArrayLike,
-        *,
-        add_special_tokens: bool,
-        parse_special_tokens: bool,
-        terminated: ArrayLike | None = None,
-    ) -> Samples:
-        """As `Client.tokenize`."""
-        return await self._send_sized(
-            tokenize_call(
-                prompts,
-                completions,
-                groups,
-                add_special_tokens=add_special_tokens,
-                parse_special_tokens=parse_special_tokens,
-                terminated=terminated,
-            )
-        )
-
-    async def kl_estimators(
-        self, policy_logprobs: Ragged, prior_logprobs: Ragged
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """As `Client.kl_estimators`."""
-        k1, k2, k3 = await self._send_sized(kl_call(policy_logprobs, prior_logprobs))
-        return k1, k2, k3
-
-    async def close(self) -> None:
-        """Close the connection; calls in flight are cancelled."""
-        await self._channel.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def _send_sized(self, call: Call[Result]) -> Result:
-        check_size(call.request, (self._known or await self.info()).max_message_bytes)
-        return await self._send(call)
-
-    async def _send(self, call: Call[Result]) -> Result:
-        delivery = self._delivery(call)
-        while True:
-            try:
-                response = await self._methods[call.method](call.request, timeout=delivery.seconds_left())
-            except grpc.RpcError as error:
-                await asyncio.sleep(delivery.fail(error))
-            else:
-                return delivery.read(response)
-
-    async def _send_all(self, calls: Iterator[Call[Result]], size: int, done: Callable[[Result], object]) -> None:
-        async def send_in_turn() -> None:
-            for call in calls:
-                done(await self._send(call))
-
-        if size == 1:
-            await send_in_turn()
-            return
-        try:
-            async with asyncio.TaskGroup() as turns:
-                for _ in range(size):
-                    turns.create_task(send_in_turn())
-        except BaseExceptionGroup as errors:
-            # One failure ends the others; the caller gets it as it is.
-            first = errors.exceptions[0]
-            raise first from first.__cause__
-
-
-def _methods(channel: Any) -> dict[str, Any]:
-    """Methods that send bytes as they are: requests are encoded once, however often they are sent."""
-    return {
-        name: channel.unary_unary(f"/{SERVICE}/{name}", None, response.FromString)
-        for name, response in RESPONSES.items()
-    }
-
-
-def _check_timeout(timeout: float) -> float:
-    if not 0 < timeout < math.inf:
-        raise ValueError(f"timeout is {timeout}: it must be a positive number of seconds")
-    return timeout
-
-
-def _check_window(window: int) -> int:
-    if window < 1:
-        raise ValueError(f"window is {window}: it must be at least 1")
-    return window

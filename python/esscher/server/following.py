@@ -60,7 +60,9 @@ async def follow_checkpoints(
                 written = one.written
                 yield policy
                 break
-            refused[one] = time.monotonic() + (RETRY_SECONDS if policy is None and _is_whole(one) else seconds)
+            refused[one] = time.monotonic() + (
+                RETRY_SECONDS if policy is None and incompleteness(one) is None else seconds
+            )
         seen = set(found)
 
 
@@ -80,10 +82,6 @@ def _load_if_whole(
         if not is_again:
             _log.warning("checkpoint %s is refused, the policy stays as it is: %s", checkpoint.folder, error)
         return None
-
-
-def _is_whole(checkpoint: Checkpoint) -> bool:
-    return incompleteness(checkpoint) is None
 
 
 def _look(folder: Path) -> list[Checkpoint]:
