@@ -218,6 +218,41 @@ async def test_whatever_the_model_raises_fails_one_batch_and_the_batcher_lives_o
         assert (logprobs_of(await batching.score(draw(1), PRIOR)) == expected_logprobs(draw(1))).all()
 
 
+class MuteError(Exception):
+    """An error that cannot be told."""
+
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+async def test_an_error_without_a_text_ends_no_other_call():
+    model = Gated(is_open=True, error=MuteError())
+    async with batcher(model) as batching:
+        with pytest.raises(RuntimeError, match="no text"):
+            await batching.score(draw(1), PRIOR)
+        model.error = None
+        assert (logprobs_of(await batching.score(draw(1), PRIOR)) == expected_logprobs(draw(1))).all()
+
+
+async def test_columns_that_memory_does_not_hold_together_end_no_other_call(monkeypatch):
+    concatenate, failed = np.concatenate, []
+
+    def fail_for_columns(arrays):
+        if arrays[0].dtype.kind == "f":
+            failed.append(len(arrays))
+            raise MemoryError("no room")
+        return concatenate(arrays)
+
+    part = draw(1, prompts=3)
+    async with batcher(Gated(is_open=True), max_batch_tokens=cost(part) - 1) as batching:
+        with monkeypatch.context() as patch:
+            patch.setattr(np, "concatenate", fail_for_columns)
+            with pytest.raises(MemoryError, match="no room"):
+                await batching.score(part, PRIOR)
+        assert failed == [2]
+        assert (logprobs_of(await batching.score(part, PRIOR)) == expected_logprobs(part)).all()
+
+
 class Broken(Gated):
     """A model whose log-probs are none."""
 

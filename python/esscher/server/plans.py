@@ -161,13 +161,16 @@ def plan_for(models: Models, columns: frozenset[str]) -> ModelPlan:
 
 
 def join(outcomes: Iterable[Outcome]) -> Outcome:
-    """Put the columns of parts one after the other; the first error ends them."""
+    """Put the columns of parts one after the other, or return the first error."""
     pieces = []
     for outcome in outcomes:
         if isinstance(outcome, Exception):
             return outcome
         pieces.append(outcome)
-    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+    try:
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+    except MemoryError as error:
+        return error
 
 
 def _halves(part: Part) -> tuple[Part, ...]:

@@ -51,7 +51,11 @@ async def _compute(
     for call, part in batch:
         if part.begin == 0:
             metrics.note_wait(queue.what, call.queue_seconds)
-    outcomes, seconds = await asyncio.get_running_loop().run_in_executor(thread, _timed, calls[0].plan, parts)
+    try:
+        outcomes, seconds = await asyncio.get_running_loop().run_in_executor(thread, _timed, calls[0].plan, parts)
+    # Whatever it is ends these calls, and not the task that all depend on.
+    except Exception as error:
+        outcomes, seconds = [error] * len(calls), 0.0
     for call, outcome in zip(calls, outcomes, strict=True):
         call.receive(outcome, seconds)
     tokens = sum(call.tokens.of(part.begin, part.end) for call, part in batch)
