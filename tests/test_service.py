@@ -447,12 +447,13 @@ SWAPS = 20
 
 async def test_policies_are_replaced_under_load_and_no_call_notices(caplog):
     caplog.set_level("ERROR")
-    answered, alive = [], []
+    answered, alive, progress = [], [], asyncio.Event()
 
     async def new_policies():
         for seed in range(1, SWAPS + 1):
             while len(answered) < 10 * seed:
-                await asyncio.sleep(0.001)
+                progress.clear()
+                await progress.wait()
             policy = tabular(100 + seed)
             alive.append(weakref.ref(policy))
             yield policy
@@ -466,6 +467,7 @@ async def test_policies_are_replaced_under_load_and_no_call_notices(caplog):
             response = await stub.ScoreSamples(request, timeout=30)
             revisions.append(response.policy_revision)
             answered.append((part, response))
+            progress.set()
         assert revisions == sorted(revisions)
 
     first = tabular(100)

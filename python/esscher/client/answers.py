@@ -73,7 +73,7 @@ class ColumnError(RuntimeError):
 
 
 class Inquiry:
-    """What is asked about samples: the calls, one for each part, and their answers in whatever order they come.
+    """One question about samples: a call for each part of them, and the answers, in whatever order they come.
 
     Raises
     ------

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # For how long a caller whom a busy server refused is asked to stay away.
 PUSHBACK_MS = "200"
 # Bytes of a request that is answered however much is under way: whether the server is well must not depend on that.
-SMALL = 2**10
+ALWAYS_TAKEN_BYTES = 2**10
 
 _log = logging.getLogger(__name__)
 
@@ -43,8 +43,8 @@ class Guard:
     metrics
         Where calls are counted.
     max_bytes
-        Bytes of requests that may be under way; one that comes alone is accepted whatever its size, and `SMALL` ones
-        always.
+        Bytes of requests that may be under way; one that comes alone is accepted whatever its size, and those of
+        `ALWAYS_TAKEN_BYTES` always.
     """
 
     def __init__(self, server: grpc.aio.Server, metrics: ServerMetrics, *, max_bytes: int) -> None:
@@ -74,7 +74,7 @@ class Guard:
     @contextmanager
     def _room_for(self, size: int) -> Iterator[None]:
         """Keep the memory of a request, which is held several times over, within bounds."""
-        if size > SMALL and self._bytes and self._bytes + size > self._max_bytes:
+        if size > ALWAYS_TAKEN_BYTES and self._bytes and self._bytes + size > self._max_bytes:
             raise ServerBusyError(
                 f"requests of {self._bytes} bytes are under way, {size} more would exceed the limit of "
                 f"{self._max_bytes}: retry in some seconds, or send less at a time"

@@ -24,7 +24,7 @@ _numbers = itertools.count()
 
 @dataclass(eq=False)
 class QueuedCall:
-    """What one call wants of one thread, and what it has had.
+    """What one call wants of one thread, and how much of it has been computed.
 
     Attributes
     ----------
@@ -39,9 +39,9 @@ class QueuedCall:
     expires
         When nobody wants it any more, by `time.monotonic`.
     plan
-        The plan of all its parts, once it has begun.
-    begun
-        How many of its completions have had their turn.
+        The plan of all its parts, once the first is in a batch.
+    taken
+        How many of its completions are, or have been, in a batch.
     queue_seconds, model_seconds
         How long it waited for its first turn, and how long the batches took that it was part of.
     tokens
@@ -54,7 +54,7 @@ class QueuedCall:
     answer: asyncio.Future[Outcome]
     expires: float
     plan: BatchPlan | None = None
-    begun: int = 0
+    taken: int = 0
     queue_seconds: float = 0.0
     model_seconds: float = 0.0
     number: int = field(default_factory=_numbers.__next__)
@@ -70,14 +70,14 @@ class QueuedCall:
         return not self.answer.done() and time.monotonic() < self.expires
 
     @property
-    def is_begun(self) -> bool:
-        """Whether all of its completions have had their turn."""
-        return self.begun == len(self.samples)
+    def is_taken(self) -> bool:
+        """Whether all of its completions are, or have been, in a batch."""
+        return self.taken == len(self.samples)
 
     @property
     def waiting_tokens(self) -> int:
         """Tokens that have not had their turn."""
-        return 0 if self.is_begun else self.tokens.of(self.begun, len(self.samples))
+        return 0 if self.is_taken else self.tokens.of(self.taken, len(self.samples))
 
     def next_plan(self) -> BatchPlan:
         """Return the plan of the next part."""
@@ -88,26 +88,26 @@ class QueuedCall:
 
         If it is computed `alone`, there is always one: some completions of a prompt that is too large, at least one.
         """
-        reach = self.tokens.reach(self.begun, room)
+        reach = self.tokens.reach(self.taken, room)
         end = last_group_end(self.samples, reach)
-        if end <= self.begun:
+        if end <= self.taken:
             if not alone:
                 return None
-            end = max(reach, self.begun + 1)
-        return Part(self.samples, self.begun, end)
+            end = max(reach, self.taken + 1)
+        return Part(self.samples, self.taken, end)
 
-    def begin(self, part: Part) -> int:
-        """Give the next part its turn, and return its tokens."""
+    def note_taken(self, part: Part) -> int:
+        """Note that the next part is in a batch from now on, and return its tokens."""
         if part.begin == 0:
             self.plan, self.queue_seconds = self.plan_now(), time.monotonic() - self.submitted
-        self.begun = part.end
+        self.taken = part.end
         return self.tokens.of(part.begin, part.end)
 
     def receive(self, outcome: Outcome, seconds: float) -> None:
-        """Take what came of the part that had its turn last; with the last part, or an error, the call is answered."""
+        """Keep the outcome of the part taken last; after the last part, or an error, the call is answered."""
         self.model_seconds += seconds
         self._outcomes.append(outcome)
-        if not self.answer.done() and (self.is_begun or isinstance(outcome, Exception)):
+        if not self.answer.done() and (self.is_taken or isinstance(outcome, Exception)):
             self.answer.set_result(join(self._outcomes))
 
 
@@ -174,7 +174,7 @@ class Queue:
             del self._calls[call.caller], self._had[call.caller]
 
     def take(self) -> list[tuple[QueuedCall, Part]]:
-        """Return the parts of calls that have their turn now, as one batch of one plan; empty if nobody waits."""
+        """Take the next batch out of the queue: parts of calls with equal plans; empty if nobody waits."""
         line = [place for caller in self._calls if (place := self._place(caller)) is not None]
         heapq.heapify(line)
         batch: list[tuple[QueuedCall, Part]] = []
@@ -188,8 +188,8 @@ class Queue:
             if part is None:
                 continue
             batch.append((call, part))
-            room -= self._begin(call, part)
-            if call.is_begun and (place := self._place(call.caller)) is not None:
+            room -= self._take(call, part)
+            if call.is_taken and (place := self._place(call.caller)) is not None:
                 heapq.heappush(line, place)
         return batch
 
@@ -200,13 +200,13 @@ class Queue:
             return None
         return self._had[caller] + min(call.waiting_tokens, self.max_batch_tokens), call.number, call
 
-    def _begin(self, call: QueuedCall, part: Part) -> int:
-        """Give a part its turn, count it, and return its tokens."""
+    def _take(self, call: QueuedCall, part: Part) -> int:
+        """Take a part out of the queue, count it for its caller, and return its tokens."""
         waited = call.waiting_tokens
-        tokens = call.begin(part)
+        tokens = call.note_taken(part)
         self._had[call.caller] += tokens
         self._had_last = self._had[call.caller]
         self.waiting_tokens += call.waiting_tokens - waited
-        if call.is_begun:
+        if call.is_taken:
             self.remove(call)
         return tokens

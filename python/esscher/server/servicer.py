@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 # Bytes of a column that the kernel is done with in a few tenths of a millisecond.
-SMALL = 2 * 2**20
+AT_ONCE_BYTES = 2 * 2**20
 
 
 class Servicer(ScoringServiceServicer):
@@ -90,7 +90,7 @@ class Servicer(ScoringServiceServicer):
     async def EstimateKl(self, request: pb.EstimateKlRequest, context: Context) -> pb.EstimateKlResponse:  # noqa: ARG002, N802
         """Compute k1, k2 and k3; at once where a thread would cost more time than it saves."""
         policy, prior = decode_logprob_pair(request)
-        if policy.values.nbytes + policy.offsets.nbytes <= SMALL:
+        if policy.values.nbytes + policy.offsets.nbytes <= AT_ONCE_BYTES:
             return _estimate_kl(policy, prior, threads=1)
         return await asyncio.get_running_loop().run_in_executor(self._kernels, _estimate_kl, policy, prior)
 
