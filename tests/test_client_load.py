@@ -61,7 +61,7 @@ class Fake(ScoringServiceServicer):
         self.seconds = seconds
         self.unavailable, self.prior_name, self.revisions = {}, "fake", iter(range(7, 10**6))
         self.requests, self.running, self.most = [], 0, 0
-        self.left, self.closing = threading.Semaphore(0), threading.Event()
+        self.arrived, self.left, self.closing = threading.Semaphore(0), threading.Semaphore(0), threading.Event()
         self._lock = threading.Lock()
 
     # The methods' names are the proto's.
@@ -74,6 +74,7 @@ class Fake(ScoringServiceServicer):
             self.running += 1
             self.most = max(self.most, self.running)
             outcome = self.outcomes.pop(0) if self.outcomes else None
+        self.arrived.release()
         if not context.add_callback(self.left.release):
             self.left.release()
         try:
@@ -452,8 +453,7 @@ def test_a_server_that_restarts_meanwhile_changes_no_number(ask, limit):
     with ThreadPoolExecutor(1) as pool:
         with serving(first) as address:
             asked = pool.submit(ask, address, samples, COLUMNS)
-            while not first.requests:
-                time.sleep(0.01)
+            assert first.arrived.acquire(timeout=30)
         time.sleep(0.3)
         with serving(second, int(address.rpartition(":")[2])):
             answer = asked.result(timeout=30)
@@ -502,8 +502,7 @@ def test_closing_a_client_ends_what_other_threads_wait_for(limit):
     with serving(fake) as address, ThreadPoolExecutor(1) as pool:
         with Client(address) as client:
             scoring = pool.submit(client.score, draw(9))
-            while not fake.requests:
-                time.sleep(0.01)
+            assert fake.arrived.acquire(timeout=30)
         with pytest.raises(ValueError, match=r"[Cc]hannel"):
             scoring.result(timeout=5)
 
@@ -513,8 +512,8 @@ async def test_cancelling_the_task_cancels_what_is_in_flight():
     with serving(fake) as address:
         async with AsyncClient(address) as client:
             task = asyncio.create_task(client.score(draw(9)))
-            while len(fake.requests) < 4:
-                await asyncio.sleep(0.01)
+            for _ in range(4):
+                assert await asyncio.to_thread(fake.arrived.acquire, timeout=30)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
