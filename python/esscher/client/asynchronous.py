@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from esscher.evaluate import Report
-    from esscher.posterior import Proposal
+    from esscher.evaluate.posterior import Proposal
     from esscher.ragged import Ragged
     from esscher.samples import Samples
     from esscher.target import Target
