@@ -15,7 +15,6 @@ import esscher
 from esscher import Condition, Moments, Ragged, Samples, Tilt, compare, evaluate, mismatch, prototype, solve_beta
 from esscher.divergence import estimate_kls
 from esscher.frontier import frontier
-from esscher.inference import best_of_n, bounds, bridge, importance
 
 HERE = Path(__file__).parent / "golden"
 NUMBERS = HERE / "numbers.json"
@@ -95,13 +94,13 @@ def of_inference(given):
     log_target = prior + given.rewards
     n = np.array([1, 2])
     from_policy = np.arange(len(policy)) % 2 == 0
-    smallest = importance.importance(log_target, policy, given.groups)
+    smallest = esscher.importance(log_target, policy, given.groups)
     return {
         "importance": {"log_z": smallest.log_z, "ess": smallest.ess, "pareto_k": smallest.pareto_k},
-        "best_of_n": best_of_n.best_of_n_rewards(given.rewards, given.groups, n).reward,
-        "elbo": bounds.evidence_lower_bound(log_target - policy, given.groups).value,
-        "iwae": bounds.multi_sample_bound(log_target - policy, 2, given.groups).value,
-        "mixture": bridge.mixture_log_z(log_target, prior, policy, from_policy, given.groups).log_z,
+        "best_of_n": esscher.best_of_n_rewards(given.rewards, given.groups, n).reward,
+        "elbo": esscher.log_z_lower_bound(log_target - policy, groups=given.groups).value,
+        "iwae": esscher.log_z_lower_bound(log_target - policy, 2, given.groups).value,
+        "mixture": esscher.mixture_log_z(log_target, prior, policy, from_policy, given.groups).log_z,
     }
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from esscher import Ragged
 from esscher.mismatch import mismatch
-from esscher.mismatch.record import CauseName
+from esscher.mismatch.findings import CauseName
 from rollouts import COLLAPSED, SEEDS, SMOLLM2, golden
 
 PAGE = Path(__file__).parent.parent / "docs" / "mismatch.md"

@@ -11,14 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esscher.estimate import confidence_interval
-from esscher.inference.best_of_n import (
-    best_of_n,
-    best_of_n_interval,
-    best_of_n_kl,
-    best_of_n_kl_bound,
-    best_of_n_rewards,
-    best_of_n_weights,
-)
+from esscher.inference.best_of_n import best_of_n, best_of_n_weights
+from esscher.inference.best_of_n_kl import best_of_n_kl, best_of_n_kl_bound
+from esscher.inference.best_of_n_rewards import best_of_n_interval, best_of_n_rewards
 from esscher.lm.tabular import TabularLM
 
 # Few values, so that there are ties.

@@ -7,14 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from esscher.inference.bounds import (
-    agreement,
-    evidence_interval,
-    evidence_lower_bound,
-    evidence_upper_bound,
-    multi_sample_bound,
-    multi_sample_upper_bound,
-)
+from esscher.inference.agreement import agreement
+from esscher.inference.bounds import log_z_bounds, log_z_lower_bound, log_z_upper_bound
 
 
 def draw_world(seed=3, sizes=(5, 4)):
@@ -31,7 +25,7 @@ LOG_Z = np.array([np.log(policy @ np.exp(log_weights)) for policy, log_weights i
 def expected_bound(policy, log_weights, k):
     """E[log mean of k weights], over all ordered choices of k completions."""
     chosen = np.array(list(itertools.product(range(len(policy)), repeat=k)))
-    blocks = multi_sample_bound(log_weights[chosen].ravel(), k, np.arange(len(chosen) + 1) * k)
+    blocks = log_z_lower_bound(log_weights[chosen].ravel(), k, np.arange(len(chosen) + 1) * k)
     return policy[chosen].prod(axis=1) @ blocks.value
 
 
@@ -43,7 +37,7 @@ def expected_upper_bound(policy, log_weights, k):
     # With k = 1 the policy's samples are not used, but every group has some.
     others = rows[:, 1:] if k > 1 else rows
     groups = np.arange(len(rows) + 1)
-    got = multi_sample_upper_bound(rows[:, 0], others.ravel(), k, groups, groups * others.shape[1])
+    got = log_z_upper_bound(rows[:, 0], others.ravel(), k, groups, groups * others.shape[1])
     return target[chosen[:, 0]] * policy[chosen[:, 1:]].prod(axis=1) @ got.value
 
 
@@ -52,8 +46,8 @@ def test_the_sandwich_with_its_exact_gaps(which):
     policy, log_weights = WORLD[which]
     target = policy * np.exp(log_weights - LOG_Z[which])
     one_each = np.arange(len(policy) + 1)
-    elbo = policy @ evidence_lower_bound(log_weights, one_each).value
-    eubo = target @ evidence_upper_bound(log_weights, one_each).value
+    elbo = policy @ log_z_lower_bound(log_weights, groups=one_each).value
+    eubo = target @ log_z_upper_bound(log_weights, groups_of_target=one_each).value
     assert LOG_Z[which] - elbo == pytest.approx(policy @ np.log(policy / target), abs=1e-12)
     assert eubo - LOG_Z[which] == pytest.approx(target @ np.log(target / policy), abs=1e-12)
     bounds = [expected_bound(policy, log_weights, k) for k in range(1, 6)]
@@ -75,7 +69,7 @@ def draws(n, rng, of_target=False):
 
 def test_values_and_standard_errors_are_those_of_the_blocks():
     log_weights, groups = draws((11, 7), np.random.default_rng(0))
-    got = multi_sample_bound(log_weights, [1, 3, 7], groups)
+    got = log_z_lower_bound(log_weights, [1, 3, 7], groups)
     assert got.value.shape == got.stderr.shape == (3, 2)
     for row, k in enumerate([1, 3, 7]):
         for p, (start, end) in enumerate(itertools.pairwise(groups)):
@@ -84,9 +78,9 @@ def test_values_and_standard_errors_are_those_of_the_blocks():
             assert got.value[row, p] == pytest.approx(np.mean(logs), abs=1e-12)
             stderr = np.std(logs, ddof=1) / np.sqrt(len(logs)) if len(logs) > 1 else np.inf
             assert got.stderr[row, p] == pytest.approx(stderr, abs=1e-12)
-    one = multi_sample_bound(log_weights, 3, groups)
+    one = log_z_lower_bound(log_weights, 3, groups)
     np.testing.assert_array_equal(one.value, got.value[1])
-    elbo = evidence_lower_bound(log_weights, groups)
+    elbo = log_z_lower_bound(log_weights, groups=groups)
     np.testing.assert_allclose(elbo, [part[0] for part in got], atol=1e-12)
 
 
@@ -102,10 +96,11 @@ def test_standard_errors_are_calibrated():
     scores = {name: [] for name in exact}
     for _ in range(400):
         log_weights, groups = draws((300, 600), rng)
+        of_target, groups_of_target = draws((300, 600), rng, of_target=True)
         found = {
-            "elbo": evidence_lower_bound(log_weights, groups),
-            "iwae": multi_sample_bound(log_weights, 3, groups),
-            "eubo": evidence_upper_bound(*draws((300, 600), rng, of_target=True)),
+            "elbo": log_z_lower_bound(log_weights, groups=groups),
+            "iwae": log_z_lower_bound(log_weights, 3, groups),
+            "eubo": log_z_upper_bound(of_target, groups_of_target=groups_of_target),
         }
         for name, bound in found.items():
             scores[name].append((bound.value - exact[name]) / bound.stderr)
@@ -120,19 +115,19 @@ def test_intervals_of_few_draws_hold_the_bound(n):
     repeats, rng = 2000, np.random.default_rng(n)
     groups = np.arange(repeats + 1) * n
     log_weights = rng.normal(size=(repeats, n))
-    found = {"elbo": (evidence_lower_bound(log_weights.ravel(), groups), 0.0)}
-    found["eubo"] = evidence_upper_bound(log_weights.ravel(), groups), 0.0
+    found = {"elbo": (log_z_lower_bound(log_weights.ravel(), groups=groups), 0.0)}
+    found["eubo"] = log_z_upper_bound(log_weights.ravel(), groups_of_target=groups), 0.0
     for k in (2, 5):
         if n // k > 1:
             exact = float(np.log(np.exp(rng.normal(size=(200_000, k))).mean(axis=1)).mean())
-            found[f"iwae {k}"] = multi_sample_bound(log_weights.ravel(), k, groups), exact
+            found[f"iwae {k}"] = log_z_lower_bound(log_weights.ravel(), k, groups), exact
     for name, (bound, exact) in found.items():
         held = (bound.low <= exact) & (exact <= bound.high)
         assert 0.92 <= held.mean() <= 0.98, name
 
 
 def test_a_single_draw_has_no_interval():
-    got = evidence_lower_bound([0.5, -np.inf, 0.1], [0, 1, 3])
+    got = log_z_lower_bound([0.5, -np.inf, 0.1], groups=[0, 1, 3])
     np.testing.assert_array_equal(got.low, [-np.inf, -np.inf])
     np.testing.assert_array_equal(got.high, [np.inf, np.inf])
 
@@ -141,22 +136,22 @@ def test_the_interval_holds_log_z():
     rng = np.random.default_rng(4)
     of_policy, groups_of_policy = draws((400, 900), rng)
     of_target, groups_of_target = draws((300, 200), rng, of_target=True)
-    got = evidence_interval(of_policy, of_target, 4, groups_of_policy, groups_of_target)
+    got = log_z_bounds(of_policy, of_target, 4, groups_of_policy, groups_of_target)
     assert (got.lower.value < LOG_Z).all()
     assert (got.upper.value > LOG_Z).all()
-    np.testing.assert_array_equal(got.lower, multi_sample_bound(of_policy, 4, groups_of_policy))
-    expected = multi_sample_upper_bound(of_target, of_policy, 4, groups_of_target, groups_of_policy)
+    np.testing.assert_array_equal(got.lower, log_z_lower_bound(of_policy, 4, groups_of_policy))
+    expected = log_z_upper_bound(of_target, of_policy, 4, groups_of_target, groups_of_policy)
     np.testing.assert_array_equal(got.upper, expected)
-    widest = evidence_interval(of_policy, of_target, 1, groups_of_policy, groups_of_target)
-    np.testing.assert_allclose(widest.lower, evidence_lower_bound(of_policy, groups_of_policy))
-    np.testing.assert_allclose(widest.upper, evidence_upper_bound(of_target, groups_of_target))
+    widest = log_z_bounds(of_policy, of_target, 1, groups_of_policy, groups_of_target)
+    np.testing.assert_allclose(widest.lower, log_z_lower_bound(of_policy, groups=groups_of_policy))
+    np.testing.assert_allclose(widest.upper, log_z_upper_bound(of_target, groups_of_target=groups_of_target))
     assert (widest.upper.value - widest.lower.value > got.upper.value - got.lower.value).all()
 
 
 def test_the_blocks_of_the_upper_bound_stay_within_their_groups():
     """Groups where the samples of the target, and of the policy, run out first."""
     of_target, of_policy = np.array([1.0, 2.0, 3.0, 4.0, 5.0]), np.arange(9) / 10
-    got = multi_sample_upper_bound(of_target, of_policy, 3, [0, 1, 5], [0, 4, 9])
+    got = log_z_upper_bound(of_target, of_policy, 3, [0, 1, 5], [0, 4, 9])
     blocks = [[1.0, 0.0, 0.1], [2.0, 0.4, 0.5], [3.0, 0.6, 0.7]]
     logs = [np.log(np.exp(block).mean()) for block in blocks]
     np.testing.assert_allclose(got.value, [logs[0], np.mean(logs[1:])], atol=1e-12)
@@ -165,10 +160,10 @@ def test_the_blocks_of_the_upper_bound_stay_within_their_groups():
 
 def test_a_completion_without_weight_ends_the_elbo_and_not_its_multi_sample_form():
     log_weights = [0.0, -np.inf, 1.0, 2.0, -np.inf, -np.inf]
-    elbo = evidence_lower_bound(log_weights, [0, 2, 4, 6])
+    elbo = log_z_lower_bound(log_weights, groups=[0, 2, 4, 6])
     np.testing.assert_array_equal(elbo.value, [-np.inf, 1.5, -np.inf])
     np.testing.assert_array_equal(elbo.stderr, [np.inf, 0.5, np.inf])
-    pair = multi_sample_bound(log_weights, 2, [0, 2, 4, 6])
+    pair = log_z_lower_bound(log_weights, 2, [0, 2, 4, 6])
     np.testing.assert_allclose(pair.value, [-np.log(2), np.log((np.e + np.e**2) / 2), -np.inf], atol=1e-12)
     np.testing.assert_array_equal(pair.stderr, np.inf)
 
@@ -193,21 +188,22 @@ def test_agreement_of_exact_and_of_unknown_estimates():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: evidence_lower_bound([]), "groups: group 0 is empty"),
-        (lambda: evidence_lower_bound([0.0, 1.0], [0, 2, 2]), "groups: group 1 is empty"),
-        (lambda: evidence_lower_bound([0.0, np.nan]), r"log_weights\[1\] is nan"),
-        (lambda: evidence_lower_bound([np.inf]), r"log_weights\[0\] is inf"),
-        (lambda: evidence_lower_bound([[0.0]]), "log_weights has 2 dimensions"),
-        (lambda: evidence_upper_bound([0.0, -np.inf]), r"log_weights\[1\] is -inf: a draw of the target"),
-        (lambda: multi_sample_bound([0.0, 0.0, 0.0], 3, [0, 1, 3]), "k is 3: it must be between 1 and 1"),
-        (lambda: multi_sample_bound([0.0], 0), "k is 0"),
-        (lambda: multi_sample_bound([0.0], 1.5), "k is 1.5"),
-        (lambda: evidence_interval([0.0], [0.0, 0.0], groups_of_target=[0, 1, 2]), "the same groups"),
-        (lambda: multi_sample_upper_bound([0.0], [0.0], 3), "k is 3: it must be between 1 and 2"),
-        (lambda: multi_sample_upper_bound([0.0], [0.0], 1.5), "k is 1.5"),
-        (lambda: multi_sample_upper_bound([0.0], [0.0], [1, 2]), r"k is \[1, 2\]: it is one integer"),
-        (lambda: multi_sample_upper_bound([-np.inf], [0.0], 2), r"log_weights_of_target\[0\] is -inf"),
-        (lambda: multi_sample_upper_bound([0.0], [np.nan], 2), r"log_weights_of_policy\[0\] is nan"),
+        (lambda: log_z_lower_bound([]), "groups: group 0 is empty"),
+        (lambda: log_z_lower_bound([0.0, 1.0], groups=[0, 2, 2]), "groups: group 1 is empty"),
+        (lambda: log_z_lower_bound([0.0, np.nan]), r"log_weights\[1\] is nan"),
+        (lambda: log_z_lower_bound([np.inf]), r"log_weights\[0\] is inf"),
+        (lambda: log_z_lower_bound([[0.0]]), "log_weights has 2 dimensions"),
+        (lambda: log_z_upper_bound([0.0, -np.inf]), r"log_weights_of_target\[1\] is -inf: a draw of the target"),
+        (lambda: log_z_lower_bound([0.0, 0.0, 0.0], 3, [0, 1, 3]), "k is 3: it must be between 1 and 1"),
+        (lambda: log_z_lower_bound([0.0], 0), "k is 0"),
+        (lambda: log_z_lower_bound([0.0], 1.5), "k is 1.5"),
+        (lambda: log_z_bounds([0.0], [0.0, 0.0], groups_of_target=[0, 1, 2]), "the same groups"),
+        (lambda: log_z_upper_bound([0.0], k=2), "log_weights_of_policy is missing"),
+        (lambda: log_z_upper_bound([0.0], [0.0], 3), "k is 3: it must be between 1 and 2"),
+        (lambda: log_z_upper_bound([0.0], [0.0], 1.5), "k is 1.5"),
+        (lambda: log_z_upper_bound([0.0], [0.0], [1, 2]), r"k is \[1, 2\]: it is one integer"),
+        (lambda: log_z_upper_bound([-np.inf], [0.0], 2), r"log_weights_of_target\[0\] is -inf"),
+        (lambda: log_z_upper_bound([0.0], [np.nan], 2), r"log_weights_of_policy\[0\] is nan"),
         (lambda: agreement([1.0], [0.1]), "it takes two"),
         (lambda: agreement([1.0, 2.0], [0.1]), "shape"),
         (lambda: agreement([1.0, 2.0], [0.1, -0.1]), r"stderrs\[1\] is -0.1"),

@@ -7,7 +7,8 @@ import pytest
 from mpmath import mp
 
 from esscher import importance
-from esscher.inference.bridge import bridge, mixture_log_z
+from esscher.inference.bridge import bridge_log_z
+from esscher.inference.mixture import mixture_log_z
 
 
 def draw_world(seed=6, sizes=(40, 25)):
@@ -114,7 +115,7 @@ def test_the_error_of_few_samples_of_the_bridge_holds_log_z(tilt, sizes):
     for n, mean in zip(sizes, (0.0, tilt), strict=True):
         drawn, log_density = gaussians(rng, 2000, [n], [mean])
         columns += [log_density(0.0) + tilt * drawn, log_density(0.0)]
-    got = bridge(*columns, *(np.arange(2001) * n for n in sizes))
+    got = bridge_log_z(*columns, *(np.arange(2001) * n for n in sizes))
     held = np.abs(got.log_z - tilt**2 / 2) <= 1.96 * got.stderr
     assert 0.925 <= held.mean() <= 0.98
 
@@ -136,7 +137,7 @@ def test_the_bridge_is_calibrated_and_better_than_its_proposal_alone():
     found, scores, alone = [], [], []
     for _ in range(400):
         columns = bridge_draws(rng, n_proposals, n_targets)
-        got = bridge(*columns, offsets(n_proposals), offsets(n_targets))
+        got = bridge_log_z(*columns, offsets(n_proposals), offsets(n_targets))
         assert got.converged.all()
         found.append(got.log_z)
         scores.append((got.log_z - LOG_Z) / got.stderr)
@@ -181,7 +182,7 @@ def test_the_bridge_solves_its_equation():
     """The fixed point found in 30 digits by a root finder, from the definition."""
     rng = np.random.default_rng(4)
     columns = bridge_draws(rng, (12, 9), (7, 15))
-    got = bridge(*columns, offsets((12, 9)), offsets((7, 15)), tolerance=1e-13)
+    got = bridge_log_z(*columns, offsets((12, 9)), offsets((7, 15)), tolerance=1e-13)
     ratios, of_targets = columns[0] - columns[1], columns[2] - columns[3]
     for p, (a, b) in enumerate([((0, 12), (0, 7)), ((12, 21), (7, 22))]):
         root = root_of(ratios[slice(*a)], of_targets[slice(*b)], float(got.log_z[p]) + 0.3)
@@ -212,7 +213,7 @@ def test_both_shift_with_the_target():
     shifted = [columns[0] - 2000, columns[1], columns[2] - 2000, columns[3]]
     for one, other in (
         (mixture_log_z(log_target, *rest, [0, 50, 100]), mixture_log_z(log_target - 2000, *rest, [0, 50, 100])),
-        (bridge(*columns, [0, 30, 50], [0, 10, 50]), bridge(*shifted, [0, 30, 50], [0, 10, 50])),
+        (bridge_log_z(*columns, [0, 30, 50], [0, 10, 50]), bridge_log_z(*shifted, [0, 30, 50], [0, 10, 50])),
     ):
         np.testing.assert_allclose(other.log_z, one.log_z - 2000, atol=1e-6)
         np.testing.assert_allclose(other.stderr, one.stderr, rtol=1e-6)
@@ -221,8 +222,8 @@ def test_both_shift_with_the_target():
 def test_groups_do_not_touch_each_other():
     rng = np.random.default_rng(7)
     columns = bridge_draws(rng, (30, 20), (10, 40))
-    both = bridge(*columns, [0, 30, 50], [0, 10, 50])
-    second = bridge(columns[0][30:], columns[1][30:], columns[2][10:], columns[3][10:])
+    both = bridge_log_z(*columns, [0, 30, 50], [0, 10, 50])
+    second = bridge_log_z(columns[0][30:], columns[1][30:], columns[2][10:], columns[3][10:])
     np.testing.assert_allclose(both.log_z[1], second.log_z[0], atol=1e-8)
     np.testing.assert_allclose(both.stderr[1], second.stderr[0], rtol=1e-6)
     np.testing.assert_allclose(both.overlap[1], second.overlap[0], rtol=1e-6)
@@ -238,7 +239,7 @@ def test_nothing_has_weight():
     assert got.stderr[0] == np.inf
     assert np.isfinite([got.log_z[1], got.stderr[1]]).all()
     of_targets = [-1.0, -1.2, -1.0, -1.5]
-    both = bridge(log_target, prior, of_targets, [-1.0, -1.0, -2.0, -1.0], [0, 2, 6], [0, 2, 4])
+    both = bridge_log_z(log_target, prior, of_targets, [-1.0, -1.0, -2.0, -1.0], [0, 2, 6], [0, 2, 4])
     assert (both.log_z[0], both.stderr[0], both.overlap[0], both.converged[0]) == (-np.inf, np.inf, 0, False)
     assert np.isfinite([both.log_z[1], both.stderr[1]]).all()
     assert both.converged[1]
@@ -249,7 +250,7 @@ def test_a_single_sample_says_nothing_of_its_error():
     got = mixture_log_z([-1.0, -1.2, -1.5], [-1.0, -2.0, -1.0], [-1.0, -1.0, -1.0], [False, True, True])
     assert np.isfinite(got.log_z).all()
     assert got.stderr[0] == np.inf
-    both = bridge([-1.0], [-1.0], [-1.0, -2.0], [-1.0, -1.0])
+    both = bridge_log_z([-1.0], [-1.0], [-1.0, -2.0], [-1.0, -1.0])
     assert np.isfinite(both.log_z).all()
     assert both.stderr[0] == np.inf
 
@@ -258,10 +259,10 @@ def test_little_in_common_is_little_known():
     """The ratios of both samples hardly vary, but lie 60 nats apart: a spread would say 0.01, which is wrong."""
     rng = np.random.default_rng(9)
     of_proposals, of_targets = rng.normal(-30, 0.1, 100), rng.normal(30, 0.1, 200)
-    got = bridge(of_proposals, np.zeros(100), of_targets, np.zeros(200))
+    got = bridge_log_z(of_proposals, np.zeros(100), of_targets, np.zeros(200))
     assert got.overlap[0] < 1e-10
     assert got.stderr[0] > 1e4
-    apart = bridge(of_proposals - 1e4, np.zeros(100), of_targets + 1e4, np.zeros(200))
+    apart = bridge_log_z(of_proposals - 1e4, np.zeros(100), of_targets + 1e4, np.zeros(200))
     assert apart.stderr[0] == np.inf
     assert apart.overlap[0] == 0
 
@@ -269,14 +270,14 @@ def test_little_in_common_is_little_known():
 def test_the_limit_of_passes_is_a_clear_outcome():
     rng = np.random.default_rng(10)
     columns = bridge_draws(rng, (30, 20), (10, 40))
-    got = bridge(*columns, [0, 30, 50], [0, 10, 50], max_iterations=1)
+    got = bridge_log_z(*columns, [0, 30, 50], [0, 10, 50], max_iterations=1)
     assert got.iterations == 1
     assert not got.converged.any()
     assert np.isfinite(got.log_z).all()
 
 
 def test_the_same_distribution_has_no_error():
-    got = bridge([-1.0, -2.0], [-1.5, -2.5], [-1.0, -2.0], [-1.5, -2.5])
+    got = bridge_log_z([-1.0, -2.0], [-1.5, -2.5], [-1.0, -2.0], [-1.5, -2.5])
     assert got.log_z == pytest.approx([0.5])
     assert got.overlap == pytest.approx([1.0])
     assert got.stderr == pytest.approx([0.0], abs=1e-7)
@@ -291,13 +292,16 @@ def test_the_same_distribution_has_no_error():
         (lambda: mixture_log_z([0.0], [0.0], [0.0], [1]), "from_policy has dtype int64"),
         (lambda: mixture_log_z([0.0], [0.0], [-np.inf], [True]), r"log_policy\[0\] is -inf, but the sample was drawn"),
         (lambda: mixture_log_z([0.0], [np.nan], [0.0], [True]), r"log_prior\[0\] is nan"),
-        (lambda: bridge([0.0], [-np.inf], [0.0], [0.0]), r"log_proposal_of_proposals\[0\] is -inf"),
-        (lambda: bridge([0.0], [0.0], [-np.inf], [0.0]), r"log_target_of_targets\[0\] is -inf: a draw of the target"),
-        (lambda: bridge([0.0], [0.0], [0.0, 0.0], [0.0]), "log_proposal_of_targets has 1 entries"),
-        (lambda: bridge([0.0], [0.0], [], []), "groups_of_targets: group 0 is empty"),
-        (lambda: bridge([0.0], [0.0], [0.0, 0.0], [0.0, 0.0], None, [0, 1, 2]), "the same groups"),
-        (lambda: bridge([0.0], [0.0], [0.0], [0.0], max_iterations=0), "max_iterations is 0"),
-        (lambda: bridge([0.0], [0.0], [0.0], [0.0], tolerance=0.0), "tolerance is 0"),
+        (lambda: bridge_log_z([0.0], [-np.inf], [0.0], [0.0]), r"log_proposal_of_proposals\[0\] is -inf"),
+        (
+            lambda: bridge_log_z([0.0], [0.0], [-np.inf], [0.0]),
+            r"log_target_of_targets\[0\] is -inf: a draw of the target",
+        ),
+        (lambda: bridge_log_z([0.0], [0.0], [0.0, 0.0], [0.0]), "log_proposal_of_targets has 1 entries"),
+        (lambda: bridge_log_z([0.0], [0.0], [], []), "groups_of_targets: group 0 is empty"),
+        (lambda: bridge_log_z([0.0], [0.0], [0.0, 0.0], [0.0, 0.0], None, [0, 1, 2]), "the same groups"),
+        (lambda: bridge_log_z([0.0], [0.0], [0.0], [0.0], max_iterations=0), "max_iterations is 0"),
+        (lambda: bridge_log_z([0.0], [0.0], [0.0], [0.0], tolerance=0.0), "tolerance is 0"),
     ],
 )
 def test_bad_input_is_refused(call, message):

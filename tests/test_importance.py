@@ -9,7 +9,7 @@ from scipy import stats
 from scipy.special import logsumexp
 
 import oracle
-from esscher import exponential_weights, importance, log_normaliser, resample
+from esscher import exponential_weights, importance, resample, tilt_log_z
 from strategies import groups_over, log_weight
 
 columns = st.lists(log_weight, max_size=12).map(np.array)
@@ -73,7 +73,7 @@ def test_exponential_weights_equal_50_digits(rewards, beta):
     assert got.weights == pytest.approx(np.exp(np.array(log_weights)), rel=1e-13, abs=1e-300)
     assert got.log_z[0] == pytest.approx(log_z, rel=1e-13, abs=1e-13)
     assert got.ess[0] == pytest.approx(ess, rel=1e-13)
-    assert [column.tolist() for column in log_normaliser(rewards, beta)] == [got.log_z.tolist(), got.ess.tolist()]
+    assert [column.tolist() for column in tilt_log_z(rewards, beta)] == [got.log_z.tolist(), got.ess.tolist()]
 
 
 def test_large_groups_and_threads_change_no_bit():
@@ -96,7 +96,7 @@ def test_beta_is_positive(beta):
 
 def test_rewards_are_not_nan():
     with pytest.raises(ValueError, match=r"rewards\[1\] is NaN"):
-        log_normaliser([1.0, np.nan], 1.0)
+        tilt_log_z([1.0, np.nan], 1.0)
 
 
 def test_a_group_without_weight():

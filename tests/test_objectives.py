@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esscher import sequence_logprobs
-from esscher.inference.objectives import FDivergence, dpg, f_dpg, kl_rl, plain_rl
+from esscher.inference.f_divergences import FDivergence
+from esscher.inference.objectives import dpg, f_dpg, kl_rl, plain_rl
 from esscher.lm.tabular import TabularLM
 
 DIVERGENCES = get_args(FDivergence)

@@ -65,13 +65,13 @@ def assert_mean(values, expected):
 @pytest.mark.parametrize(
     ("n", "options"),
     [
-        (6, {"temperatures": [0.2, 0.55, 1.0]}),
-        (6, {"temperatures": [0.3, 1.0], "moves": 0, "scheme": "multinomial"}),
-        (3, {"temperatures": [1.0], "moves": 2}),
-        (1, {"temperatures": [0.4, 1.0], "moves": 2}),
+        (6, {"exponents": [0.2, 0.55, 1.0]}),
+        (6, {"exponents": [0.3, 1.0], "moves": 0, "scheme": "multinomial"}),
+        (3, {"exponents": [1.0], "moves": 2}),
+        (1, {"exponents": [0.4, 1.0], "moves": 2}),
     ],
 )
-def test_fixed_temperatures_make_z_and_every_expectation_unbiased(n, options):
+def test_fixed_exponents_make_z_and_every_expectation_unbiased(n, options):
     """E[Z hat] = Z, and E[Z hat f] = Z E_target[f], where f is the share of particles at each completion."""
     z_hat, found = repeated(4000, n, 23, **options)
     assert_mean(z_hat, Z)
@@ -80,7 +80,7 @@ def test_fixed_temperatures_make_z_and_every_expectation_unbiased(n, options):
     assert z_hat.std() > 0.1 * Z
 
 
-def test_chosen_temperatures_give_z_and_the_target_with_many_particles():
+def test_chosen_exponents_give_z_and_the_target_with_many_particles():
     """Bias is of the order 1 / n: with 3000 particles it is far below the noise of 60 repetitions."""
     z_hat, found = repeated(60, 3000, 24, ess_share=0.8)
     assert_mean(z_hat, Z)
@@ -92,7 +92,7 @@ def test_moves_renew_the_particles():
     """With moves the particles are many different draws; without, mostly copies."""
 
     def distinct_draws(moves):
-        smc = tempered_smc(Drawing(), 500, np.random.default_rng(25), temperatures=[0.2, 0.4, 1.0], moves=moves)
+        smc = tempered_smc(Drawing(), 500, np.random.default_rng(25), exponents=[0.2, 0.4, 1.0], moves=moves)
         return len(np.unique(smc.indices))
 
     assert distinct_draws(0) < distinct_draws(1) < distinct_draws(4)
@@ -100,7 +100,7 @@ def test_moves_renew_the_particles():
 
 def test_the_acceptance_rate_is_that_of_the_enumeration():
     """At its target, a step accepts sum_xy target_x prior_y min(1, w_y / w_x) of the proposals."""
-    smc = tempered_smc(Drawing(), 40_000, np.random.default_rng(26), temperatures=[0.3, 1.0], moves=2)
+    smc = tempered_smc(Drawing(), 40_000, np.random.default_rng(26), exponents=[0.3, 1.0], moves=2)
     for temperature, found in zip([0.3, 1.0], smc.acceptance_rate, strict=True):
         w = np.exp(temperature * PHI)
         tempered = PRIOR * w / (PRIOR @ w)
@@ -117,14 +117,14 @@ def test_each_chosen_step_keeps_its_share_of_the_particles_with_weight(ess_share
     assert alive[0] < n
     assert smc.ess[:-1] == pytest.approx(ess_share * alive[:-1], rel=1e-4)
     assert smc.ess[-1] >= ess_share * alive[-1]
-    assert (np.diff(smc.temperatures, prepend=0.0) > 0).all()
-    assert smc.temperatures[-1] == 1
-    assert len(smc.temperatures) > 1
+    assert (np.diff(smc.exponents, prepend=0.0) > 0).all()
+    assert smc.exponents[-1] == 1
+    assert len(smc.exponents) > 1
 
 
 def test_without_moves_particles_are_copies_of_the_first_draws():
     draw = Drawing()
-    smc = tempered_smc(draw, 50, np.random.default_rng(28), temperatures=[0.25, 1.0], moves=0, scheme="stratified")
+    smc = tempered_smc(draw, 50, np.random.default_rng(28), exponents=[0.25, 1.0], moves=0, scheme="stratified")
     first = np.exp(0.25 * PHI[draw.drawn])
     assert smc.ess[0] == pytest.approx(first.sum() ** 2 / (first**2).sum(), rel=1e-12)
     assert smc.draws == 50 == len(draw.drawn)
@@ -142,7 +142,7 @@ def test_indices_find_the_completions_of_a_language_model():
 
     smc = tempered_smc(draw, 400, np.random.default_rng(29), moves=2)
     assert [phi[rows[i]] for i in smc.indices] == smc.log_potential.tolist()
-    assert len(rows) == smc.draws == 400 * (1 + 2 * len(smc.temperatures))
+    assert len(rows) == smc.draws == 400 * (1 + 2 * len(smc.exponents))
     assert smc.indices.max() >= 400
     assert smc.log_z == pytest.approx(np.log(Z), abs=0.3)
 
@@ -154,7 +154,7 @@ def test_a_condition_is_one_step_and_log_z_the_share_that_meets_it():
     met = (phi[draw.drawn[:300]] == 0).sum()
     assert 0 < met < 290
     assert smc.log_z == pytest.approx(np.log(met / 300), abs=1e-12)
-    assert smc.temperatures.tolist() == [1.0]
+    assert smc.exponents.tolist() == [1.0]
     assert smc.ess == pytest.approx([met])
     assert smc.log_potential.tolist() == [0.0] * 300
     passed = PRIOR[phi == 0].sum()
@@ -165,19 +165,19 @@ def test_a_condition_is_one_step_and_log_z_the_share_that_meets_it():
 def test_equal_potentials_are_one_step_and_an_exact_z(level):
     smc = tempered_smc(Drawing(np.full(SIZE, level)), 20, np.random.default_rng(31), ess_share=0.99)
     assert smc.log_z == pytest.approx(level, abs=1e-12)
-    assert smc.temperatures.tolist() == [1.0]
+    assert smc.exponents.tolist() == [1.0]
     assert smc.acceptance_rate.tolist() == [1.0]
     assert smc.ess == pytest.approx([20.0])
 
 
-@pytest.mark.parametrize(("temperatures", "expected"), [(None, 1.0), ([0.5, 1.0], 0.5)])
-def test_when_all_die_log_z_is_minus_infinity(temperatures, expected):
+@pytest.mark.parametrize(("exponents", "expected"), [(None, 1.0), ([0.5, 1.0], 0.5)])
+def test_when_all_die_log_z_is_minus_infinity(exponents, expected):
     draw = Drawing(np.full(SIZE, -np.inf))
-    smc = tempered_smc(draw, 7, np.random.default_rng(32), temperatures=temperatures)
+    smc = tempered_smc(draw, 7, np.random.default_rng(32), exponents=exponents)
     assert smc.log_z == -np.inf
     assert smc.indices.tolist() == list(range(7))
     assert smc.log_potential.tolist() == [-np.inf] * 7
-    assert smc.temperatures.tolist() == [expected]
+    assert smc.exponents.tolist() == [expected]
     assert smc.ess.tolist() == [0.0]
     assert np.isnan(smc.acceptance_rate).tolist() == [True]
     assert smc.draws == 7 == len(draw.drawn)
@@ -188,8 +188,8 @@ def test_potentials_of_any_scale_come_to_an_end(scale):
     phi = scale * np.array([0.0, 1.0, 3.0])
     draw = Drawing(phi, np.array([0.5, 0.3, 0.2]))
     smc = tempered_smc(draw, 50, np.random.default_rng(33))
-    assert smc.temperatures[-1] == 1
-    assert len(smc.temperatures) < 40
+    assert smc.exponents[-1] == 1
+    assert len(smc.exponents) < 40
     assert smc.log_z == pytest.approx(np.logaddexp.reduce(np.log(draw.prior) + phi), rel=0.1, abs=0.5)
     assert scale < 1 or (smc.log_potential == phi[2]).all()
 
@@ -208,13 +208,13 @@ def test_a_seed_gives_the_same_again():
         ({"ess_share": 1.0}, "ess_share is 1.0"),
         ({"ess_share": np.nan}, "ess_share is nan"),
         ({"moves": -1}, "moves is -1"),
-        ({"temperatures": []}, "temperatures is empty"),
-        ({"temperatures": [0.0, 1.0]}, r"temperatures\[0\] is 0.0: each is above"),
-        ({"temperatures": [0.5, 0.5, 1.0]}, r"temperatures\[1\] is 0.5: each is above"),
-        ({"temperatures": [0.5, np.nan, 1.0]}, r"temperatures\[1\] is nan"),
-        ({"temperatures": [0.5, 0.9]}, "temperatures ends at 0.9"),
-        ({"temperatures": [0.5, 2.0]}, "temperatures ends at 2.0"),
-        ({"temperatures": 1.0}, "temperatures has 0 dimensions"),
+        ({"exponents": []}, "exponents is empty"),
+        ({"exponents": [0.0, 1.0]}, r"exponents\[0\] is 0.0: each is above"),
+        ({"exponents": [0.5, 0.5, 1.0]}, r"exponents\[1\] is 0.5: each is above"),
+        ({"exponents": [0.5, np.nan, 1.0]}, r"exponents\[1\] is nan"),
+        ({"exponents": [0.5, 0.9]}, "exponents ends at 0.9"),
+        ({"exponents": [0.5, 2.0]}, "exponents ends at 2.0"),
+        ({"exponents": 1.0}, "exponents has 0 dimensions"),
         ({"scheme": "fair"}, "scheme is 'fair'"),
         ({"draw": lambda n, _: np.zeros(n - 1)}, "draw returned 3 log-potentials where 4"),
         ({"draw": lambda n, _: np.zeros((n, 1))}, "log_potential has 2 dimensions"),

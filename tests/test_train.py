@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from esscher import Ragged, Samples, sequence_logprobs
-from esscher.inference.objectives import FDivergence
+from esscher.inference.f_divergences import FDivergence
 from esscher.lm.tabular import TabularLM
 from esscher.samples import concatenate
 from esscher.train import RunFolder, TabularPolicy, Task, TrainingSettings, train

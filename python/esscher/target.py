@@ -30,8 +30,8 @@ class Tilt:
 
     References
     ----------
-    Korbak, Perez, Buckley, "RL with KL penalties is better viewed as Bayesian inference", Findings of EMNLP
-    2022.
+    Korbak, Perez, Buckley, "RL with KL penalties is better viewed as Bayesian inference", Findings of EMNLP 2022,
+    arXiv:2205.11275.
 
     Examples
     --------
@@ -83,7 +83,7 @@ class Condition:
 
     References
     ----------
-    Korbak, Perez, Buckley, Findings of EMNLP 2022.
+    Korbak, Perez, Buckley, Findings of EMNLP 2022, arXiv:2205.11275.
 
     Examples
     --------
@@ -131,7 +131,7 @@ class Moments:
 
     References
     ----------
-    Khalifa, Elsahar, Dymetman, "A distributional approach to controlled text generation", ICLR 2021.
+    Khalifa, Elsahar, Dymetman, "A distributional approach to controlled text generation", ICLR 2021, arXiv:2012.11635.
 
     Examples
     --------

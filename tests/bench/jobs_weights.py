@@ -38,7 +38,7 @@ def log_z() -> Job:
     rewards = data.rewards(N)
     return Job(
         "log Z, ESS: f64, N = 10^7",
-        lambda: tuple(esscher.log_normaliser(rewards, BETA, threads=1))[-2:],
+        lambda: tuple(esscher.tilt_log_z(rewards, BETA, threads=1))[-2:],
         (
             Peer("SciPy", lambda: _scipy_log_z(rewards / BETA), (45, 45), 1e-9),
             Peer("torch eager", lambda: _torch_log_z(torch.from_numpy(rewards) / BETA), (None, 15), 1e-9),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from esscher.compare.ways import OfPrompts, by_every_way
-from esscher.inference.bounds import agreement
+from esscher.inference.agreement import agreement
 from esscher.weights import LeftBias, left_bias, worth_of
 
 if TYPE_CHECKING:

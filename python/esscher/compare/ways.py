@@ -10,7 +10,7 @@ from esscher.compare.matching import naming
 from esscher.divergence.checked_columns import check_drawn
 from esscher.estimate import Estimate
 from esscher.groups import Groups
-from esscher.inference.bridge import mixture_log_z
+from esscher.inference.mixture import mixture_log_z
 from esscher.samples import match_prompts
 from esscher.weights import cut_in_halves, weigh
 

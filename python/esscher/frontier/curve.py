@@ -12,7 +12,7 @@ from esscher.frontier.averages import Curve, average_curve, cut_at_ends, joined,
 from esscher.frontier.tilting import tilt
 from esscher.frontier.trust import are_small, diagnose, doubts, left_biases, needed
 from esscher.groups import Groups, as_groups
-from esscher.inference.columns import as_column
+from esscher.inference.validation import as_column
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

@@ -12,13 +12,9 @@ from esscher.divergence.checked_columns import check_drawn
 from esscher.diversity import estimate_size_free
 from esscher.frontier.averages import Curve, average_curve
 from esscher.frontier.curve import Frontier, frontier
-from esscher.inference.best_of_n import (
-    best_of_n_interval,
-    best_of_n_kl,
-    best_of_n_kl_bound,
-    best_of_n_rewards,
-    best_of_n_weights,
-)
+from esscher.inference.best_of_n import best_of_n_weights
+from esscher.inference.best_of_n_kl import best_of_n_kl, best_of_n_kl_bound
+from esscher.inference.best_of_n_rewards import best_of_n_interval, best_of_n_rewards
 from esscher.inference.importance import exponential_weights
 from esscher.samples import check_samples
 from esscher.warning import ReportWarning, merge_warnings

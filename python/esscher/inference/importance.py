@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from esscher import _core
 from esscher.groups import as_groups
-from esscher.inference.columns import as_column
+from esscher.inference.validation import as_column
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,8 +62,8 @@ class ExponentialWeights(NamedTuple):
     ess: NDArray[np.float64]
 
 
-class Normaliser(NamedTuple):
-    """Estimate of log Z [P] in nats, and the effective sample size [P] that it rests on."""
+class TiltLogZ(NamedTuple):
+    """Estimate of log Z of a tilt [P] in nats, and the effective sample size [P] that it rests on."""
 
     log_z: NDArray[np.float64]
     ess: NDArray[np.float64]
@@ -96,7 +96,8 @@ def exponential_weights(
 
     References
     ----------
-    Korbak, Perez, Buckley, "RL with KL penalties is better viewed as Bayesian inference", Findings of EMNLP 2022.
+    Korbak, Perez, Buckley, "RL with KL penalties is better viewed as Bayesian inference", Findings of EMNLP 2022,
+    arXiv:2205.11275 (the target).
 
     Examples
     --------
@@ -110,18 +111,18 @@ def exponential_weights(
     return ExponentialWeights(*_core.exponential_weights(column, beta, as_groups(groups, len(column)).offsets, threads))
 
 
-def log_normaliser(
+def tilt_log_z(
     rewards: ArrayLike, beta: float, groups: ArrayLike | None = None, *, threads: int | None = None
-) -> Normaliser:
+) -> TiltLogZ:
     """Estimate log Z from samples of the prior, as `exponential_weights` does, without the weights.
 
     Examples
     --------
-    >>> log_normaliser([0.0, 1.0], beta=1.0).log_z.round(4)
+    >>> tilt_log_z([0.0, 1.0], beta=1.0).log_z.round(4)
     array([0.6201])
     """
     column = as_column("rewards", rewards)
-    return Normaliser(*_core.log_normaliser(column, beta, as_groups(groups, len(column)).offsets, threads))
+    return TiltLogZ(*_core.log_normaliser(column, beta, as_groups(groups, len(column)).offsets, threads))
 
 
 def importance(
@@ -159,7 +160,7 @@ def importance(
 
     References
     ----------
-    Vehtari, Simpson, Gelman, Yao, Gabry, "Pareto smoothed importance sampling", JMLR 2024.
+    Vehtari, Simpson, Gelman, Yao, Gabry, "Pareto smoothed importance sampling", JMLR 2024, arXiv:1507.02646.
 
     Examples
     --------
@@ -202,7 +203,7 @@ def pareto_smooth(
 
     References
     ----------
-    Vehtari, Simpson, Gelman, Yao, Gabry, "Pareto smoothed importance sampling", JMLR 2024.
+    Vehtari, Simpson, Gelman, Yao, Gabry, "Pareto smoothed importance sampling", JMLR 2024, arXiv:1507.02646.
 
     Examples
     --------

@@ -9,12 +9,13 @@ import numpy as np
 
 from esscher import _core
 from esscher.groups import as_groups
-from esscher.inference.columns import as_column
+from esscher.inference.validation import as_column
+from esscher.weights.weighing import weigh
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from esscher.groups import Offsets
+    from esscher.groups import Groups
 
 
 class Chain(NamedTuple):
@@ -64,8 +65,10 @@ def independent_metropolis(
 
     References
     ----------
-    Tierney, "Markov chains for exploring posterior distributions", Annals of Statistics 1994.
-    Mengersen, Tweedie, "Rates of convergence of the Hastings and Metropolis algorithms", Annals of Statistics 1996.
+    Tierney, "Markov chains for exploring posterior distributions", Annals of Statistics 1994,
+    doi:10.1214/aos/1176325750 (independence chains).
+    Mengersen, Tweedie, "Rates of convergence of the Hastings and Metropolis algorithms", Annals of Statistics 1996,
+    doi:10.1214/aos/1033066201, theorem 2.1 (the factor).
 
     Examples
     --------
@@ -77,25 +80,18 @@ def independent_metropolis(
     >>> chain.acceptance_rate.round(4)
     array([0.5249, 1.    ])
     """
-    log_weights = _core.log_ratios(as_column("log_target", log_target), as_column("log_proposal", log_proposal))
-    offsets = as_groups(groups, len(log_weights)).offsets
-    starts = _starts(log_weights, offsets)
-    first = np.repeat(starts, np.diff(offsets))
-    slack = rng.standard_exponential(len(log_weights))
-    slack[starts] = np.inf
-    # Until a group's start the fold is still in the group before, whose samples come before.
-    indices = np.maximum(_states(log_weights, slack), first)
-    return Chain(indices, _acceptance_rates(log_weights, indices, starts, offsets))
-
-
-def _starts(log_weights: NDArray[np.float64], offsets: Offsets) -> NDArray[np.int64]:
-    """First sample with weight of each group [P]."""
-    ess = _core.normalise(log_weights, offsets, None)[2]
-    weightless = np.flatnonzero(ess == 0)
+    log_ratios = _core.log_ratios(as_column("log_target", log_target), as_column("log_proposal", log_proposal))
+    weights = weigh(log_ratios, as_groups(groups, len(log_ratios)))
+    weightless = np.flatnonzero(weights.ess == 0)
     if len(weightless):
         raise ValueError(f"group {weightless[0]} has no weight, so no chain can start in it")
-    with_weight = np.flatnonzero(log_weights > -np.inf)
-    return with_weight[np.searchsorted(with_weight, offsets[:-1])]
+    with_weight = np.flatnonzero(log_ratios > -np.inf)
+    starts = with_weight[np.searchsorted(with_weight, weights.groups.starts)]
+    slack = rng.standard_exponential(len(log_ratios))
+    slack[starts] = np.inf
+    # Until a group's start the fold is still in the group before, whose samples come before.
+    indices = np.maximum(_states(log_ratios, slack), weights.groups.spread(starts))
+    return Chain(indices, _acceptance_rates(log_ratios, indices, starts, weights.groups))
 
 
 def _states(log_weights: NDArray[np.float64], slack: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -111,13 +107,12 @@ def _states(log_weights: NDArray[np.float64], slack: NDArray[np.float64]) -> NDA
 
 
 def _acceptance_rates(
-    log_weights: NDArray[np.float64], indices: NDArray[np.int64], starts: NDArray[np.int64], offsets: Offsets
+    log_weights: NDArray[np.float64], indices: NDArray[np.int64], starts: NDArray[np.int64], groups: Groups
 ) -> NDArray[np.float64]:
-    group_of = np.repeat(np.arange(len(starts)), np.diff(offsets))
-    proposed = np.flatnonzero(np.arange(len(indices)) > starts[group_of])
-    log_ratios = log_weights[proposed] - log_weights[indices[proposed - 1]]
-    sums = np.bincount(group_of[proposed], weights=np.exp(np.minimum(log_ratios, 0.0)), minlength=len(starts))
-    proposals = offsets[1:] - starts - 1
+    proposed = np.flatnonzero(np.arange(len(indices)) > groups.spread(starts))
+    chances = np.zeros(len(indices))
+    chances[proposed] = np.exp(np.minimum(log_weights[proposed] - log_weights[indices[proposed - 1]], 0.0))
+    proposals = groups.offsets[1:] - starts - 1
     rates: NDArray[np.float64] = np.full(len(starts), np.nan)
-    np.divide(sums, proposals, out=rates, where=proposals > 0)
+    np.divide(groups.sums(chances), proposals, out=rates, where=proposals > 0)
     return rates

@@ -13,20 +13,26 @@ its gradient is unbiased too.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from esscher import _core
 from esscher.groups import as_groups
-from esscher.inference.columns import below_infinity, finite_column, group_of, group_sums
+from esscher.inference.f_divergences import (
+    FDivergence,
+    check_divergence,
+    divergence_rewards,
+    divergence_terms,
+    exp,
+    product,
+)
+from esscher.inference.validation import below_infinity, finite_column
+from esscher.weights.weighing import weigh
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from esscher.groups import Offsets
-
-FDivergence = Literal["forward-kl", "reverse-kl", "tv", "js", "forward-chi2", "reverse-chi2"]
+    from esscher.groups import Groups
 
 DRAWN = "the policy drew this completion, so its log-prob is finite"
 
@@ -65,7 +71,8 @@ def plain_rl(rewards: ArrayLike, groups: ArrayLike | None = None) -> Objective:
 
     References
     ----------
-    Kool, van Hoof, Welling, "Buy 4 REINFORCE samples, get a baseline for free!", ICLR workshop 2019.
+    Kool, van Hoof, Welling, "Buy 4 REINFORCE samples, get a baseline for free!", ICLR workshop 2019,
+    openreview.net/forum?id=r1lgTGL5DE.
 
     Examples
     --------
@@ -73,7 +80,7 @@ def plain_rl(rewards: ArrayLike, groups: ArrayLike | None = None) -> Objective:
     Objective(value=2.0, coefficients=array([-3. , -1.5,  4.5,  2. ]))
     """
     column = _rewards(rewards)
-    return Objective(float(column.mean()), _less_the_others(column, as_groups(groups, len(column)).offsets))
+    return Objective(float(column.mean()), _less_the_others(column, as_groups(groups, len(column))))
 
 
 def kl_rl(
@@ -103,7 +110,8 @@ def kl_rl(
 
     References
     ----------
-    Korbak, Perez, Buckley, "RL with KL penalties is better viewed as Bayesian inference", Findings of EMNLP 2022.
+    Korbak, Perez, Buckley, "RL with KL penalties is better viewed as Bayesian inference", Findings of EMNLP 2022,
+    arXiv:2205.11275.
 
     Examples
     --------
@@ -113,11 +121,11 @@ def kl_rl(
     if not 0 < beta < np.inf:
         raise ValueError(f"beta is {beta}: it must be positive and finite")
     column = _rewards(rewards)
-    policy = _same_length("log_policy", finite_column("log_policy", log_policy, DRAWN), len(column))
+    policy = finite_column("log_policy", log_policy, DRAWN, len(column))
     rule = "the policy draws what the prior cannot, and KL(policy‖prior) is infinite: dpg can bear that"
-    prior = _same_length("log_prior", finite_column("log_prior", log_prior, rule), len(column))
+    prior = finite_column("log_prior", log_prior, rule, len(column))
     pseudo_rewards = column - beta * (policy - prior)
-    coefficients = _less_the_others(pseudo_rewards, as_groups(groups, len(column)).offsets)
+    coefficients = _less_the_others(pseudo_rewards, as_groups(groups, len(column)))
     return Objective(float(pseudo_rewards.mean()), coefficients)
 
 
@@ -160,10 +168,10 @@ def dpg(
 
     References
     ----------
-    Parshakova, Andreoli, Dymetman, "Distributional reinforcement learning for energy-based sequential models", 2019;
-    Khalifa, Elsahar, Dymetman, "A distributional approach to controlled text generation", ICLR 2021; Korbak, Elsahar,
-    Kruszewski, Dymetman, "On reinforcement learning and distribution matching for fine-tuning language models with no
-    catastrophic forgetting", NeurIPS 2022 (the baseline).
+    Parshakova, Andreoli, Dymetman, "Distributional reinforcement learning for energy-based sequential models", 2019,
+    arXiv:1912.08517; Khalifa, Elsahar, Dymetman, "A distributional approach to controlled text generation", ICLR 2021,
+    arXiv:2012.11635; Korbak, Elsahar, Kruszewski, Dymetman, "On reinforcement learning and distribution matching for
+    fine-tuning language models with no catastrophic forgetting", NeurIPS 2022, arXiv:2206.00761 (the baseline).
 
     Examples
     --------
@@ -173,16 +181,14 @@ def dpg(
     (array([-0.5,  0.5,  0. ]), -0.0872)
     """
     target, policy = _target_and_policy(log_target, log_policy)
-    proposal = policy if log_proposal is None else finite_column("log_proposal", log_proposal, DRAWN)
-    proposal = _same_length("log_proposal", proposal, len(target))
-    offsets = as_groups(groups, len(target)).offsets
-    log_normaliser = _normaliser(target - proposal, log_z, offsets)
-    known = (log_normaliser > -np.inf)[group_of(offsets)]
-    log_normaliser = np.where(log_normaliser > -np.inf, log_normaliser, 0.0)[group_of(offsets)]
-    weights = _exp(target - log_normaliser - proposal)
-    coefficients = np.where(known, weights - _exp(policy - proposal), 0.0)
+    proposal = policy if log_proposal is None else finite_column("log_proposal", log_proposal, DRAWN, len(target))
+    found = as_groups(groups, len(target))
+    log_zs = weigh(target - proposal, found).log_z if log_z is None else _log_z_of_each(log_z, found)
+    known, log_zs = found.spread(log_zs > -np.inf), found.spread(np.where(log_zs > -np.inf, log_zs, 0.0))
+    weights = exp(target - log_zs - proposal)
+    coefficients = np.where(known, weights - exp(policy - proposal), 0.0)
     _check_coefficients(coefficients)
-    terms = coefficients - _product(weights, target - log_normaliser - policy)
+    terms = coefficients - product(weights, target - log_zs - policy)
     return Objective(float(terms[known].mean()) if known.any() else -np.inf, coefficients)
 
 
@@ -233,7 +239,7 @@ def f_dpg(
     References
     ----------
     Go, Korbak, Kruszewski, Rozen, Ryu, Dymetman, "Aligning language models with preferences through f-divergence
-    minimization", ICML 2023.
+    minimization", ICML 2023, arXiv:2302.08215.
 
     Examples
     --------
@@ -243,85 +249,21 @@ def f_dpg(
     Objective(value=-0.25, coefficients=array([-1.,  1.]))
     """
     target, policy = _target_and_policy(log_target, log_policy)
-    offsets = as_groups(groups, len(target)).offsets
-    log_weights = target - policy - _of_each_group("log_z", log_z, len(offsets) - 1)[group_of(offsets)]
-    _check_divergence(divergence, target)
-    pseudo_rewards = _pseudo_rewards(log_weights, divergence)
+    found = as_groups(groups, len(target))
+    log_weights = target - policy - found.spread(_log_z_of_each(log_z, found))
+    check_divergence(divergence, target)
+    pseudo_rewards = divergence_rewards(log_weights, divergence)
     _check_coefficients(pseudo_rewards)
-    value = -float(_divergence_terms(log_weights, divergence).mean())
-    return Objective(value, _less_the_others(pseudo_rewards, offsets))
+    value = -float(divergence_terms(log_weights, divergence).mean())
+    return Objective(value, _less_the_others(pseudo_rewards, found))
 
 
-def _pseudo_rewards(log_weights: NDArray[np.float64], divergence: FDivergence) -> NDArray[np.float64]:
-    """``-f'(t)`` of each completion, from ``log(1 / t)``."""
-    match divergence:
-        case "forward-kl":
-            return _exp(log_weights)
-        case "reverse-kl":
-            return log_weights - 1
-        case "tv":
-            return np.sign(log_weights) / 2
-        case "js":
-            return _log_halfway(log_weights)
-        case "forward-chi2":
-            return _exp(2 * log_weights) - 1
-        case "reverse-chi2":
-            return 2 - 2 * _exp(-log_weights)
-
-
-def _divergence_terms(log_weights: NDArray[np.float64], divergence: FDivergence) -> NDArray[np.float64]:
-    """``f(t) / t`` of each completion, from ``log(1 / t)``, for f less its tangent at 1."""
-    weights = _exp(log_weights)
-    match divergence:
-        case "forward-kl":
-            return _product(weights, log_weights) - weights + 1
-        case "reverse-kl":
-            return weights - 1 - log_weights
-        case "tv":
-            return np.abs(weights - 1) / 2
-        case "js":
-            return _product(weights, -_log_halfway(-log_weights)) - _log_halfway(log_weights)
-        case "forward-chi2":
-            return (weights - 1) ** 2
-        case "reverse-chi2":
-            return weights - 2 + _exp(-log_weights)
-
-
-def _log_halfway(log_ratios: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Log of ``(1 + ratio) / 2``."""
-    halfway: NDArray[np.float64] = np.logaddexp(0.0, log_ratios) - np.log(2)
-    return halfway
-
-
-def _less_the_others(values: NDArray[np.float64], offsets: Offsets) -> NDArray[np.float64]:
+def _less_the_others(values: NDArray[np.float64], groups: Groups) -> NDArray[np.float64]:
     """Take from each value the mean of the others in its group, and nothing where there are none."""
-    sizes = np.diff(offsets)
-    # Of an empty group no mean is taken.
-    means = group_sums(values, offsets) / np.maximum(sizes, 1)
     # v - (n mean - v) / (n - 1), without the cancellation.
-    others = np.maximum(sizes - 1, 1)
-    centred = (values - means[group_of(offsets)]) * (sizes / others)[group_of(offsets)]
-    return np.where((sizes > 1)[group_of(offsets)], centred, values)
-
-
-def _normaliser(log_weights: NDArray[np.float64], log_z: ArrayLike | None, offsets: Offsets) -> NDArray[np.float64]:
-    """Log Z of each group [P], as given or from its weights; -inf where nothing has weight."""
-    if log_z is None:
-        return _core.normalise(log_weights, offsets, None)[1]
-    return _of_each_group("log_z", log_z, len(offsets) - 1)
-
-
-def _exp(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Exponential that may overflow to inf, for `_check_coefficients` to refuse."""
-    with np.errstate(over="ignore"):
-        exponentials: NDArray[np.float64] = np.exp(values)
-    return exponentials
-
-
-def _product(weights: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Product that is 0 where the weight is 0, whatever the value."""
-    products: NDArray[np.float64] = np.multiply(weights, values, out=np.zeros(len(weights)), where=weights > 0)
-    return products
+    factors = groups.sizes / np.maximum(groups.sizes - 1, 1)
+    centred = (values - groups.spread(groups.means(values))) * groups.spread(factors)
+    return np.where(groups.spread(groups.sizes > 1), centred, values)
 
 
 def _rewards(rewards: ArrayLike) -> NDArray[np.float64]:
@@ -331,15 +273,14 @@ def _rewards(rewards: ArrayLike) -> NDArray[np.float64]:
 
 def _target_and_policy(log_target: ArrayLike, log_policy: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     target = _some("log_target", below_infinity("log_target", log_target))
-    policy = finite_column("log_policy", log_policy, "its gradient is taken, so it must be finite")
-    return target, _same_length("log_policy", policy, len(target))
+    return target, finite_column("log_policy", log_policy, "its gradient is taken, so it must be finite", len(target))
 
 
-def _of_each_group(name: str, values: ArrayLike, groups: int) -> NDArray[np.float64]:
-    array = np.asarray(values, dtype=np.float64)
-    column = finite_column(name, np.full(groups, array) if array.ndim == 0 else array, "it must be finite")
-    if len(column) != groups:
-        raise ValueError(f"{name} has {len(column)} entries: it is one number, or one for each of {groups} groups")
+def _log_z_of_each(log_z: ArrayLike, groups: Groups) -> NDArray[np.float64]:
+    array, n = np.asarray(log_z, dtype=np.float64), len(groups.sizes)
+    column = finite_column("log_z", np.full(n, array) if array.ndim == 0 else array, "it must be finite")
+    if len(column) != n:
+        raise ValueError(f"log_z has {len(column)} entries: it is one number, or one for each of {n} groups")
     return column
 
 
@@ -347,23 +288,6 @@ def _some(name: str, column: NDArray[np.float64]) -> NDArray[np.float64]:
     if len(column) == 0:
         raise ValueError(f"{name} is empty: an objective takes at least one completion")
     return column
-
-
-def _same_length(name: str, column: NDArray[np.float64], n: int) -> NDArray[np.float64]:
-    if len(column) != n:
-        raise ValueError(f"{name} has {len(column)} entries for {n} completions: there is one for each")
-    return column
-
-
-def _check_divergence(divergence: str, log_target: NDArray[np.float64]) -> None:
-    if divergence not in get_args(FDivergence):
-        raise ValueError(f"divergence is {divergence!r}: it must be one of {', '.join(get_args(FDivergence))}")
-    excluded = np.flatnonzero(log_target == -np.inf)
-    if divergence.startswith("reverse") and len(excluded):
-        raise ValueError(
-            f"log_target[{excluded[0]}] is -inf, and {divergence} infinite: use a divergence that bears it, such as "
-            "js or forward-kl"
-        )
 
 
 def _check_coefficients(coefficients: NDArray[np.float64]) -> None:

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from esscher import _core
-from esscher.groups import as_groups
-from esscher.inference.columns import as_column, group_sums
+from esscher.groups import Groups, as_groups
+from esscher.inference.validation import as_column, finite_column
+from esscher.weights.weighing import weigh
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from esscher.groups import Offsets
+    from esscher.weights.weighing import Weights
+
+FINITE = "a bound is finite"
 
 
 class Rejection(NamedTuple):
@@ -24,7 +27,7 @@ class Rejection(NamedTuple):
     accepted
         Indices of the accepted samples [A], ascending.
     groups
-        Offsets of the accepted samples that share a target [P + 1].
+        The accepted samples of each target.
     acceptance_rate
         Share of samples [P] that are accepted in expectation, ``mean min(1, w / b)``: less noisy than the share that
         was accepted.
@@ -35,7 +38,7 @@ class Rejection(NamedTuple):
     """
 
     accepted: NDArray[np.int64]
-    groups: NDArray[np.int64]
+    groups: Groups
     acceptance_rate: NDArray[np.float64]
     log_z: NDArray[np.float64]
     exceeding: NDArray[np.float64]
@@ -99,7 +102,7 @@ def rejection(
     References
     ----------
     Eikema, Kruszewski, Dance, Elsahar, Dymetman, "An approximate sampler for energy-based models with divergence
-    diagnostics", TMLR 2022.
+    diagnostics", TMLR 2022, openreview.net/forum?id=VW4IrC0n0M.
 
     Examples
     --------
@@ -107,24 +110,22 @@ def rejection(
     >>> log_target = np.log([1.0, 0.5, 2.0, 2.0])
     >>> got = rejection(log_target, np.zeros(4), 0.0, np.random.default_rng(0), groups=[0, 2, 4])
     >>> got.accepted, got.groups
-    (array([0, 1, 2, 3]), array([0, 2, 4]))
+    (array([0, 1, 2, 3]), Groups(offsets=array([0, 2, 4])))
     >>> got.acceptance_rate, got.exceeding
     (array([0.75, 1.  ]), array([0., 1.]))
     """
     log_weights = _core.log_ratios(as_column("log_target", log_target), as_column("log_proposal", log_proposal))
-    offsets = as_groups(groups, len(log_weights)).offsets
-    log_bounds = _bound_of_each_group(log_bound, len(offsets) - 1)
-    _, log_z, _ = _core.normalise(log_weights, offsets, None)
-    excess = log_weights - np.repeat(log_bounds, np.diff(offsets))
+    found = as_groups(groups, len(log_weights))
+    excess = log_weights - found.spread(_bound_of_each_group(log_bound, len(found.sizes)))
     log_chances = np.minimum(excess, 0.0)
     # Minus an exponential is the log of a uniform, and never the log of 0.
     accepted = np.flatnonzero(-rng.standard_exponential(len(excess)) <= log_chances)
     return Rejection(
         accepted=accepted,
-        groups=np.searchsorted(accepted, offsets).astype(np.int64),
-        acceptance_rate=np.exp(_core.normalise(log_chances, offsets, None)[1]),
-        log_z=log_z,
-        exceeding=group_sums(excess > 0, offsets) / np.maximum(np.diff(offsets), 1),
+        groups=Groups(np.searchsorted(accepted, found)),
+        acceptance_rate=np.exp(weigh(log_chances, found).log_z),
+        log_z=weigh(log_weights, found).log_z,
+        exceeding=found.sums(excess > 0) / np.maximum(found.sizes, 1),
     )
 
 
@@ -163,7 +164,7 @@ def quasi_rejection(
     References
     ----------
     Eikema, Kruszewski, Dance, Elsahar, Dymetman, "An approximate sampler for energy-based models with divergence
-    diagnostics", TMLR 2022.
+    diagnostics", TMLR 2022, openreview.net/forum?id=VW4IrC0n0M.
 
     Examples
     --------
@@ -175,28 +176,23 @@ def quasi_rejection(
     (array([0.1733, 0.0589, 0.    ]), array([0.25  , 0.1667, 0.    ]))
     """
     log_weights = _core.log_ratios(as_column("log_target", log_target), as_column("log_proposal", log_proposal))
-    offsets = as_groups(groups, len(log_weights)).offsets
-    bounds = as_column("log_bounds", log_bounds)
-    _check_finite("log_bounds", bounds)
-    log_p, _, ess = _core.normalise(log_weights, offsets, None)
-    shape = (len(bounds), len(offsets) - 1)
-    acceptance_rate, kl, total_variation = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    weights = weigh(log_weights, as_groups(groups, len(log_weights)))
+    bounds = finite_column("log_bounds", log_bounds, FINITE)
+    acceptance_rate, kl, total_variation = np.zeros((3, len(bounds), len(weights.groups.sizes)))
     for row, bound in enumerate(bounds):
-        log_p_b, log_z_b, _ = _core.normalise(np.minimum(log_weights, bound), offsets, None)
-        acceptance_rate[row] = np.exp(np.minimum(log_z_b - bound, 0.0))
-        kl[row], total_variation[row] = _distances(log_p, log_p_b, offsets)
-    kl[:, ess == 0] = total_variation[:, ess == 0] = np.nan
+        bounded = weigh(np.minimum(log_weights, bound), weights.groups)
+        acceptance_rate[row] = np.exp(np.minimum(bounded.log_z - bound, 0.0))
+        kl[row], total_variation[row] = _distances(weights, bounded)
+    kl[:, weights.ess == 0] = total_variation[:, weights.ess == 0] = np.nan
     return QuasiRejection(bounds.copy(), acceptance_rate, kl, total_variation)
 
 
-def _distances(
-    log_p: NDArray[np.float64], log_q: NDArray[np.float64], offsets: Offsets
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _distances(weights: Weights, others: Weights) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """KL(p‖q) and total variation of two laws over the samples of each group, which have the same support."""
+    log_p, log_q, sums = weights.log_weights, others.log_weights, weights.groups.sums
     p, q = np.exp(log_p), np.exp(log_q)
-    has_weight = log_p > -np.inf
-    ratios = np.subtract(log_p, log_q, out=np.zeros(len(log_p)), where=has_weight)
-    kl, total_variation = group_sums(p * ratios, offsets), group_sums(np.abs(p - q), offsets) / 2
+    ratios = np.subtract(log_p, log_q, out=np.zeros(len(log_p)), where=log_p > -np.inf)
+    kl, total_variation = sums(p * ratios), sums(np.abs(p - q)) / 2
     # A rounding below 0, or above 1, is neither.
     return np.maximum(kl, 0.0), np.minimum(total_variation, 1.0)
 
@@ -207,11 +203,4 @@ def _bound_of_each_group(log_bound: ArrayLike, groups: int) -> NDArray[np.float6
         bounds = np.full(groups, bounds)
     elif bounds.shape != (groups,):
         raise ValueError(f"log_bound has shape {bounds.shape}: it is one number, or one for each of {groups} groups")
-    _check_finite("log_bound", bounds)
-    return bounds
-
-
-def _check_finite(name: str, values: NDArray[np.float64]) -> None:
-    wrong = np.flatnonzero(~np.isfinite(values))
-    if len(wrong):
-        raise ValueError(f"{name}[{wrong[0]}] is {values[wrong[0]]}: a bound is finite")
+    return finite_column("log_bound", bounds, FINITE)

@@ -8,16 +8,18 @@ import numpy as np
 
 from esscher import _core
 from esscher.groups import as_groups
-from esscher.inference.columns import as_column
+from esscher.inference.validation import as_column
+from esscher.weights.weighing import weigh
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from esscher.groups import Offsets
+    from esscher.groups import Groups
 
 Scheme = Literal["multinomial", "residual", "stratified", "systematic"]
-# Far above what the weights' rounding adds to size * w_i, relative to it, and far below what a user can see.
-ROUNDING = 1e-12
+# A number of copies this little below a whole one, relative to it, is that whole one: the weights' rounding (5e-14, see
+# `exponential_weights`) is far below it, and what a user can see far above.
+CERTAIN_COPY = 1e-12
 
 
 def resample(
@@ -59,7 +61,8 @@ def resample(
 
     References
     ----------
-    Douc, Cappe, Moulines, "Comparison of resampling schemes for particle filtering", ISPA 2005.
+    Douc, Cappé, Moulines, "Comparison of resampling schemes for particle filtering", ISPA 2005, arXiv:cs/0507025,
+    section 2.
 
     Examples
     --------
@@ -73,10 +76,10 @@ def resample(
     if size < 1:
         raise ValueError(f"size is {size}: draw at least 1 sample")
     column = as_column("log_weights", log_weights)
-    offsets = as_groups(groups, len(column)).offsets
+    found = as_groups(groups, len(column))
     if scheme == "residual":
-        return _residual(column, offsets, size, rng)
-    return _core.resample(column, offsets, _uniforms(len(offsets) - 1, size, rng, scheme).ravel())
+        return _residual(column, found, size, rng)
+    return _core.resample(column, found.offsets, _uniforms(len(found.sizes), size, rng, scheme).ravel())
 
 
 def check_scheme(scheme: str) -> None:
@@ -86,24 +89,23 @@ def check_scheme(scheme: str) -> None:
 
 
 def _residual(
-    log_weights: NDArray[np.float64], offsets: Offsets, size: int, rng: np.random.Generator
+    log_weights: NDArray[np.float64], groups: Groups, size: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
     # Drawing nothing raises whatever the other schemes raise.
-    _core.resample(log_weights, offsets, np.empty(0))
-    group_of = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    expected = size * np.exp(_core.normalise(log_weights, offsets, None)[0])
+    _core.resample(log_weights, groups.offsets, np.empty(0))
+    expected = size * np.exp(weigh(log_weights, groups).log_weights)
     # A rounding below a whole number must not turn a certain copy into a draw.
-    copies = np.floor(expected * (1 + ROUNDING)).astype(np.int64)
-    missing = size - np.bincount(group_of, weights=copies, minlength=len(offsets) - 1).astype(np.int64)
+    copies = np.floor(expected * (1 + CERTAIN_COPY)).astype(np.int64)
+    missing = size - groups.sums(copies)
     residuals = np.maximum(expected - copies, 0.0)
     left = np.log(residuals, out=np.full(len(residuals), -np.inf), where=residuals > 0)
     # The kernel draws equally often from every group, and wants weight in each: of a complete group none is kept.
-    left = np.where(missing[group_of] > 0, left, log_weights)
+    left = np.where(groups.spread(missing) > 0, left, log_weights)
     most = int(missing.max(initial=0))
-    drawn = _core.resample(left, offsets, _uniforms(len(missing), most, rng, "multinomial").ravel())
+    drawn = _core.resample(left, groups.offsets, _uniforms(len(missing), most, rng, "multinomial").ravel())
     drawn = drawn.reshape(len(missing), most)[np.arange(most) < missing[:, None]]
     indices = np.concatenate([np.repeat(np.arange(len(log_weights)), copies), drawn])
-    return indices[np.argsort(group_of[indices], kind="stable")]
+    return indices[np.argsort(groups.of[indices], kind="stable")]
 
 
 def _uniforms(groups: int, size: int, rng: np.random.Generator, scheme: Scheme) -> NDArray[np.float64]:

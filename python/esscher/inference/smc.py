@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from esscher import _core
-from esscher.inference.columns import as_column, below_infinity, refuse
+from esscher.groups import as_groups
 from esscher.inference.resampling import check_scheme, resample
+from esscher.inference.validation import as_column, below_infinity, refuse
+from esscher.weights.weighing import weigh
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
     Draw = Callable[[int, np.random.Generator], ArrayLike]
 
-# How well a temperature is found, relative to the step that leads to it.
-PRECISION = 1e-6
+# How well an exponent is found, relative to the step that leads to it.
+EXPONENT_PRECISION = 1e-6
 
 
 class TemperedSmc(NamedTuple):
@@ -36,7 +37,7 @@ class TemperedSmc(NamedTuple):
     log_z
         Estimate of log Z in nats, the sum over steps of the log of the mean incremental weight; -inf if all first draws
         have weight 0.
-    temperatures
+    exponents
         Share of the log-potential that the target of each step has [S], rising to 1.
     ess
         Effective sample size of the incremental weights of each step [S].
@@ -50,13 +51,13 @@ class TemperedSmc(NamedTuple):
     indices: NDArray[np.int64]
     log_potential: NDArray[np.float64]
     log_z: float
-    temperatures: NDArray[np.float64]
+    exponents: NDArray[np.float64]
     ess: NDArray[np.float64]
     acceptance_rate: NDArray[np.float64]
     draws: int
 
 
-class Particles(NamedTuple):
+class TemperedParticles(NamedTuple):
     """Which draw each particle is [n], and its log-potential [n] in nats."""
 
     indices: NDArray[np.int64]
@@ -70,7 +71,7 @@ def tempered_smc(
     *,
     ess_share: float = 0.5,
     moves: int = 1,
-    temperatures: ArrayLike | None = None,
+    exponents: ArrayLike | None = None,
     scheme: Scheme = "systematic",
 ) -> TemperedSmc:
     """Lead `n` draws of the prior through the targets ``prior * exp(lambda * log_potential)``, lambda from 0 to 1.
@@ -78,7 +79,7 @@ def tempered_smc(
     Each step weights the particles by ``exp((lambda' - lambda) log_potential)``, resamples them by these weights, and
     then renews them: each is offered `moves` fresh draws of the prior, one after the other, and becomes the draw with
     probability ``min(1, exp(lambda' (log_potential' - log_potential)))``, which leaves the step's target invariant.
-    ``Z`` is estimated by the product of the steps' mean weights. If `temperatures` are given, that is unbiased; if they
+    ``Z`` is estimated by the product of the steps' mean weights. If `exponents` are given, that is unbiased; if they
     are chosen on the way, it is so in the limit of many particles.
 
     If all first draws have weight 0, the result is those draws after one step, with ``log_z = -inf``, ``ess = 0`` and
@@ -95,11 +96,11 @@ def tempered_smc(
         Source of all chance, handed on to `draw`.
     ess_share
         Each lambda is the largest for which the effective sample size of the incremental weights (the conditional one,
-        as particles are equally weighted) is at least this share of the particles that have weight; between 0 and 1,
-        and neither. Closer to 1 means more and smaller steps.
+        as particles are equally weighted) is at least this share of the particles that have weight; above 0 and
+        below 1. Closer to 1 means more and smaller steps.
     moves
         How many draws each particle is offered in each step; 0 for none, which lets copies pile up.
-    temperatures
+    exponents
         The lambdas [S], rising from above 0 to 1, in place of chosen ones.
     scheme
         How to resample, as in `resample`.
@@ -108,13 +109,14 @@ def tempered_smc(
     ------
     ValueError
         If `draw` returns another number of log-potentials, or a NaN or +inf; `n` is below 1 or `moves` below 0;
-        `ess_share` is not between 0 and 1; `temperatures` do not rise from above 0 to 1; or `scheme` is none.
+        `ess_share` is not between 0 and 1; `exponents` do not rise from above 0 to 1; or `scheme` is none.
 
     References
     ----------
-    Del Moral, Doucet, Jasra, "Sequential Monte Carlo samplers", Journal of the Royal Statistical Society B 2006.
-    Zhou, Johansen, Aston, "Toward automatic model comparison: an adaptive sequential Monte Carlo approach", JCGS 2016
-    (the conditional effective sample size).
+    Del Moral, Doucet, Jasra, "Sequential Monte Carlo samplers", Journal of the Royal Statistical Society B 2006,
+    doi:10.1111/j.1467-9868.2006.00553.x (the particles and the estimate of Z); Zhou, Johansen, Aston, "Toward automatic
+    model comparison: an adaptive sequential Monte Carlo approach", JCGS 2016, arXiv:1303.3123 (the conditional
+    effective sample size).
 
     Examples
     --------
@@ -127,31 +129,31 @@ def tempered_smc(
     ...     drawn.extend(rng.choice(3, size=k, p=[0.6, 0.3, 0.1]))
     ...     return np.array([-np.inf, 4.0, 6.0])[drawn[-k:]]
     >>> smc = tempered_smc(draw, 1000, np.random.default_rng(0))
-    >>> round(smc.log_z, 1), len(smc.temperatures), smc.draws == len(drawn)
+    >>> round(smc.log_z, 1), len(smc.exponents), smc.draws == len(drawn)
     (4.0, 2, True)
     >>> np.bincount(np.array(drawn)[smc.indices], minlength=3) / 1000
     array([0.   , 0.321, 0.679])
     """
     _check(n, ess_share, moves)
     check_scheme(scheme)
-    schedule = None if temperatures is None else _as_temperatures(temperatures)
-    particles, draws = Particles(np.arange(n), _log_potentials(draw, n, rng)), n
-    temperature, log_z = 0.0, 0.0
+    schedule = None if exponents is None else _as_schedule(exponents)
+    particles, draws = TemperedParticles(np.arange(n), _log_potentials(draw, n, rng)), n
+    exponent, log_z = 0.0, 0.0
     steps: list[tuple[float, float, float]] = []
-    while temperature < 1:
-        previous = temperature
-        temperature = _next(previous, particles, ess_share) if schedule is None else float(schedule[len(steps)])
-        log_weights = (temperature - previous) * particles.log_potential
+    while exponent < 1:
+        previous = exponent
+        exponent = _next(previous, particles, ess_share) if schedule is None else float(schedule[len(steps)])
+        log_weights = (exponent - previous) * particles.log_potential
         log_mean, ess = _mean_and_ess(log_weights)
         log_z += log_mean
         if ess == 0:
-            steps.append((temperature, ess, np.nan))
+            steps.append((exponent, ess, np.nan))
             break
         survivors = resample(log_weights, n, rng, scheme=scheme)
-        particles = Particles(particles.indices[survivors], particles.log_potential[survivors])
-        particles, acceptance_rate = _renew(particles, draws, temperature, moves, draw, rng)
+        particles = TemperedParticles(particles.indices[survivors], particles.log_potential[survivors])
+        particles, acceptance_rate = _renew(particles, draws, exponent, moves, draw, rng)
         draws += n * moves
-        steps.append((temperature, ess, acceptance_rate))
+        steps.append((exponent, ess, acceptance_rate))
     lambdas, sizes, rates = np.array(steps).T.copy()
     return TemperedSmc(*particles, log_z, lambdas, sizes, rates, draws)
 
@@ -167,14 +169,14 @@ def _check(n: int, ess_share: float, moves: int) -> None:
         raise ValueError(f"moves is {moves}: it is at least 0")
 
 
-def _as_temperatures(temperatures: ArrayLike) -> NDArray[np.float64]:
-    column = as_column("temperatures", temperatures)
+def _as_schedule(exponents: ArrayLike) -> NDArray[np.float64]:
+    column = as_column("exponents", exponents)
     if len(column) == 0:
-        raise ValueError("temperatures is empty: give at least the last, 1")
+        raise ValueError("exponents is empty: give at least the last, 1")
     # A NaN is not above the one before it either.
-    refuse("temperatures", column, ~(np.diff(column, prepend=0.0) > 0), "each is above the one before it, the first 0")
+    refuse("exponents", column, ~(np.diff(column, prepend=0.0) > 0), "each is above the one before it, the first 0")
     if column[-1] != 1:
-        raise ValueError(f"temperatures ends at {column[-1]}: the last is 1, which is the target")
+        raise ValueError(f"exponents ends at {column[-1]}: the last is 1, which is the target")
     return column
 
 
@@ -185,41 +187,41 @@ def _log_potentials(draw: Draw, n: int, rng: np.random.Generator) -> NDArray[np.
     return column
 
 
-def _next(temperature: float, particles: Particles, ess_share: float) -> float:
-    """Return the temperature up to which the particles keep the given share of their effective sample size."""
+def _next(exponent: float, particles: TemperedParticles, ess_share: float) -> float:
+    """Return the exponent up to which the particles keep the given share of their effective sample size."""
     log_potential = particles.log_potential
     # However small the first step is, particles of weight 0 die in it, so they do not count.
     enough = ess_share * np.count_nonzero(log_potential > -np.inf)
 
     def reaches(other: float) -> bool:
-        return bool(_mean_and_ess((other - temperature) * log_potential)[1] >= enough)
+        return bool(_mean_and_ess((other - exponent) * log_potential)[1] >= enough)
 
     if reaches(1.0):
         return 1.0
-    low, high = temperature, 1.0
+    low, high = exponent, 1.0
     # The second condition ends a search among neighbouring floats, for potentials too far apart for any step.
-    while high - low > PRECISION * (high - temperature) and low < (middle := (low + high) / 2) < high:
+    while high - low > EXPONENT_PRECISION * (high - exponent) and low < (middle := (low + high) / 2) < high:
         low, high = (middle, high) if reaches(middle) else (low, middle)
-    return low if low > temperature else high
+    return low if low > exponent else high
 
 
 def _renew(
-    particles: Particles, draws: int, temperature: float, moves: int, draw: Draw, rng: np.random.Generator
-) -> tuple[Particles, float]:
+    particles: TemperedParticles, draws: int, exponent: float, moves: int, draw: Draw, rng: np.random.Generator
+) -> tuple[TemperedParticles, float]:
     """Offer each particle fresh draws, of which the first is number `draws`: the particles, and the acceptance rate."""
     indices, log_potential = particles
     n, rates = len(indices), []
     for move in range(moves):
         proposed = _log_potentials(draw, n, rng)
-        log_ratios = temperature * (proposed - log_potential)
+        log_ratios = exponent * (proposed - log_potential)
         accepted = -rng.standard_exponential(n) <= log_ratios
         indices = np.where(accepted, draws + move * n + np.arange(n), indices)
         log_potential = np.where(accepted, proposed, log_potential)
         rates.append(np.exp(np.minimum(log_ratios, 0.0)).mean())
-    return Particles(indices, log_potential), float(np.mean(rates)) if rates else np.nan
+    return TemperedParticles(indices, log_potential), float(np.mean(rates)) if rates else np.nan
 
 
 def _mean_and_ess(log_weights: NDArray[np.float64]) -> tuple[float, float]:
     """Log of the mean weight, and the effective sample size; -inf and 0 if nothing has weight."""
-    _, log_mean, ess = _core.normalise(log_weights, np.array([0, len(log_weights)]), None)
-    return float(log_mean[0]), float(ess[0])
+    weights = weigh(log_weights, as_groups(None, len(log_weights)))
+    return float(weights.log_z[0]), float(weights.ess[0])

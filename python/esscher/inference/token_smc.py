@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from esscher import _core
-from esscher.inference.columns import below_infinity
+from esscher.groups import as_groups
 from esscher.inference.resampling import check_scheme, resample
+from esscher.inference.validation import below_infinity
 from esscher.ragged import Ragged, as_token_ids
+from esscher.weights.weighing import weigh
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +53,7 @@ class TokenSmc(NamedTuple):
     resampled: NDArray[np.bool_]
 
 
-class Particles(NamedTuple):
+class TokenParticles(NamedTuple):
     """Completions in the making: n rows of at most T tokens, and what is known of each.
 
     Attributes
@@ -146,9 +147,8 @@ def token_smc(
     References
     ----------
     Zhao, Brekelmans, Makhzani, Grosse, "Probabilistic inference in language models via twisted sequential Monte Carlo",
-    ICML 2024.
-    Lew, Zhi-Xuan, Grand, Mansinghka, "Sequential Monte Carlo steering of large language models using probabilistic
-    programs", 2023.
+    ICML 2024, arXiv:2404.17546; Lew, Zhi-Xuan, Grand, Mansinghka, "Sequential Monte Carlo steering of large language
+    models using probabilistic programs", 2023, arXiv:2306.03081.
 
     Examples
     --------
@@ -158,7 +158,7 @@ def token_smc(
     >>> from esscher.lm.tabular import TabularLM
     >>> coin = TabularLM(np.log(np.tile([0.6, 0.4], (1, 3, 1))))
     >>> def all_heads(completions, finished):
-    ...     return np.where(np.minimum.reduceat(completions.values, completions.offsets[:-1]) == 1, 0.0, -np.inf)
+    ...     return np.where([row.all() for row in completions], 0.0, -np.inf)
     >>> smc = token_smc(coin, [0], 1000, 3, np.random.default_rng(0), log_twist=all_heads)
     >>> round(float(np.exp(smc.log_z)), 3), smc.completions[0].tolist()
     (0.061, [1, 1, 1])
@@ -172,25 +172,25 @@ def token_smc(
     _check_models(model, proposal, len(start), max_new_tokens)
     particles, log_z = _empty(n, max_new_tokens), 0.0
     steps: list[tuple[float, bool]] = []
-    active = np.arange(n)
+    active, together = np.arange(n), as_groups(None, n)
     while len(active):
         added = _extend(model, proposal, _prefixes(start, particles, active), rng)
         particles = _grown(particles, active, added, log_twist)
-        _, log_mean, ess = _normalised(particles.log_weights)
-        goes_on = _active(particles)
-        resampling = len(goes_on) > 0 and ess < ess_share * n
+        weights = weigh(particles.log_weights, together)
+        ess = float(weights.ess[0])
+        resampling = len(_active(particles)) > 0 and ess < ess_share * n
         if resampling:
-            log_z += log_mean
+            log_z += float(weights.log_z[0])
             particles = _survivors(particles, resample(particles.log_weights, n, rng, scheme=scheme))
         active = _active(particles)
         steps.append((ess, resampling))
-    log_weights, log_mean, _ = _normalised(particles.log_weights)
+    weights = weigh(particles.log_weights, together)
     return TokenSmc(
         completions=Ragged.from_padded(particles.tokens, lengths=particles.lengths),
         prior_logprobs=Ragged.from_padded(particles.logprobs, lengths=particles.lengths),
         terminated=particles.terminated,
-        log_weights=log_weights,
-        log_z=log_z + log_mean,
+        log_weights=weights.log_weights,
+        log_z=log_z + float(weights.log_z[0]),
         ess=np.array([ess for ess, _ in steps]),
         resampled=np.array([resampling for _, resampling in steps]),
     )
@@ -225,8 +225,8 @@ def _check_models(model: LanguageModel, proposal: LanguageModel, prompt_length: 
         )
 
 
-def _empty(n: int, max_new_tokens: int) -> Particles:
-    return Particles(
+def _empty(n: int, max_new_tokens: int) -> TokenParticles:
+    return TokenParticles(
         tokens=np.zeros((n, max_new_tokens), np.uint32),
         logprobs=np.zeros((n, max_new_tokens)),
         lengths=np.zeros(n, np.int64),
@@ -237,12 +237,12 @@ def _empty(n: int, max_new_tokens: int) -> Particles:
     )
 
 
-def _active(particles: Particles) -> NDArray[np.int64]:
+def _active(particles: TokenParticles) -> NDArray[np.int64]:
     """Which particles are to be extended."""
     return np.flatnonzero(~particles.finished & (particles.log_weights > -np.inf))
 
 
-def _prefixes(prompt: NDArray[np.uint32], particles: Particles, active: NDArray[np.int64]) -> Ragged:
+def _prefixes(prompt: NDArray[np.uint32], particles: TokenParticles, active: NDArray[np.int64]) -> Ragged:
     """Return the prompt and what each active particle has written."""
     written = _written(particles, active)
     lengths = len(prompt) + written.shape[1]
@@ -250,25 +250,26 @@ def _prefixes(prompt: NDArray[np.uint32], particles: Particles, active: NDArray[
     return Ragged.from_lengths(prefixes.ravel(), np.full(len(active), lengths))
 
 
-def _written(particles: Particles, active: NDArray[np.int64]) -> NDArray[np.uint32]:
+def _written(particles: TokenParticles, active: NDArray[np.int64]) -> NDArray[np.uint32]:
     """Tokens of the active particles [m, t]: all have been extended in every step, so they are equally long."""
     return particles.tokens[active, : particles.lengths[active[0]]]
 
 
 def _extend(model: LanguageModel, proposal: LanguageModel, prefixes: Ragged, rng: np.random.Generator) -> Extension:
     drawn = proposal.sample(prefixes, n=1, max_new_tokens=1, rng=rng)
-    assert drawn.policy_logprobs is not None
-    assert drawn.terminated is not None
-    log_q = drawn.policy_logprobs.values.astype(np.float64)
+    log_q = drawn.need("policy_logprobs", why="a token is weighted by the chance that it had").values.astype(np.float64)
     log_p = log_q
     if proposal is not model:
-        log_p = model.logprobs(prefixes, drawn.completions, drawn.groups).values.astype(np.float64)
-    return Extension(drawn.completions.values, log_p, log_q, drawn.terminated)
+        log_p = model.logprobs(prefixes, drawn.completions, drawn.groups.offsets).values.astype(np.float64)
+    terminated = drawn.need("terminated", why="a completion that ended is not written on")
+    return Extension(drawn.completions.values, log_p, log_q, terminated)
 
 
-def _grown(particles: Particles, active: NDArray[np.int64], added: Extension, log_twist: LogTwist) -> Particles:
+def _grown(
+    particles: TokenParticles, active: NDArray[np.int64], added: Extension, log_twist: LogTwist
+) -> TokenParticles:
     """Particles with one more token each of the active ones, and weights to match."""
-    grown = Particles._make(column.copy() for column in particles)
+    grown = TokenParticles._make(column.copy() for column in particles)
     length = int(particles.lengths[active[0]])
     grown.tokens[active, length] = added.token
     grown.logprobs[active, length] = added.prior_logprob
@@ -281,7 +282,7 @@ def _grown(particles: Particles, active: NDArray[np.int64], added: Extension, lo
     return grown
 
 
-def _twists(log_twist: LogTwist, particles: Particles, active: NDArray[np.int64]) -> NDArray[np.float64]:
+def _twists(log_twist: LogTwist, particles: TokenParticles, active: NDArray[np.int64]) -> NDArray[np.float64]:
     written = _written(particles, active)
     completions = Ragged.from_lengths(written.ravel(), np.full(len(active), written.shape[1]))
     column = below_infinity("log_twist", log_twist(completions, particles.finished[active]))
@@ -290,13 +291,7 @@ def _twists(log_twist: LogTwist, particles: Particles, active: NDArray[np.int64]
     return column
 
 
-def _survivors(particles: Particles, survivors: NDArray[np.int64]) -> Particles:
+def _survivors(particles: TokenParticles, survivors: NDArray[np.int64]) -> TokenParticles:
     """Return the particles drawn, with equal weights."""
-    drawn = Particles._make(column[survivors] for column in particles)
+    drawn = TokenParticles._make(column[survivors] for column in particles)
     return drawn._replace(log_weights=np.zeros(len(survivors)))
-
-
-def _normalised(log_weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], float, float]:
-    """Self-normalised log-weights [n], the log of the mean weight, and the effective sample size."""
-    normalised, log_mean, ess = _core.normalise(log_weights, np.array([0, len(log_weights)]), None)
-    return normalised, float(log_mean[0]), float(ess[0])

@@ -1,7 +1,7 @@
 """Two engines compared: the log-probs of the engine that sampled, and of the engine that trains."""
 
-from esscher.mismatch.compare import mismatch
-from esscher.mismatch.metrics import Metrics
-from esscher.mismatch.record import Cause, Coverage, MismatchReport, PerToken
+from esscher.mismatch.diagnosing import mismatch
+from esscher.mismatch.findings import Cause, Coverage, MismatchReport, PerToken
+from esscher.mismatch.verl_metrics import Metrics
 
 __all__ = ["Cause", "Coverage", "Metrics", "MismatchReport", "PerToken", "mismatch"]

@@ -19,23 +19,24 @@ if TYPE_CHECKING:
 
 # One difference counts for at most so many nats, so that one bad token does not decide where a row belongs.
 CLIP = 2.0
-# Beside a 0 that was filled in any difference is to be had; beside one that truncation made it is about this.
+# The most that a token counts for where one column is 0: beside a filled-in 0 any difference is possible, beside one
+# that truncation made it is about this.
 FILLED_CLIP = 0.1
 # Neighbouring tokens of a text have log-probs about 1 nat apart, so a row that is shifted by one differs by far more
 # than this on average, and one that is not by far less, whatever engine made it.
 SHIFTED_DIFFERENCE = 0.25
 # By how much moving a row must lessen its differences: chance seldom halves them in a row of a few tokens.
 SHIFTED_GAIN = 0.5
-# So little, summed over a row, is noise that one place in it happens to fit.
+# A smaller gain, summed over a row, is noise.
 SMALLEST_GAIN = 3e-4
-# Rows that were chosen for fitting well when moved fit a little even by chance: their ranks must really agree.
+# Rows chosen because they fit when moved fit a little even by chance: the ranks of their values must agree this much.
 SHIFTED_CORRELATION = 0.8
 # Fewer tokens than this agree by chance.
-FEWEST_TOKENS = 3
+FEWEST_COMPARED = 3
 # So many rows, and at least two, must be shifted for it to be more than chance; of a single row, it is that one.
 SHIFTED_SHARE = 0.02
-# If this many are, the others are taken to be, unless they clearly are not.
-MOST = 0.5
+# If more than this share of rows is shifted, all are taken to be, but for those that clearly fit as they are.
+MOSTLY_SHIFTED = 0.5
 # Where a policy is certain of most tokens, rows tell where they belong only if they differ by this in one place or the
 # other. All are shifted if of those that tell, so many at least, nearly all are.
 TOLD, FEWEST_ROWS, MOST_TOLD = 0.02, 4, 0.8
@@ -53,6 +54,11 @@ class Pairs(NamedTuple):
     def where(self, keep: NDArray[np.bool_]) -> Pairs:
         """Return the pairs for which `keep` is true."""
         return Pairs(self.train[keep], self.rollout[keep], self.row[keep], self.place[keep], self.last[keep])
+
+    def by_row(self) -> tuple[Integers, Groups]:
+        """Return the completions that have pairs [R], and the pairs of each: they lie in the order of completions."""
+        rows, sizes = np.unique(self.row, return_counts=True)
+        return rows, Groups.from_sizes(sizes)
 
     @property
     def difference(self) -> Floats:
@@ -110,7 +116,7 @@ class Alignment(NamedTuple):
     @property
     def nearly_all_shifted(self) -> bool:
         """Whether a shift is what most rows have in common."""
-        return sum(shift.rows for shift in self.shifts) > MOST * self.rows
+        return sum(shift.rows for shift in self.shifts) > MOSTLY_SHIFTED * self.rows
 
 
 class _Stretches(NamedTuple):
@@ -175,7 +181,7 @@ def _shifted_rows(train: Ragged, rollout: Ragged, rows: Integers) -> dict[int, I
     for by in (1, -1):
         there = _row_differences(train, rollout, _equal_stretches(train, rollout, rows, by))
         moved = (here >= SHIFTED_DIFFERENCE) & (there <= SHIFTED_GAIN * here)
-        all_are = moved.sum() > MOST * len(rows) or _nearly_all_fit(here, there)
+        all_are = moved.sum() > MOSTLY_SHIFTED * len(rows) or _nearly_all_fit(here, there)
         if all_are:
             moved = ~((here <= SHIFTED_GAIN * there) & (there >= TOLD))
         chosen = rows[moved & ~np.isin(rows, found.get(1, []))]
@@ -251,11 +257,11 @@ def _cost(train: Floats, rollout: Floats) -> Floats:
 def _row_differences(train: Ragged, rollout: Ragged, stretches: _Stretches) -> Floats:
     """Mean bounded difference of each stretch, NaN where too few tokens can be compared."""
     pairs = _pairs(train, rollout, stretches)
-    which = np.repeat(np.arange(len(stretches.row)), stretches.n)
+    groups = Groups.from_sizes(stretches.n)
     known = ~np.isnan(pairs.difference) & ~_beside_zero(pairs)
-    counts = np.bincount(which[known], minlength=len(stretches.row)).astype(np.float64)
-    counts[counts < FEWEST_TOKENS] = np.nan
-    return np.bincount(which, weights=_cost(pairs.train, pairs.rollout) * known, minlength=len(stretches.row)) / counts
+    counts = groups.sums(known).astype(np.float64)
+    counts[counts < FEWEST_COMPARED] = np.nan
+    return groups.sums(_cost(pairs.train, pairs.rollout) * known) / counts
 
 
 def _beside_zero(pairs: Pairs) -> NDArray[np.bool_]:
@@ -270,7 +276,7 @@ def _mean_difference(train: Ragged, rollout: Ragged, stretches: _Stretches) -> f
 
 def _rank_correlation(pairs: Pairs) -> float:
     known = ~np.isnan(pairs.difference) & ~_beside_zero(pairs)
-    if known.sum() < FEWEST_TOKENS:
+    if known.sum() < FEWEST_COMPARED:
         return 0.0
     ranks = [np.argsort(np.argsort(column[known])) for column in (pairs.train, pairs.rollout)]
     return float(np.asarray(np.corrcoef(np.array(ranks, np.float64)))[0, 1])
@@ -283,9 +289,8 @@ def _joined(parts: list[_Stretches]) -> _Stretches:
 
 
 def _pairs(train: Ragged, rollout: Ragged, stretches: _Stretches) -> Pairs:
-    within = Groups.from_sizes(stretches.n).place
-    row = np.repeat(stretches.row, stretches.n)
-    ours = np.repeat(stretches.train, stretches.n) + within
-    theirs = np.repeat(stretches.rollout, stretches.n) + within
+    groups = Groups.from_sizes(stretches.n)
+    row, place = groups.spread(stretches.row), groups.place
+    ours, theirs = groups.spread(stretches.train) + place, groups.spread(stretches.rollout) + place
     last = (ours + 1 == train.offsets[row + 1]) & (theirs + 1 == rollout.offsets[row + 1])
     return Pairs(train.values[ours], rollout.values[theirs], row, ours - train.offsets[row], last)

@@ -1,4 +1,4 @@
-"""Each cause in words: what was seen, and what to do."""
+"""Causes that values and rows tell, in words: what was seen, and what to do."""
 
 from __future__ import annotations
 
@@ -7,26 +7,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from esscher.mismatch.record import Cause
-from esscher.mismatch.structure import LOUD
+from esscher.mismatch.findings import Cause
 from esscher.mismatch.units import BASES
 from esscher.mismatch.values import rounding_of
+from esscher.mismatch.wording import SMALLEST_STDERR, engine, listed, number, percent, times
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from esscher.mismatch.alignment import Lengths, Pairs, Shift
-    from esscher.mismatch.record import Column
-    from esscher.mismatch.rows import Exchanged, OtherRows
-    from esscher.mismatch.structure import KeptMass, LastTokens, Noise, Temperature
+    from esscher.mismatch.findings import Column
     from esscher.mismatch.units import Scale, Shape
     from esscher.mismatch.values import Grid, Sentinel
+    from esscher.mismatch.wrong_rows import Exchanged, OtherRows
 
     Floats = NDArray[np.float64]
     Integers = NDArray[np.int64]
     Mask = NDArray[np.bool_]
 
-KINDS_SHOWN, ROWS_SHOWN = 3, 8
+KINDS_SHOWN = 3
 SHAPES: dict[Shape, tuple[str, str]] = {
     "negated": (
         "negated log-probs: what is above 0 fits the other column once its sign is changed",
@@ -43,13 +42,9 @@ SHAPES: dict[Shape, tuple[str, str]] = {
     ),
 }
 # Rounding that moves a completion's log-prob by less than this moves its importance weight by less than 1 %.
-HARMLESS = 0.01
-# With so few tokens differing, it is those that are strange, not the engines.
-FEW = 0.2
+HARMLESS_ROUNDING = 0.01
 # Where this share of the rows that differ goes on shifted from somewhere within, text was tokenised anew.
-WITHIN = 0.2
-# What float32 log-probs bear.
-SMALLEST_STDERR = 1e-6
+TOKENISED_ANEW = 0.2
 NAN_ADVICE = "NaN and null are log-probs that were not recorded: have the engine return one for every sampled token"
 SENTINEL_ADVICE = "it stands for 'no log-prob here': mask these tokens, or have the engine return theirs"
 INFINITE_ADVICE = (
@@ -156,7 +151,7 @@ def lengths(found: Lengths, tokens: int, lacking: int, completions: int) -> Caus
     whose = "now one's, now the other's" if column == "both" else f"the {engine(column)}'s"
     of = times(completions, "completion")
     evidence = f"{found.differing} of {of} differ in length; the shorter row, {whose}, lacks {what}"
-    if found.within >= WITHIN * found.differing:
+    if found.within >= TOKENISED_ANEW * found.differing:
         advice = "text was tokenised anew, into other tokens: hand the sampled token ids to the trainer, never the text"
     elif found.last >= max(found.first, found.more):
         advice = "one engine drops the end-of-sequence token: count it in both, it is a token that was sampled"
@@ -192,16 +187,16 @@ def missing(column: Column, where: Mask, pairs: Pairs) -> Cause:
     """Say that zeros were filled in."""
     n, of = int(where.sum()), len(where)
     other = (pairs.rollout if column == "train" else pairs.train)[where]
-    filled = np.bincount(pairs.row, weights=(pairs.train if column == "train" else pairs.rollout) == 0)
-    rows = np.unique(pairs.row[where])
-    whole = int((filled == np.bincount(pairs.row))[rows].sum())
+    zero = (pairs.train if column == "train" else pairs.rollout) == 0
+    _, of_row = pairs.by_row()
+    whole = int(((of_row.sums(zero) == of_row.sizes) & (of_row.sums(where) > 0)).sum())
     evidence = (
         f"{times(n, 'token')} ({percent(n, of)}) are exactly 0 in the {engine(column)}'s column, {whole} whole rows "
         f"among them, where the other's are {number(float(np.median(other)))} in the median: a probability of 1 they "
         "did not have"
     )
     advice = "zeros were filled in for log-probs that are missing: mask these tokens, or have the engine return theirs"
-    if not (pairs.train if column == "train" else pairs.rollout).any():
+    if zero.all():
         evidence = f"all {times(of, 'token')} that can be compared are exactly 0 in the {engine(column)}'s column"
         advice += "; sampling with top_k=1 gives this too: then the log-probs before truncation are the ones to record"
     return Cause("missing", column, evidence, advice, n, n / of, float(np.median(np.abs(other))), 0.0)
@@ -226,131 +221,8 @@ def rounding(column: Column, grid: Grid, values: Floats, mean_length: float, of:
         f"each by up to {number(float(steps.max()))} nats, a completion's log-prob by about {number(per_completion)}"
     )
     advice = "hand log-probs over in float32: they are differences of large logits, whose digits 16 bits do not hold"
-    if per_completion < HARMLESS:
+    if per_completion < HARMLESS_ROUNDING:
         advice = "harmless at this size; float32 would be exact"
     return Cause(
         "bf16-rounding", column, evidence, advice, len(values), len(values) / of, float(np.median(steps)), grid.bits
     )
-
-
-def last_tokens(found: LastTokens, pairs: Pairs) -> Cause:
-    """Say that only the ends of rows differ."""
-    n = int(found.hit.sum())
-    size = float(np.median(np.abs(pairs.difference[found.hit])))
-    evidence = (
-        f"the last token of {n} of {times(found.of, 'completion')} differs by {number(size)} nats in the median, where "
-        f"of all other tokens 99% differ by less than {number(found.ordinary)}"
-    )
-    advice = (
-        "the end of a completion is handled in two ways: count the end-of-sequence token if it was sampled, give it "
-        "its own log-prob and not padding's, and mask it in neither engine or in both"
-    )
-    return Cause("last-token", "both", evidence, advice, n, n / len(found.hit), size)
-
-
-def temperature(found: Temperature, pairs: Pairs) -> Cause:
-    """Say that one engine's logits are divided by another number than the other's."""
-    tau, stderr = found.tau, found.stderr
-    if found.column == "train":
-        tau, stderr = 1.0 / tau, stderr / tau**2
-    size = np.abs(pairs.difference)
-    if found.bound:
-        how = (
-            f"{number(tau)} or {'below' if tau < 1 else 'above'}, as unlikely tokens are "
-            f"{'less' if tau < 1 else 'more'} likely in it and likely ones the other way. Given groups, tokens of one "
-            "context tell it exactly"
-        )
-    else:
-        error = f" ± {number(stderr, 2)}" if stderr > SMALLEST_STDERR else ""
-        how = (
-            f"{number(tau, 4)}{error}, from {times(found.pairs, 'pair')} of tokens of one context, which lie on a line"
-        )
-    evidence = (
-        f"the {engine(found.column)}'s logits were divided by a sampling temperature, and the "
-        f"{engine('train' if found.column == 'rollout' else 'rollout')}'s were not: it is {how}"
-    )
-    advice = (
-        "divide the trainer's logits by the sampling temperature before log_softmax, or sample at temperature 1; know "
-        "which log-probs the rollout engine returns (vLLM: --logprobs-mode raw_logprobs or processed_logprobs)"
-    )
-    return Cause("sampling-temperature", found.column, evidence, advice, len(size), 1.0, float(np.median(size)), tau)
-
-
-def kept_mass(found: KeptMass, pairs: Pairs) -> Cause:
-    """Say that one column was renormalised after truncation."""
-    mean, stderr = found.mean
-    size = np.abs(pairs.difference)
-    higher = int((pairs.difference > 0).sum() if found.column == "rollout" else (pairs.difference < 0).sum())
-    evidence = (
-        f"the {engine(found.column)}'s log-probs are renormalised over part of the vocabulary, which holds "
-        f"{number(mean)} ± {number(stderr, 2)} of the other's probability: {percent(higher, len(size))} of tokens are "
-        f"higher, by {number(float(np.median(size)))} nats in the median"
-    )
-    above = int(((pairs.rollout if found.column == "rollout" else pairs.train) > 0).sum())
-    if above:
-        evidence += f", and {above} of them end above 0, where no log-prob is: a constant was added"
-    elif found.one_way:
-        evidence += f", and 99% by no more than {number(-math.log(found.least))} = -log {number(found.least)}"
-    advice = (
-        "sample without top-p, top-k and min-p, or apply the same truncation in the trainer; weights made with these "
-        "log-probs miss what the truncation cut off"
-    )
-    return Cause("kept-mass", found.column, evidence, advice, len(size), 1.0, float(np.median(size)), mean)
-
-
-def noise(found: Noise, pairs: Pairs) -> Cause:
-    """Say that engines differ without a pattern."""
-    difference, size = pairs.difference, np.abs(pairs.difference)
-    advice = (
-        "other kernels, 16-bit forward passes or an older policy do this: see whether the effective sample size bears "
-        "it; if not, correct with truncated importance weights, or run both engines in one precision on one policy"
-    )
-    if found.within_contexts:
-        evidence = (
-            f"what remains between tokens of one context has a standard deviation of about {number(found.sd)} nats a "
-            "token"
-        )
-    elif found.tokens <= FEW * len(size) and np.median(size) < LOUD:
-        rows = times(len(np.unique(pairs.row[found.where])), "completion")
-        evidence = (
-            f"{times(found.tokens, 'token')} ({percent(found.tokens, len(size))}) of {rows} "
-            f"differ{'s' * (found.tokens == 1)}, by "
-            f"{number(float(np.median(size[found.where])))} nats in the median and {number(float(size.max()))} at "
-            "most, where the others agree"
-        )
-        advice = "look at these completions: their text may have been edited, or tokenised anew into other tokens"
-    else:
-        evidence = (
-            f"{times(found.tokens, 'token')} ({percent(found.tokens, len(size))}) "
-            f"differ{'s' * (found.tokens == 1)} without a pattern: standard deviation about {number(found.sd)} nats, "
-            f"mean {number(float(difference.mean()))}, largest {number(float(size.max()))}"
-        )
-    # Seen in most pairs of one context, it is in all tokens.
-    n = len(size) if found.within_contexts else found.tokens
-    return Cause("noise", "both", evidence, advice, n, n / len(size), float(np.median(size)), found.sd)
-
-
-def listed(rows: Integers) -> str:
-    """Return the first of some rows' numbers."""
-    return f"{', '.join(map(str, rows[:ROWS_SHOWN].tolist()))}{', …' * (len(rows) > ROWS_SHOWN)} (counted from 0)"
-
-
-def engine(column: Column) -> str:
-    """Return who made a column."""
-    return {"train": "trainer", "rollout": "rollout", "both": "two engines"}[column]
-
-
-def times(n: int, noun: str) -> str:
-    """Return a count with its noun."""
-    return f"{n:,} {noun}{'s' * (n != 1)}"
-
-
-def percent(part: int, whole: int) -> str:
-    """Return a share as a percentage: with two digits where it is small, and 100% only if it is all."""
-    value = 100 * part / whole
-    return f"{value:.2g}%" if value < 10 else f"{min(value, 99.9):.3g}%" if part < whole else "100%"
-
-
-def number(value: float, digits: int = 3) -> str:
-    """Return a number with so many significant digits."""
-    return f"{value:.{digits}g}"

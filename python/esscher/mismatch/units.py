@@ -22,27 +22,31 @@ Shape = Literal["negated", "probabilities", "running-sums"]
 # Where a value has the wrong sign, or a sum goes the wrong way, in no more than this share, it was filled in.
 NEARLY_ALL = 0.85
 # Fewer values or steps than this have one sign by chance.
-FEWEST = 8
+FEWEST_VALUES = 8
 # Another unit must bring a column's quantiles this much nearer to the other's.
-GAIN = 0.5
+UNIT_GAIN = 0.5
 QUANTILES = np.linspace(0.02, 0.98, 49)
 # The other fifth is left to values that were filled in, and to wrong ends.
-MOST = 0.8
+COMPARED_QUANTILES = 0.8
 # A float32 0 has no logarithm; probabilities this near above 1 are rounded.
 ROUNDED_ONE = 1e-3
 # Ratios of smaller log-probs are ruled by rounding.
 SMALLEST = 0.05
-# A ratio nearer to 1 than this is not worth a name; it must be so many of its standard errors away.
-SMALLEST_RATIO, SIGMAS = 0.02, 5.0
+# A ratio nearer to 1 than this is not worth a name.
+SMALLEST_RATIO = 0.02
+# A finding must be this many of its standard errors away from nothing: 1 in 3.5 million if errors are normal, which
+# leaves room for their being neither normal nor independent.
+SIGMAS = 5.0
 # Of thirds by size, from the likely to the unlikely, all must have the ratio up to this share of its logarithm: after
 # a sampling temperature, which renormalises, likely tokens move the other way.
-ALIKE = 0.1
+THIRDS_ALIKE = 0.1
+# For normal errors: a standard deviation from a median of absolute values, and a median's standard error from a mean's.
 MAD_TO_SD, MEDIAN_TO_MEAN = 1.4826, 1.2533
 # Quantiles of two columns of one unit are in a ratio nearer to 1 than this.
-CLEARLY = 1.2
+CLEAR_RATIO = 1.2
 # 1 / ln 2 is 1 % from 1 / 0.7: it is a base if nearer to it than to any round temperature.
 BASES = {2: math.log(2), 10: math.log(10)}
-ROUND_TEMPERATURE, EXACT = 0.05, 5e-3
+ROUND_TEMPERATURE, BASE_TOLERANCE = 0.05, 5e-3
 
 
 class Scale(NamedTuple):
@@ -63,7 +67,7 @@ def find_shapes(column: Ragged, other: Ragged) -> tuple[Ragged, tuple[Shape, ...
     readings = {(): column, **_readings(column)}
     distances = {shapes: _distance(read.values, other.values) for shapes, read in readings.items()}
     best = min(distances, key=lambda shapes: distances[shapes])
-    if distances[best] <= GAIN * distances[()]:
+    if distances[best] <= UNIT_GAIN * distances[()]:
         return readings[best], best
     return column, ()
 
@@ -75,7 +79,7 @@ def _readings(column: Ragged) -> dict[tuple[Shape, ...], Ragged]:
     if sums is not None:
         found["running-sums",] = sums
     values = column.values[_usual(column.values) & (column.values != 0)]
-    if len(np.unique(values)) < FEWEST or (values > 0).mean() < NEARLY_ALL:
+    if len(np.unique(values)) < FEWEST_VALUES or (values > 0).mean() < NEARLY_ALL:
         return found
     negated = Ragged(-column.values, column.offsets)
     found["negated",] = negated
@@ -109,7 +113,7 @@ def _without_sums(column: Ragged) -> Ragged | None:
     for end, before in ((first, np.roll(values, 1)), (last, np.roll(values, -1))):
         steps = values - np.where(end, 0.0, before)
         inner = steps[~end & ~np.isnan(steps)]
-        if len(inner) >= FEWEST and (inner <= 0).mean() >= NEARLY_ALL:
+        if len(inner) >= FEWEST_VALUES and (inner <= 0).mean() >= NEARLY_ALL:
             return Ragged(steps, column.offsets)
     return None
 
@@ -120,18 +124,18 @@ def _distance(values: Floats, other: Floats) -> float:
     if not all(map(len, columns)):
         return math.inf
     one, two = (np.quantile(column, QUANTILES) for column in columns)
-    return float(np.sort(np.abs(one - two))[: round(MOST * len(QUANTILES))].mean())
+    return float(np.sort(np.abs(one - two))[: round(COMPARED_QUANTILES * len(QUANTILES))].mean())
 
 
 def marginal_ratio(train: Ragged, rollout: Ragged) -> float:
     """Return by which factor the rollout's quantiles exceed the trainer's, in the median; 1 if that is not clear."""
     columns = [column.values[column.values <= 0] for column in (train, rollout)]
-    if min(map(len, columns)) < FEWEST:
+    if min(map(len, columns)) < FEWEST_VALUES:
         return 1.0
     one, two = (np.quantile(column, QUANTILES) for column in columns)
     large = np.maximum(one, two) < -SMALLEST
     ratio = float(np.median(two[large] / one[large])) if large.any() else 1.0
-    return ratio if not 1 / CLEARLY < ratio < CLEARLY else 1.0
+    return ratio if not 1 / CLEAR_RATIO < ratio < CLEAR_RATIO else 1.0
 
 
 def find_scale(pairs: Pairs) -> Scale | None:
@@ -139,7 +143,7 @@ def find_scale(pairs: Pairs) -> Scale | None:
     # Of one sign, and neither so small that rounding rules their ratio.
     large = (pairs.train * pairs.rollout > 0) & (np.maximum(np.abs(pairs.train), np.abs(pairs.rollout)) > SMALLEST)
     train, rollout = pairs.train[large], pairs.rollout[large]
-    if len(train) < FEWEST:
+    if len(train) < FEWEST_VALUES:
         return None
     ratios = rollout / train
     weights = np.sqrt(train * rollout)
@@ -149,10 +153,10 @@ def find_scale(pairs: Pairs) -> Scale | None:
         return None
     for third in np.array_split(np.argsort(weights), 3):
         one, error = _median(ratios[third], weights[third])
-        if abs(math.log(one / ratio)) > ALIKE * size + 3 * error / ratio or SIGMAS * error > size * ratio:
+        if abs(math.log(one / ratio)) > THIRDS_ALIKE * size + 3 * error / ratio or SIGMAS * error > size * ratio:
             return None
     left = np.abs(rollout - ratio * train)
-    if np.median(left) > GAIN * np.median(np.abs(rollout - train)):
+    if np.median(left) > UNIT_GAIN * np.median(np.abs(rollout - train)):
         return None
     return Scale(ratio, stderr, _base(ratio, stderr))
 
@@ -173,6 +177,6 @@ def _base(ratio: float, stderr: float) -> int | None:
     round_tau = ROUND_TEMPERATURE * max(1, round(tau / ROUND_TEMPERATURE))
     for base, log in BASES.items():
         apart = abs(size - abs(math.log(log)))
-        if apart <= EXACT + 3 * stderr / ratio and apart < abs(math.log(tau / round_tau)):
+        if apart <= BASE_TOLERANCE + 3 * stderr / ratio and apart < abs(math.log(tau / round_tau)):
             return base
     return None

@@ -11,7 +11,7 @@ from esscher.ragged import Ragged, widened
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from esscher.groups import Offsets
+    from esscher.groups import Groups
     from esscher.mismatch.alignment import Pairs
 
     Floats = NDArray[np.float64]
@@ -30,12 +30,12 @@ FILLERS = (-100.0, -1000.0, -9999.0, -10000.0, -65504.0, -1e5, -1e6, -1e9, -1e10
 FEWEST_REPEATS, FEWEST_REPEATS_ON_GRID, REPEATED_SHARE, NEIGHBOURHOOD = 5, 15, 0.002, 0.03
 # Beside a constant that was filled in, the other column's values spread, or are far from it: farther than nearly all
 # others are.
-SPREAD, FAR, ORDINARY, BEYOND = 0.5, 0.3, 0.95, 3.0
-# Values that were rounded to few digits have no neighbours within that: these many on either side count as such.
+SPREAD, FAR, FAR_QUANTILE, FAR_FACTOR = 0.5, 0.3, 0.95, 3.0
+# Values that were rounded to few digits have no neighbours that near: then this many on either side are taken.
 NEAREST = 3
 # Of a token with less than 5 % probability: no truncation makes it certain, so 0 is not its log-prob.
 CLEARLY_NOT_CERTAIN = -3.0
-# A row of nothing but zeros can be that of a policy that is certain of itself, but not if it was in two minds once.
+# A row of zeros can come from a policy that is certain of every token, but not if the other doubts one this much.
 UNLIKELY = -1.0
 # A 0 that truncation made has 0 beside it wherever the other column's value is at least as likely; of these, if fewer
 # than a quarter are 0, those few were filled in.
@@ -49,6 +49,12 @@ FEWEST_IN_ROW, OFTEN_CERTAIN = 3, 0.3
 # All of a column's values on a 16-bit grid: float32 values get there one in 2^13 times, so 99 % of even these few
 # are no chance, while a few exact numbers typed by hand (-0.5, -1) are not enough.
 ON_GRID, FEWEST_ON_GRID = 0.99, 12
+# Two float32 forward passes of one model, in batches of other shapes, differ by a few 1e-5 nats.
+FLOAT32 = 1e-4
+# A single token that differs by more than this is not rounding of float32, whatever the others do.
+LOUD = 1e-3
+# Up to this share of tokens may differ a little more than FLOAT32 says without being worth a word.
+NEGLIGIBLE_SHARE = 0.01
 
 
 class Sentinel(NamedTuple):
@@ -78,7 +84,7 @@ def as_raw(name: str, column: Ragged) -> Ragged:
     return Ragged(values.astype(np.float64), column.offsets)
 
 
-def find_sentinels(column: Ragged, other: Ragged, groups: Offsets) -> Mask:
+def find_sentinels(column: Ragged, other: Ragged, groups: Groups) -> Mask:
     """Return which values of a column are no log-probs [T].
 
     A value that completions of a prompt repeat behind the same tokens was computed once: it counts once.
@@ -108,8 +114,8 @@ def find_missing(pairs: Pairs, zero: Floats, other: Floats) -> Mask:
     decide: the other column's may be the wrong one there.
     """
     uncertain = (zero == 0) & (other < CERTAIN)
-    unlikely_rows = np.bincount(pairs.row, weights=other < UNLIKELY) > 0
-    rows = _zero_rows(pairs, zero) & unlikely_rows[pairs.row] & uncertain
+    _, tokens = pairs.by_row()
+    rows = _zero_rows(pairs, zero) & tokens.spread(tokens.sums(other < UNLIKELY) > 0) & uncertain
     rest = uncertain & ~rows
     inner = rest & ~pairs.last
     beside_unlikely = inner & (other < CLEARLY_NOT_CERTAIN)
@@ -159,12 +165,16 @@ def rounding_of(values: Floats, grid: Grid | None) -> Floats:
     return np.where(values == 0, 0.0, np.ldexp(0.5, np.frexp(values)[1] - grid.bits))
 
 
+def is_rounding(left: Floats, tolerance: Floats) -> bool:
+    """Return whether differences are no more than rounding makes: few beyond it, and none far."""
+    size = np.abs(left)
+    return bool((size > tolerance).mean() <= NEGLIGIBLE_SHARE and not (size > np.maximum(LOUD, 10 * tolerance)).any())
+
+
 def _zero_rows(pairs: Pairs, column: Floats) -> Mask:
     """Return which tokens [T] are in rows of several tokens that are all 0."""
-    lengths = np.bincount(pairs.row)
-    zeros = np.bincount(pairs.row, weights=column == 0)
-    filled: Mask = ((zeros == lengths) & (lengths >= FEWEST_IN_ROW))[pairs.row]
-    return filled
+    _, tokens = pairs.by_row()
+    return tokens.spread((tokens.sums(column == 0) == tokens.sizes) & (tokens.sizes >= FEWEST_IN_ROW))
 
 
 def _constants(column: Ragged, other: Ragged, finite: Floats, counts: NDArray[np.int64]) -> list[float]:
@@ -181,10 +191,9 @@ def _constants(column: Ragged, other: Ragged, finite: Floats, counts: NDArray[np
     return [value for value in suspects.tolist() if _stands_out(column, other, value)]
 
 
-def _once_per_prefix(column: Ragged, groups: Offsets) -> NDArray[np.int64]:
+def _once_per_prefix(column: Ragged, groups: Groups) -> NDArray[np.int64]:
     """Return one token of each set that has a prompt and all values up to its own in common."""
-    prompt = np.searchsorted(groups, np.arange(len(column)), side="right")
-    kept, alive, context = [], np.flatnonzero(column.lengths > 0), prompt
+    kept, alive, context = [], np.flatnonzero(column.lengths > 0), groups.of.copy()
     for place in range(int(column.lengths.max(initial=0))):
         alive = alive[column.lengths[alive] > place]
         at = column.offsets[alive] + place
@@ -213,7 +222,7 @@ def _stands_out(column: Ragged, other: Ragged, value: float) -> bool:
             continue
         spread = np.subtract(*np.quantile(beside, [0.9, 0.1]))
         apart = float(np.median(np.abs(beside - value)))
-        if spread < SPREAD and apart < max(FAR, BEYOND * ordinary):
+        if spread < SPREAD and apart < max(FAR, FAR_FACTOR * ordinary):
             return False
     return True
 
@@ -223,4 +232,4 @@ def _ordinary_difference(column: Ragged, other: Ragged) -> float:
     equal = np.flatnonzero(column.lengths == other.lengths)
     size = np.abs(column.take(equal).values - other.take(equal).values)
     size = size[np.isfinite(size)]
-    return float(np.quantile(size, ORDINARY)) if len(size) else 0.0
+    return float(np.quantile(size, FAR_QUANTILE)) if len(size) else 0.0

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
-from esscher.inference.objectives import FDivergence
+from esscher.inference.f_divergences import FDivergence
 from esscher.target import Tilt
 
 ObjectiveName = Literal["plain-rl", "kl-rl", "dpg", "f-dpg", "weighted-ml"]

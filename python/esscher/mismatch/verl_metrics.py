@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from esscher.estimate import Estimate, clustered_ratio
-from esscher.inference.importance import importance
+from esscher.groups import Groups, as_groups
+from esscher.weights.weighing import weigh
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from esscher.groups import Offsets
     from esscher.mismatch.alignment import Pairs
 
     Floats = NDArray[np.float64]
 
-# verl's: log-ratios are clamped to this before `exp`, and token weights to [1 / threshold, threshold].
+# verl 0.7, rollout_corr_helper.py: log-ratios are clamped to this before `exp`, and token weights to [1 / threshold,
+# threshold]; epsilon keeps their mean off 0.
 SAFETY_BOUND, IS_THRESHOLD, IS_EPSILON = 20.0, 2.0, 1e-8
 
 
@@ -78,20 +79,18 @@ class Metrics:
     pareto_k: float
 
 
-def metrics_of(pairs: Pairs, groups: Offsets) -> Metrics:
-    """Return the metrics of finite pairs, at least one; `groups` [P + 1] count the completions that pairs index."""
-    rows, row_of = np.unique(pairs.row, return_inverse=True)
-    lengths = np.bincount(row_of).astype(np.float64)
+def metrics_of(pairs: Pairs, groups: Groups) -> Metrics:
+    """Return the metrics of finite pairs, at least one; `groups` are of the completions that pairs index."""
+    rows, tokens = pairs.by_row()
     r = pairs.train - pairs.rollout
-    sums: Floats = np.asarray(np.bincount(row_of, weights=r), dtype=np.float64)
-    train = np.bincount(row_of, weights=pairs.train) / lengths
-    rollout = np.bincount(row_of, weights=pairs.rollout) / lengths
+    sums = tokens.sums(r)
+    train, rollout = tokens.means(pairs.train), tokens.means(pairs.rollout)
     diff = rollout - train
-    weights = importance(sums, np.zeros(len(sums)))
+    weights = weigh(sums, as_groups(None, len(sums)))
     # A perplexity or a chi-squared that overflows is inf.
     with np.errstate(over="ignore"):
         return Metrics(
-            kl=clustered_ratio(-sums, lengths, groups_of(rows, groups)),
+            kl=clustered_ratio(-sums, tokens.sizes.astype(np.float64), groups_of(rows, groups)),
             # From -r up, so that rounding cannot make it negative.
             k3_kl=float(np.maximum(np.expm1(r) - r, 0.0).mean()),
             training_ppl=float(np.exp(-train).mean()),
@@ -109,13 +108,13 @@ def metrics_of(pairs: Pairs, groups: Offsets) -> Metrics:
             chi2_token_unclamped=_chi2(r),
             chi2_seq_unclamped=_chi2(sums),
             ess=float(weights.ess[0]) / len(rows),
-            pareto_k=float(weights.pareto_k[0]),
+            pareto_k=weights.largest_pareto_k,
         )
 
 
-def groups_of(rows: NDArray[np.int64], groups: Offsets) -> Offsets:
+def groups_of(rows: NDArray[np.int64], groups: Groups) -> Groups:
     """Return `groups` over those completions that are in `rows`, sorted; prompts that have none left are gone."""
-    return np.unique(np.searchsorted(rows, groups))
+    return Groups(np.unique(np.searchsorted(rows, groups)))
 
 
 def _chi2(log_ratios: Floats) -> float:

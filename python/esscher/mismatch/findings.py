@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from esscher.mismatch.metrics import Metrics
+    from esscher.mismatch.verl_metrics import Metrics
 
 CauseName = Literal[
     "negated",

@@ -7,29 +7,33 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from esscher import _core
-from esscher.groups import as_groups, as_integers
-from esscher.mismatch import causes, structure
+from esscher.groups import Groups, as_groups, as_integers
+from esscher.mismatch import causes, pattern_causes
 from esscher.mismatch.alignment import Alignment, Pairs, align, fitting_scale
-from esscher.mismatch.metrics import metrics_of
-from esscher.mismatch.record import Cause, Coverage, MismatchReport, PerToken
-from esscher.mismatch.rows import find_exchanged, find_other_rows
+from esscher.mismatch.ends_and_noise import last_tokens, noise
+from esscher.mismatch.findings import Cause, Coverage, MismatchReport, PerToken
+from esscher.mismatch.kept_mass import kept_mass
+from esscher.mismatch.temperature import temperature, within_contexts
 from esscher.mismatch.units import BASES, find_scale, find_shapes, marginal_ratio
 from esscher.mismatch.values import (
+    FLOAT32,
     as_raw,
     count_values,
     find_grid,
     find_missing,
     find_padding,
     find_sentinels,
+    is_rounding,
     rounding_of,
 )
+from esscher.mismatch.verl_metrics import metrics_of
+from esscher.mismatch.wrong_rows import find_exchanged, find_other_rows
 from esscher.ragged import Ragged
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from esscher.groups import Offsets
-    from esscher.mismatch.record import Column
+    from esscher.mismatch.findings import Column
     from esscher.mismatch.values import Grid
 
     Floats = NDArray[np.float64]
@@ -81,7 +85,7 @@ def mismatch(
     References
     ----------
     Metrics: verl 0.7, ``verl/trainer/ppo/rollout_corr_helper.py``. Pareto k: Vehtari, Simpson, Gelman, Yao, Gabry,
-    "Pareto smoothed importance sampling", JMLR 2024.
+    "Pareto smoothed importance sampling", JMLR 2024, arXiv:1507.02646.
 
     Examples
     --------
@@ -97,7 +101,7 @@ def mismatch(
     """
     train, rollout = as_raw("train_logprobs", train_logprobs), as_raw("rollout_logprobs", rollout_logprobs)
     _check_rows(train, rollout)
-    known_groups = as_groups(groups, len(train)).offsets
+    known_groups = as_groups(groups, len(train))
     ended = _terminated(terminated, len(train))
     numbers = _numbers(row_numbers, len(train))
     found: list[Cause] = []
@@ -117,7 +121,9 @@ def mismatch(
         if others is not None:
             found.append(causes.other_rows(others, pairs, numbers))
         kept = pairs if others is None else pairs.where(~np.isin(pairs.row, others.rows))
-        found += _structure(kept, grids, known_groups, groups is not None, ended)
+        # Without groups, no two completions are known to share a prompt.
+        prompts = Groups(np.arange(len(train) + 1)) if groups is None else known_groups
+        found += _patterns(kept, grids, known_groups, prompts, ended)
     return MismatchReport(
         version=_core.__version__,
         clean=not found and len(pairs.row) > 0,
@@ -171,7 +177,7 @@ def _numbers(row_numbers: ArrayLike | None, n: int) -> Integers:
     return numbers
 
 
-def _as_logprobs(train: Ragged, rollout: Ragged, groups: Offsets, found: list[Cause]) -> tuple[Ragged, Ragged]:
+def _as_logprobs(train: Ragged, rollout: Ragged, groups: Groups, found: list[Cause]) -> tuple[Ragged, Ragged]:
     """Read columns that hold something else as log-probs, put NaN for values that are none, and tell of both."""
     recorded: dict[Column, Ragged] = {"rollout": rollout, "train": train}
     read: dict[Column, Ragged] = {}
@@ -194,7 +200,7 @@ def _with_nan(column: Ragged, where: Mask) -> Ragged:
 
 
 def _put_back(
-    train: Ragged, rollout: Ragged, groups: Offsets, scale: float, numbers: Integers, found: list[Cause]
+    train: Ragged, rollout: Ragged, groups: Groups, scale: float, numbers: Integers, found: list[Cause]
 ) -> Ragged:
     """Return the rollout's column with rows that fit another completion put there, and tell of them."""
     exchanged = find_exchanged(train, rollout, groups, scale)
@@ -267,32 +273,26 @@ def _recorded(column: Ragged) -> Floats:
     return values
 
 
-def _structure(
-    pairs: Pairs,
-    grids: _Grids,
-    groups: Offsets,
-    contexts_known: bool,
-    terminated: Mask | None,
-) -> list[Cause]:
+def _patterns(pairs: Pairs, grids: _Grids, groups: Groups, prompts: Groups, terminated: Mask | None) -> list[Cause]:
     """Name the pattern of the differences, ends of rows first: what they show is not in the others."""
     found: list[Cause] = []
-    ends = structure.last_tokens(pairs, terminated)
+    ends = last_tokens(pairs, terminated)
     if ends is not None:
-        found.append(causes.last_tokens(ends, pairs))
+        found.append(pattern_causes.last_tokens(ends, pairs))
         pairs = pairs.where(~pairs.last)
     # Twice what rounding to nearest does, for engines that cut digits off.
     rounding = rounding_of(pairs.train, grids.train) + rounding_of(pairs.rollout, grids.rollout)
-    tolerance = structure.FLOAT32 + 2 * rounding
-    if structure.is_rounding(pairs.difference, tolerance):
+    tolerance = FLOAT32 + 2 * rounding
+    if is_rounding(pairs.difference, tolerance):
         return found
-    contexts = structure.within_contexts(pairs, groups if contexts_known else np.arange(groups[-1] + 1), tolerance)
-    tempered = structure.temperature(pairs, groups, contexts, tolerance)
+    contexts = within_contexts(pairs, prompts, tolerance)
+    tempered = temperature(pairs, groups, contexts, tolerance)
     if tempered is not None:
-        found.append(causes.temperature(tempered, pairs))
-    kept = structure.kept_mass(pairs, groups, tolerance, tempered is not None)
+        found.append(pattern_causes.temperature(tempered, pairs))
+    kept = kept_mass(pairs, groups, tolerance, tempered is not None)
     if kept is not None:
-        found.append(causes.kept_mass(kept, pairs))
-    left = structure.noise(pairs, contexts, tolerance, tempered, kept)
+        found.append(pattern_causes.kept_mass(kept, pairs))
+    left = noise(pairs, contexts, tolerance, tempered, kept)
     if left is not None:
-        found.append(causes.noise(left, pairs))
+        found.append(pattern_causes.noise(left, pairs))
     return found

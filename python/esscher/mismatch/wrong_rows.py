@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from esscher.groups import Groups, as_groups
 from esscher.mismatch.alignment import CLIP, SHIFTED_GAIN
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from esscher.groups import Offsets
     from esscher.mismatch.alignment import Pairs
     from esscher.ragged import Ragged
 
@@ -29,17 +29,17 @@ FEWEST_SHARE = 0.02
 # Rows that were exchanged are each the right one of a single other, but where completions are alike.
 DISTINCT = 0.5
 # Moved back, they must fit this much better in all, and that must be a good part of what rows differ by.
-ALL_GAIN, EXPLAINED = 0.5, 0.15
+ALL_GAIN, EXPLAINED_SHARE = 0.5, 0.15
 # Rows that differ by less than this are the same.
 SAME = 1e-4
 # Fewer tokens than this fit some other row by chance.
-FEWEST_TOKENS = 8
+FEWEST_TOKENS_OF_ROW = 8
 
 # A token can differ by about its own improbability; of certain ones nothing can be told.
 SURE, TELLING = 1e-3, 0.05
 # Rows of another policy differ, in at least half of the tokens that tell, by more than nearly all tokens of the half of
 # the rows that differ least: by three times their 80th percentile, and more than rounding.
-OFF_TOKENS, ORDINARY, BEYOND, LEAST = 0.5, 0.8, 3.0, 0.01
+OFF_TOKENS, OFF_QUANTILE, OFF_FACTOR, OFF_LEAST = 0.5, 0.8, 3.0, 0.01
 # By how likely tokens are, in so many classes, they may differ in all rows.
 BINS, FEWEST_IN_BIN = 20, 30
 # A truncation can make one or two rows differ so. More rows than this are no exception.
@@ -65,30 +65,30 @@ class OtherRows(NamedTuple):
     ordinary: float
 
 
-def find_exchanged(train: Ragged, rollout: Ragged, groups: Offsets, scale: float) -> Exchanged | None:
+def find_exchanged(train: Ragged, rollout: Ragged, groups: Groups, scale: float) -> Exchanged | None:
     """Return which rows of the rollout belong to another completion, of the same prompt or else of any."""
     columns = [_padded(train, 1.0), _padded(rollout, scale)]
     own = _own_costs(columns[0], columns[1], train.lengths, rollout.lengths)
-    misfits = np.flatnonzero((own >= MISFIT) & (train.lengths >= FEWEST_TOKENS))
+    misfits = np.flatnonzero((own >= MISFIT) & (train.lengths >= FEWEST_TOKENS_OF_ROW))
     if len(misfits) < 2:
         return None
     looked_at = misfits[np.linspace(0, len(misfits) - 1, min(len(misfits), ROWS_LOOKED_AT)).astype(int)]
-    for bounds in (groups, np.array([0, len(train)])):
-        costs = _Costs(columns[0], columns[1], train.lengths, rollout.lengths, own, bounds)
+    for within in (groups, as_groups(None, len(train))):
+        costs = _Costs(columns[0], columns[1], train.lengths, rollout.lengths, own, within)
         if costs.fit_others(looked_at):
             return costs.matched()
     return None
 
 
 class _Costs(NamedTuple):
-    """Rows of both columns padded, their lengths, what each row differs by, and within which bounds rows can move."""
+    """Rows of both columns padded, their lengths, what each row differs by, and within which groups rows can move."""
 
     train: Floats
     rollout: Floats
     train_lengths: Integers
     rollout_lengths: Integers
     own: Floats
-    bounds: Offsets
+    groups: Groups
 
     def of(self, row: int, others: Integers) -> Floats:
         """Return the mean bounded difference of the trainer's row from others of the rollout's."""
@@ -100,8 +100,8 @@ class _Costs(NamedTuple):
         """Return whether many rows fit, each, another one far better that is not at home either."""
         found, sources, after = [], [], []
         for row in rows.tolist():
-            prompt = int(np.searchsorted(self.bounds, row, side="right"))
-            there = np.arange(self.bounds[prompt - 1], self.bounds[prompt])
+            prompt = self.groups.of[row]
+            there = np.arange(*self.groups.offsets[prompt : prompt + 2])
             there = there[(there != row) & (self.own[there] > 0)]
             if not len(there):
                 continue
@@ -120,7 +120,7 @@ class _Costs(NamedTuple):
     def matched(self) -> Exchanged | None:
         """Give each row of the trainer's one of the rollout's, best fits first; those that fit at home stay."""
         source = np.arange(len(self.own))
-        for first, end in itertools.pairwise(self.bounds.tolist()):
+        for first, end in itertools.pairwise(self.groups.tolist()):
             rows = np.arange(first, end)
             rows = rows[self.own[rows] > SAME]
             if len(rows) > 1:
@@ -129,7 +129,7 @@ class _Costs(NamedTuple):
         if not len(moved):
             return None
         after = np.array([self.of(row, source[[row]])[0] for row in moved.tolist()])
-        if (self.own[moved] - after).sum() < EXPLAINED * self.own.sum():
+        if (self.own[moved] - after).sum() < EXPLAINED_SHARE * self.own.sum():
             return None
         return Exchanged(moved, source[moved], float(self.own[moved].mean()), float(after.mean()))
 
@@ -174,22 +174,21 @@ def find_other_rows(pairs: Pairs, whole: Mask) -> OtherRows | None:
 
     Those that are `whole` [N] decide whether there are any: where a token is missing, its place was guessed.
     """
-    rows, row_of = np.unique(pairs.row, return_inverse=True)
+    rows, tokens = pairs.by_row()
     difference = pairs.difference - _trend(pairs)
     improbability = -np.expm1(np.minimum(np.minimum(pairs.train, pairs.rollout), 0.0))
     size = np.abs(difference) / (improbability + SURE)
     telling = improbability > TELLING
-    medians = _row_medians(np.where(telling, size, np.nan), row_of, len(rows))
+    medians = _medians(np.where(telling, size, np.nan), tokens)
     if np.isnan(medians).all():
         return None
-    usual = (medians <= np.nanmedian(medians))[row_of] & telling
-    ordinary = max(BEYOND * float(np.quantile(size[usual], ORDINARY)), LEAST)
-    counts = np.bincount(row_of, weights=telling, minlength=len(rows))
-    beyond = np.bincount(row_of, weights=telling & (size > ordinary), minlength=len(rows))
+    usual = tokens.spread(medians <= np.nanmedian(medians)) & telling
+    ordinary = max(OFF_FACTOR * float(np.quantile(size[usual], OFF_QUANTILE)), OFF_LEAST)
+    counts, beyond = tokens.sums(telling), tokens.sums(telling & (size > ordinary))
     off = (counts >= 2) & (beyond >= OFF_TOKENS * counts)
     if not max(FEWEST_OFF, OFF_SHARE * len(rows)) <= (off & whole[rows]).sum() <= MOST_ROWS * len(rows):
         return None
-    inside = off[row_of]
+    inside = tokens.spread(off)
     difference = pairs.difference[inside]
     others = float(np.abs(pairs.difference[~inside]).mean())
     return OtherRows(rows[off], float(difference.mean()), float(np.abs(difference).mean()), others)
@@ -204,11 +203,11 @@ def _trend(pairs: Pairs) -> Floats:
     return trend
 
 
-def _row_medians(values: Floats, row_of: Integers, rows: int) -> Floats:
-    """Return the median of each row, NaN if it has none."""
+def _medians(values: Floats, groups: Groups) -> Floats:
+    """Return the median of what is known of each group, NaN if nothing is; of an even number the lower middle one."""
     known = ~np.isnan(values)
-    order = np.lexsort((values[known], row_of[known]))
-    counts = np.bincount(row_of[known], minlength=rows)
-    middle = np.concatenate([[0], np.cumsum(counts)[:-1]]) + (counts - 1) // 2
+    order = np.lexsort((values[known], groups.of[known]))
+    counts = groups.sums(known)
+    middle = Groups.from_sizes(counts).starts + (counts - 1) // 2
     ordered = values[known][order]
     return np.where(counts > 0, np.append(ordered, np.nan)[np.where(counts > 0, middle, -1)], np.nan)
