@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from esscher import Ragged
 from esscher.lm.checkpoints import checkpoints_in, incompleteness, newest_whole_checkpoint
 from esscher.lm.transformers import TransformersLM
-from esscher.server.loading import Sources, load_models
+from esscher.server.loading_models import Sources, load_models
 from models import alice, alice_folder
 from test_transformers import each_on_its_own, real_completions, worst
 

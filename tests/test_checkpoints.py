@@ -18,7 +18,7 @@ from esscher.client import AsyncClient
 from esscher.lm.checkpoints import checkpoints_in, incompleteness, newest_whole_checkpoint
 from esscher.lm.transformers import TransformersLM
 from esscher.server.following import follow_checkpoints
-from esscher.server.loading import Sources, load_models
+from esscher.server.loading_models import Sources, load_models
 from esscher.server.serving import running
 from models import alice, alice_folder
 

@@ -280,7 +280,7 @@ def report(samples: Samples, prior: Samples):
         "best_gap": (gap.value, gap.interval),
     }
     few = [text for text in warn_of_kl(samples, {}) if "there are only" in text]
-    is_far = any(map(is_grave, warn_of_target(samples, TARGET, None, posterior, weights)))
+    is_far = any(map(is_grave, warn_of_target(samples, TARGET, None, posterior, weights, "the gap")))
     warned = {name: bool(kls[name].warnings) for name in KLS} | dict.fromkeys(WEIGHTED, is_far)
     warned["forward_kl"] |= any(map(is_grave, posterior.forward_kl.warnings))
     warned |= {"efficiency": is_beyond, "reward": False, "elbo": False, "best_gap": is_far}

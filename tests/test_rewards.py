@@ -12,7 +12,7 @@ import transformers
 from esscher import Ragged, Samples
 from esscher.lm.rewards import FunctionReward, find_function
 from esscher.lm.transformers.classifier import ClassifierReward
-from esscher.server.loading import Sources, load_models
+from esscher.server.loading_models import Sources, load_models
 from models import alice, alice_folder
 
 COMPLETIONS = (" said the Queen", ", and so", " thought Alice, who was tired", "!")

@@ -17,9 +17,17 @@ RUST = Path(__file__).parent.parent / "rust"
 # Lines of code: docstrings, comments and blank lines not counted.
 FUNCTION, MODULE, RUST_MODULE = 40, 300, 400
 # What is larger, and why it stays so.
-LARGER: dict[str, str] = {}
-# Names of modules that say what they are by the room that they are in.
-ROOMS_OWN = {"__init__"}
+LARGER = {
+    "cli.score.score": "options are a command's signature",
+    "cli.serve.serve": "options are a command's signature",
+    "cli.train.train": "options are a command's signature",
+    "evaluate.reporting.evaluate": "a line for each field of the report",
+    "inference.bridge.bridge_log_z": "both pools have all arguments twice",
+    "inference.token_smc.token_smc": "arguments and the loop over tokens",
+    "integrations.trl": "wraps what another package keeps to itself, and alone does",
+}
+# Names of modules that several rooms have: a command or a page is called as what it is of.
+SEVERAL_ROOMS = {"__init__", "comparison", "demo", "mismatch", "prototype"}
 
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.parent.name != "v1")
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -78,7 +86,7 @@ def test_a_class_has_its_name_alone():
 
 def test_a_module_has_its_name_alone():
     names = Counter(path.stem for path in FILES)
-    assert not [name for name, count in names.items() if count > 1 and name not in ROOMS_OWN]
+    assert not [name for name, count in names.items() if count > 1 and name not in SEVERAL_ROOMS]
 
 
 def test_sums_of_groups_are_made_in_one_place():

@@ -118,6 +118,11 @@ class Samples:
         """Names of the optional columns that are there."""
         return tuple(self._given(*(field.name for field in fields(self)[3:])))
 
+    @property
+    def group_of(self) -> NDArray[np.int64]:
+        """The prompt of each completion [N]."""
+        return self.groups.of
+
     @cached_property
     def policy_log_prob(self) -> NDArray[np.float64]:
         """Log-prob of each completion under the policy [N], in nats; raises `ValueError` without its log-probs."""

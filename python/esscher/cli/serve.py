@@ -57,7 +57,7 @@ def serve(
     exact KL between the two, token by token; with a reward, rewards.
     """
     from esscher.server.following import follow_checkpoints
-    from esscher.server.loading import Sources, load_models
+    from esscher.server.loading_models import Sources, load_models
     from esscher.server.serving import check_host
     from esscher.server.serving import serve as serve_models
 

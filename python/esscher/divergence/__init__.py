@@ -1,6 +1,5 @@
 """KL divergences from log-probs of sampled tokens."""
 
-from esscher.divergence.estimating import estimate_kl, estimate_kls
 from esscher.divergence.estimators import (
     KlEstimators,
     LogprobAggregates,
@@ -10,6 +9,7 @@ from esscher.divergence.estimators import (
     sequence_logprobs,
 )
 from esscher.divergence.kl_estimate import KlEstimate
+from esscher.divergence.kl_estimating import estimate_kl, estimate_kls
 from esscher.divergence.presets import PRESETS, PresetName
 
 __all__ = [

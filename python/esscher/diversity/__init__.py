@@ -2,7 +2,7 @@
 
 from esscher.diversity.bleu import self_bleu, self_bleu_of_texts
 from esscher.diversity.copies import compression_ratio, text_compression_ratio, unique_share
-from esscher.diversity.estimating import (
+from esscher.diversity.diversity_estimating import (
     SIZE_FREE,
     SUBSAMPLE,
     DiversityEstimate,

@@ -1,10 +1,10 @@
 """Score a file of samples from end to end: in bounded memory, and so that a run that was stopped can go on."""
 
+from esscher.offline.block_scoring import Progress, score_file
 from esscher.offline.fingerprints import model_fingerprint
-from esscher.offline.parts import parts_folder
+from esscher.offline.finished_parts import parts_folder
 from esscher.offline.plan import Plan, make_plan
 from esscher.offline.scorers import LocalModels, Scorer, Server, columns_of
-from esscher.offline.scoring import Progress, score_file
 
 __all__ = [
     "LocalModels",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from esscher import files
 from esscher.lm.base import first_too_long, first_without_start, read_lengths, token_id_rule
 from esscher.offline.fingerprints import file_fingerprint
-from esscher.offline.parts import is_done
+from esscher.offline.finished_parts import is_done
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence

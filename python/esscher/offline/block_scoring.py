@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from esscher import __version__, files
 from esscher.offline.fingerprints import file_fingerprint
-from esscher.offline.parts import open_parts
+from esscher.offline.finished_parts import open_parts
 from esscher.offline.plan import check_rows, check_written
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from esscher.offline.parts import Parts
+    from esscher.offline.finished_parts import Parts
     from esscher.offline.plan import Plan
     from esscher.offline.scorers import Scorer
     from esscher.samples import Samples
