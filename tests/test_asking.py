@@ -35,7 +35,7 @@ SOME_OUT = {
 
 
 def row(**columns):
-    return {"prompt_token_ids": PROMPT, "completion_token_ids": COMPLETION, "reward": 1.0} | columns
+    return {"prompt_token_ids": PROMPT, "completion_token_ids": COMPLETION, "rewards": 1.0} | columns
 
 
 def lines(path, *rows):

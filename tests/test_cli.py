@@ -110,9 +110,9 @@ def test_evaluate_shows_a_table_and_writes_a_page(scored, tmp_path, esscher):
 def test_columns_can_be_renamed(samples, tmp_path, esscher):
     path = tmp_path / "theirs.parquet"
     table = files.to_table(samples)
-    files.write(table.rename_columns({"reward": "score"}), path)
+    files.write(table.rename_columns({"rewards": "score"}), path)
     assert "lack the column rewards" in json.loads(esscher("evaluate", path, "--json")[1])["unavailable"]["reward"]
-    assert json.loads(esscher("evaluate", path, "--json", "--columns", "reward=score")[1])["reward"] is not None
+    assert json.loads(esscher("evaluate", path, "--json", "--columns", "rewards=score")[1])["reward"] is not None
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_columns_can_be_renamed(samples, tmp_path, esscher):
     [
         (("evaluate", "FILE", "--beta", "0"), "beta is 0.0: it must be a positive number"),
         (("evaluate", "FILE", "--beta", "1", "--threshold", "1"), "give one of them"),
-        (("evaluate", "FILE", "--columns", "reward"), "write it as ours=theirs"),
+        (("evaluate", "FILE", "--columns", "rewards"), "write it as ours=theirs"),
         (("evaluate", "missing.parquet"), "missing.parquet"),
         (("evaluate", "FILE", "--html", "no/folder/x.html"), "make the folder first"),
         (("evaluate", "FILE", "--html", "."), "is a folder: name a file"),

@@ -487,10 +487,10 @@ def test_the_command_says_the_same(found, prior, policies, tmp_path, esscher, mo
     assert code == 2
     assert "two files are called much" in plain(err)
     table = files.to_table(policies["much"])
-    names = {"policy_logprobs": "logp", "reward": "score"}
+    names = {"policy_logprobs": "logp", "rewards": "score"}
     renamed = table.rename_columns([names.get(name, name) for name in table.column_names])
     files.write(renamed, tmp_path / "renamed.parquet")
-    renames = ("--columns", "policy_logprobs=logp", "--columns", "reward=score")
+    renames = ("--columns", "policy_logprobs=logp", "--columns", "rewards=score")
     code, out, err = esscher("compare", "renamed.parquet", "--prior", "prior.parquet", "--json", *renames)
     assert code == 0, err
     assert read("compare", out)["policies"][0]["kl"] == record["policies"][1]["kl"]

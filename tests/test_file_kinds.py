@@ -16,9 +16,9 @@ from offline_runs import Recorder, score
 
 # Halves, which every kind of number holds; ids below 5, which the tabular models know.
 ROWS = [
-    {"prompt_token_ids": [1], "completion_token_ids": [1, 2, 0], "reward": 1.0, "terminated": True, "prompt_id": 7},
-    {"prompt_token_ids": [2], "completion_token_ids": [3, 3, 4], "reward": 0.0, "terminated": False, "prompt_id": 8},
-    {"prompt_token_ids": [1], "completion_token_ids": [2, 0], "reward": 1.0, "terminated": True, "prompt_id": 7},
+    {"prompt_token_ids": [1], "completion_token_ids": [1, 2, 0], "rewards": 1.0, "terminated": True, "prompt_id": 7},
+    {"prompt_token_ids": [2], "completion_token_ids": [3, 3, 4], "rewards": 0.0, "terminated": False, "prompt_id": 8},
+    {"prompt_token_ids": [1], "completion_token_ids": [2, 0], "rewards": 1.0, "terminated": True, "prompt_id": 7},
 ]
 for _row in ROWS:
     _row["policy_logprobs"] = [-0.5 * i for i in range(len(_row["completion_token_ids"]))]
@@ -86,7 +86,7 @@ def text_views(values):
 
 IDS = column("completion_token_ids")
 LOGPROBS = column("policy_logprobs")
-REWARDS = column("reward")
+REWARDS = column("rewards")
 NUMBERS = (pa.float32(), pa.float64(), pa.decimal128(20, 2), pa.decimal256(40, 1))
 PARQUET = {
     "ids in large lists": {"completion_token_ids": pa.array(IDS, pa.large_list(pa.int8()))},
@@ -109,16 +109,16 @@ PARQUET = {
         }
         for kind in NUMBERS
     },
-    "rewards as booleans": {"reward": pa.array([bool(x) for x in REWARDS])},
-    "rewards as int8": {"reward": pa.array([int(x) for x in REWARDS], pa.int8())},
-    "rewards as decimals": {"reward": pa.array([Decimal(int(x)) for x in REWARDS], pa.decimal128(10, 3))},
-    "rewards as half-floats": {"reward": pa.array(np.array(REWARDS, np.float16))},
-    "rewards as text": {"reward": pa.array([str(x) for x in REWARDS], pa.large_string())},
-    "rewards as text in a dictionary": {"reward": dictionary([str(x) for x in REWARDS])},
-    "rewards as numbers in a dictionary": {"reward": dictionary(REWARDS)},
-    "rewards as text of booleans": {"reward": pa.array([str(bool(x)) for x in REWARDS])},
-    "rewards in lists": {"reward": pa.array(wrapped("reward"))},
-    "rewards in tensors": {"reward": pa.array(wrapped("reward"), pa.list_(pa.float32(), 1))},
+    "rewards as booleans": {"rewards": pa.array([bool(x) for x in REWARDS])},
+    "rewards as int8": {"rewards": pa.array([int(x) for x in REWARDS], pa.int8())},
+    "rewards as decimals": {"rewards": pa.array([Decimal(int(x)) for x in REWARDS], pa.decimal128(10, 3))},
+    "rewards as half-floats": {"rewards": pa.array(np.array(REWARDS, np.float16))},
+    "rewards as text": {"rewards": pa.array([str(x) for x in REWARDS], pa.large_string())},
+    "rewards as text in a dictionary": {"rewards": dictionary([str(x) for x in REWARDS])},
+    "rewards as numbers in a dictionary": {"rewards": dictionary(REWARDS)},
+    "rewards as text of booleans": {"rewards": pa.array([str(bool(x)) for x in REWARDS])},
+    "rewards in lists": {"rewards": pa.array(wrapped("rewards"))},
+    "rewards in tensors": {"rewards": pa.array(wrapped("rewards"), pa.list_(pa.float32(), 1))},
     "flags as int8": {"terminated": pa.array([1, 0, 1], pa.int8())},
     "flags as fractions": {"terminated": pa.array([1.0, 0.0, 1.0])},
     "flags in lists": {"terminated": pa.array(wrapped("terminated"))},
@@ -144,9 +144,9 @@ def test_columns_of_every_type_in_parquet_mean_the_same(tmp_path, columns):
 JSON_LINES = {
     "ids as fractions": {"completion_token_ids": [[1.0, 2.0, 0.0], [3, 3, 4], [2.0, 0]]},
     "everything in lists": {name: wrapped(name) for name in ROWS[0]},
-    "some in lists": {"completion_token_ids": [IDS[0], [IDS[1]], IDS[2]], "reward": [1.0, [0], True]},
-    "rewards of several types": {"reward": [True, 0, "1.0"]},
-    "rewards as text": {"reward": ["1.0", "0", "1e0"]},
+    "some in lists": {"completion_token_ids": [IDS[0], [IDS[1]], IDS[2]], "rewards": [1.0, [0], True]},
+    "rewards of several types": {"rewards": [True, 0, "1.0"]},
+    "rewards as text": {"rewards": ["1.0", "0", "1e0"]},
     "flags of several types": {"terminated": [True, 0, "stop"]},
     "reasons": {"terminated": ["stop", "length", "tool_calls"]},
     "flags as fractions": {"terminated": [1.0, 0, 1]},
@@ -300,7 +300,7 @@ READ = {
     "both": WHOLE.replace("\n", "\r\n").encode() + b"\r\n",
     "blank lines": b"\n \n" + WHOLE.replace("\n", "\n\n\r").encode() + b"\n\n",
     "a byte order mark": BOM + WHOLE.encode(),
-    "not utf-8 where nobody reads": WHOLE.replace('"reward"', '"text": "\xff", "reward"').encode("latin-1"),
+    "not utf-8 where nobody reads": WHOLE.replace('"rewards"', '"text": "\xff", "rewards"').encode("latin-1"),
     "keys in other orders": "\n".join(json.dumps(dict(reversed(row.items()))) for row in ROWS).encode(),
 }
 
@@ -355,7 +355,7 @@ def test_lines_are_counted_with_blank_ones_between(tmp_path):
 
 def test_of_several_faults_the_first_row_s_is_named(tmp_path):
     rows = [dict(row) for row in ROWS]
-    rows[1]["reward"] = float("inf")
+    rows[1]["rewards"] = float("inf")
     rows[2]["policy_logprobs"] = [0.5, -1.0]
     path = lines(tmp_path / "rows.jsonl", rows)
     with pytest.raises(ValueError, match=r"rows.jsonl, line 2: rewards\[1\] is inf"):
@@ -398,10 +398,10 @@ def test_ids_that_their_type_may_have_rounded_are_refused(tmp_path, kind, most):
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("reward", pa.array([[1.0], [1.0, 2.0], [1.0]]), "row 1 has 2 values: it must have one"),
-        ("reward", pa.array(["1", "high", "1"]), "row 1 is 'high': it must be a number"),
-        ("reward", pa.array([b"1", b"2", b"3"]), "has type binary: it must be numbers"),
-        ("reward", pa.array([1, None, 1]), "row 1 is null"),
+        ("rewards", pa.array([[1.0], [1.0, 2.0], [1.0]]), "row 1 has 2 values: it must have one"),
+        ("rewards", pa.array(["1", "high", "1"]), "row 1 is 'high': it must be a number"),
+        ("rewards", pa.array([b"1", b"2", b"3"]), "has type binary: it must be numbers"),
+        ("rewards", pa.array([1, None, 1]), "row 1 is null"),
         ("terminated", pa.array([1.0, 0.5, 0.0]), "row 1 is 0.5: it must be 0 or 1, false or true"),
         ("terminated", pa.array(["stop", "who knows", "stop"]), "row 1 is 'who knows': it must be true or false, or"),
         ("terminated", pa.array([b"1", b"2", b"3"]), "has type binary: it must be booleans"),

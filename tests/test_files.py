@@ -17,7 +17,7 @@ from strategies import logprob
 
 SUFFIXES = (".parquet", ".jsonl")
 TOKEN_COLUMNS = ("policy_logprobs", "prior_logprobs", "token_kl", "policy_entropy")
-ROW = {"prompt_token_ids": [1, 2], "completion_token_ids": [5, 6, 7], "reward": 0.5}
+ROW = {"prompt_token_ids": [1, 2], "completion_token_ids": [5, 6, 7], "rewards": 0.5}
 
 
 @st.composite
@@ -102,13 +102,13 @@ def test_new_columns_go_to_the_rows_that_they_were_computed_for(data):
     original = data.draw(samples())
     order = np.array(data.draw(st.permutations(range(len(original)))))
     table = files.to_table(original).select(["prompt_token_ids", "completion_token_ids"]).take(order)
-    names = files.names_of({"prior_logprobs": "new"})
+    names = files.names_of({"prior_logprobs": "new"}, ())
     grouped, rows = files.grouped(files.completions(files.Block(0, table), names))
     assert len(set(map(bytes, grouped.prompts))) == len(grouped.prompts)
     # What a token gets tells which it is.
     new = Ragged(-grouped.completions.values.astype(np.float32), grouped.completions.offsets)
     filled = dataclasses.replace(grouped, prior_logprobs=new, rewards=grouped.completions.lengths)
-    columns = files.to_columns(filled, rows, {"prior_logprobs": "new", "reward": "length"})
+    columns = files.to_columns(filled, rows, {"prior_logprobs": "new", "rewards": "length"})
     scored = files.with_columns(table, columns)
     assert scored.select(table.column_names).equals(table)
     for row in scored.to_pylist():
@@ -123,7 +123,7 @@ def test_infinities_nulls_and_other_columns_come_back(tmp_path, suffix):
             "prompt_token_ids": [[1], [1]],
             "completion_token_ids": [[5, 6], [7]],
             "policy_logprobs": pa.array([[-np.inf, -0.5], [-(2.0**-10)]], pa.list_(pa.float32())),
-            "reward": [-np.inf, 0.1],
+            "rewards": [-np.inf, 0.1],
             "text": ['says "-1e999", 1e999 \\ and \n\x00 <b>', None],
             "when": ["2026-01-01", "2026-01-02T00:00:00Z"],
             "extra": [{"a": [1, None], "b": "2026-01-01"}, None],
@@ -210,13 +210,21 @@ def test_prompts_are_shared_across_files_and_files_are_told_one_by_one(tmp_path)
 
 
 def test_whole_rewards_in_one_file_join_fractions_in_another(tmp_path):
-    paths = [write_rows(tmp_path / f"{r}.jsonl", ROW | {"reward": r}) for r in (1, 0.5)]
+    paths = [write_rows(tmp_path / f"{r}.jsonl", ROW | {"rewards": r}) for r in (1, 0.5)]
     assert files.read(paths).samples.rewards.tolist() == [1.0, 0.5]
+
+
+def test_reward_stands_for_rewards_that_are_not_there(tmp_path):
+    theirs = write_rows(tmp_path / "theirs.jsonl", {("reward" if k == "rewards" else k): v for k, v in ROW.items()})
+    both = write_rows(tmp_path / "both.jsonl", ROW | {"rewards": 2.0, "reward": "none of ours"})
+    assert files.read([theirs, both]).samples.rewards.tolist() == [0.5, 2.0]
+    ended = write_rows(tmp_path / "ended.jsonl", {k: v for k, v in ROW.items() if k != "rewards"} | {"reward": 1})
+    assert files.read(ended, columns={"terminated": "reward"}).samples.rewards is None
 
 
 def test_columns_go_by_the_names_one_gives(tmp_path):
     path = write_rows(tmp_path / "rows.jsonl", ROW | {"score": 2.0})
-    assert files.read(path, columns={"reward": "score"}).samples.rewards.tolist() == [2.0]
+    assert files.read(path, columns={"rewards": "score"}).samples.rewards.tolist() == [2.0]
 
 
 def test_prompt_ids_are_in_every_file_or_in_none(tmp_path):
@@ -273,19 +281,19 @@ def test_a_missing_column_is_named_with_what_is_there(tmp_path):
 
 def test_a_renamed_column_that_is_not_there_is_named(tmp_path):
     path = write_rows(tmp_path / "rows.jsonl", ROW)
-    assert "no column 'score' (read as 'reward')" in refusal(path, columns={"reward": "score"})
-    assert "'rewards', which is none of ours" in refusal(path, columns={"rewards": "score"})
+    assert "no column 'score' (read as 'rewards')" in refusal(path, columns={"rewards": "score"})
+    assert "'reward', which is none of ours" in refusal(path, columns={"reward": "score"})
 
 
 BAD_VALUES = {
     "null row": ({"completion_token_ids": None}, "column 'completion_token_ids', row 1 is null"),
     "null token": ({"completion_token_ids": [1, None]}, "column 'completion_token_ids', row 1 holds a null"),
-    "null reward": ({"reward": None}, "column 'reward', row 1 is null"),
+    "null reward": ({"rewards": None}, "column 'rewards', row 1 is null"),
     "negative id": ({"completion_token_ids": [1, -1]}, "column 'completion_token_ids', row 1, token 1 is -1"),
     "large id": ({"completion_token_ids": [2**32]}, "row 1, token 0 is 4294967296"),
     "fractional id": ({"completion_token_ids": [1.5]}, "row 1, token 0 is 1.5: an id is an integer, 0 to"),
     "no tokens": ({"completion_token_ids": []}, "completions[1] has no tokens"),
-    "nan reward": ({"reward": float("nan")}, "rewards[1] is nan"),
+    "nan reward": ({"rewards": float("nan")}, "rewards[1] is nan"),
     "positive log-prob": ({"policy_logprobs": [-1.0, 0.5, -1.0]}, "policy_logprobs[1][1] is 0.5"),
     "nan log-prob": ({"policy_logprobs": [-1.0, float("nan"), -1.0]}, "policy_logprobs[1][1] is nan"),
     "too few log-probs": ({"policy_logprobs": [-1.0]}, "policy_logprobs row 1 has 1 tokens"),
@@ -313,8 +321,8 @@ def test_a_bad_value_is_refused_with_file_column_and_row(tmp_path, change, messa
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"reward": ["high"]}, "column 'reward', row 0 is 'high': it must be a number"),
-        ({"reward": [{"total": 1.0}]}, "column 'reward' has type struct<total: double>: it must be numbers"),
+        ({"rewards": ["high"]}, "column 'rewards', row 0 is 'high': it must be a number"),
+        ({"rewards": [{"total": 1.0}]}, "column 'rewards' has type struct<total: double>: it must be numbers"),
         ({"terminated": [2]}, "column 'terminated', row 0 is 2: it must be 0 or 1, false or true"),
         ({"terminated": ["maybe"]}, "column 'terminated', row 0 is 'maybe': it must be true or false, or a reason"),
         ({"policy_logprobs": [["a", "b", "c"]]}, "it must be lists of numbers"),
@@ -356,8 +364,8 @@ def test_a_bad_line_is_named_by_its_number(tmp_path, line):
 
 
 def test_lines_that_disagree_on_a_needed_type_are_refused(tmp_path):
-    path = write_rows(tmp_path / "rows.jsonl", ROW, ROW | {"reward": "high"})
-    assert f"{path}, line 2: column 'reward', row 1 is 'high': it must be a number" in refusal(path)
+    path = write_rows(tmp_path / "rows.jsonl", ROW, ROW | {"rewards": "high"})
+    assert f"{path}, line 2: column 'rewards', row 1 is 'high': it must be a number" in refusal(path)
 
 
 def test_files_that_are_not_there_empty_or_of_another_kind_are_refused(tmp_path):
@@ -385,7 +393,7 @@ def test_pickles_are_refused_with_the_reason(tmp_path, suffix):
 
 def test_files_of_which_one_lacks_values_are_refused_by_name(tmp_path):
     first = write_rows(tmp_path / "1.jsonl", ROW)
-    second = write_rows(tmp_path / "2.jsonl", ROW | {"reward": None})
+    second = write_rows(tmp_path / "2.jsonl", ROW | {"rewards": None})
     assert refusal([first, second]).startswith(f"{second} fills no optional column")
 
 

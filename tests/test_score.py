@@ -104,7 +104,7 @@ def test_models_do_no_more_than_they_are_asked_for(columns, calls):
             return super().token_scores(*tokens)
 
     prior, policy = Watched(tabular()._logits, "prior"), Watched(other()._logits, "policy")
-    samples, _ = files.grouped(files.completions(files.Block(0, rows()), files.names_of({})))
+    samples, _ = files.grouped(files.completions(files.Block(0, rows()), files.names_of({}, ())))
     filled = LocalModels(prior, policy, columns, {}).fill(samples)
     assert seen == [calls]
     assert set(filled.columns) == set(columns)
@@ -122,7 +122,7 @@ def test_columns_go_by_the_names_one_gives_in_and_out(tmp_path):
     assert got.column_names == [*theirs.column_names, "ref"]
     assert got.column("ref").equals(pq.read_table(plain).column("prior_logprobs"))
     with pytest.raises(ValueError, match="no column 'score'"):
-        plan(file, output, renames={**renames, "reward": "score"})
+        plan(file, output, renames={**renames, "rewards": "score"})
 
 
 def test_a_column_is_replaced_only_when_told_to(tmp_path):
@@ -532,9 +532,9 @@ def test_a_server_s_columns_are_those_of_its_models(tmp_path, esscher, server):
 def test_a_server_without_a_model_is_told_before_anything_is_scored(tmp_path, esscher, server):
     file = write(tmp_path / "in.parquet")
     arguments = ("score", file, "-o", tmp_path / "out.parquet", "--server", server)
-    code, _, err = esscher(*arguments, "--column", "token_kl", "--column", "reward")
+    code, _, err = esscher(*arguments, "--column", "token_kl", "--column", "rewards")
     assert code == 2
-    assert "has no token_kl, reward: it fills prior_logprobs" in err
+    assert "has no token_kl, rewards: it fills prior_logprobs" in err
 
 
 def test_no_server_is_told_with_3(tmp_path, esscher):
@@ -553,15 +553,23 @@ class Length:
         return -samples.completions.lengths
 
 
-def test_a_server_s_rewards_fill_the_column_reward(tmp_path, esscher):
+def test_a_server_s_rewards_fill_the_column_rewards(tmp_path, esscher):
     file, output = write(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
     with running_in_thread(Models(prior=tabular(), policy=other(), reward=Length())) as address:
-        chosen = [word for name in (*BOTH, "reward") for word in ("--column", name)]
+        chosen = [word for name in (*BOTH, "rewards") for word in ("--column", name)]
         code, _, err = esscher("score", file, "-o", output, "--server", address, *chosen)
     assert code == 0, err
     for row in map(json.loads, output.read_text().splitlines()):
-        assert row["reward"] == -len(row["completion_token_ids"])
+        assert row["rewards"] == -len(row["completion_token_ids"])
         assert len(row["token_kl"]) == len(row["completion_token_ids"])
+
+
+def test_a_file_that_calls_its_rewards_reward_has_them_replaced_only_when_told_to(tmp_path):
+    table = rows().append_column("reward", pa.array([0.5] * ROWS))
+    file, output = write(tmp_path / "in.parquet", table), tmp_path / "out.parquet"
+    with pytest.raises(ValueError, match="has a column reward already: say --overwrite"):
+        plan(file, output, ("rewards",))
+    assert plan(file, output, ("rewards",), overwrite=True).written == {"rewards": "reward"}
 
 
 def test_two_models_fill_four_columns_and_a_stopped_command_goes_on(tmp_path, esscher, monkeypatch):

@@ -17,7 +17,7 @@ def row(i, **columns):
         "completion_token_ids": [7 + i, 8, 2],
         "policy_logprobs": [-1.1, -0.3 - 0.01 * i, -0.2],
         "prior_logprobs": [-1.2, -0.4, -0.1 - 0.02 * i],
-        "reward": 0.1 * i,
+        "rewards": 0.1 * i,
         **columns,
     }
 
@@ -57,7 +57,7 @@ def test_one_step_and_what_is_none_are_not_told(tmp_path, values):
 
 def test_a_column_that_is_used_is_not_a_step(tmp_path):
     path = write(tmp_path / "rows.jsonl", [row(i, step=i) for i in range(4)])
-    assert files.read(path, columns={"reward": "step"}).warnings == ()
+    assert files.read(path, columns={"rewards": "step"}).warnings == ()
 
 
 @pytest.mark.parametrize("command", ["evaluate", "prototype", "compare"])

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from esscher.files import Dump
 
 # What is looked at beside tokens; what else a file has is not read.
-COLUMNS = ("reward", "prior_logprobs", "policy_logprobs", "token_kl")
+COLUMNS = ("rewards", "prior_logprobs", "policy_logprobs", "token_kl")
 
 
 def compare(

@@ -60,7 +60,7 @@ def renames_of(columns: list[str] | None) -> dict[str, str]:
     pairs = [column.partition("=") for column in columns or []]
     for ours, equals, theirs in pairs:
         if not (ours and equals and theirs):
-            raise ValueError(f"--columns {ours}{equals}{theirs}: write it as ours=theirs, for example reward=score")
+            raise ValueError(f"--columns {ours}{equals}{theirs}: write it as ours=theirs, for example rewards=score")
     return {ours: theirs for ours, _, theirs in pairs}
 
 

@@ -15,7 +15,7 @@ from esscher.target import Tilt
 from esscher.warning import merge_warnings
 
 # What is looked at beside tokens; what else a file has is not read.
-COLUMNS = ("reward", "prior_logprobs")
+COLUMNS = ("rewards", "prior_logprobs")
 
 
 def prototype(

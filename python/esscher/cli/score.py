@@ -35,7 +35,7 @@ class Column(StrEnum):
     policy_logprobs = "policy_logprobs"
     token_kl = "token_kl"
     policy_entropy = "policy_entropy"
-    reward = "reward"
+    rewards = "rewards"
 
 
 def score(

@@ -24,7 +24,7 @@ def masks_in(names: Collection[str], ignored: Collection[str]) -> list[str]:
 
     Examples
     --------
-    >>> masks_in(["reward", "loss_mask", "tool_mask"], ignored=["tool_mask"])
+    >>> masks_in(["rewards", "loss_mask", "tool_mask"], ignored=["tool_mask"])
     ['loss_mask']
     """
     return [name for name in names if name in (*TOKEN_MASKS, *ROW_MASKS) and name not in ignored]

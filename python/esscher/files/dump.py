@@ -36,12 +36,14 @@ FIELDS: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
     "prior_logprobs": ("prior_logprobs", arrow.token_numbers),
     "token_kl": ("token_kl", arrow.token_numbers),
     "policy_entropy": ("policy_entropy", arrow.token_numbers),
-    "reward": ("rewards", arrow.numbers),
+    "rewards": ("rewards", arrow.numbers),
     "terminated": ("terminated", arrow.booleans),
 }
 NEEDED = ("prompt_token_ids", "completion_token_ids")
 OPTIONAL = tuple(name for name in FIELDS if name not in NEEDED)
 NAMES = (PROMPT_ID, *FIELDS)
+# What files call a column of ours, too, where they have none of our own name for it.
+ALSO = {"rewards": "reward"}
 
 StrPath = str | PathLike[str]
 
@@ -84,7 +86,7 @@ def read(
     paths
         One file, or several.
     columns
-        What our columns are called in the files, ``{"reward": "score"}``.
+        What our columns are called in the files, ``{"rewards": "score"}``.
     optional
         Which of the optional columns are needed, as files call them: others are not read.
     ignore_masks
@@ -109,25 +111,24 @@ def read(
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder, "rows.jsonl")
     ...     _ = path.write_text(row)
-    ...     read(path, columns={"reward": "score"}).samples
+    ...     read(path, columns={"rewards": "score"}).samples
     Samples(1 prompt, 1 completion, 2 tokens; rewards)
     """
     files = [Path(path) for path in ([paths] if isinstance(paths, str | PathLike) else paths)]
     if not files:
         raise ValueError("paths is empty: give at least one file")
-    names = names_of(columns or {})
     parts = []
     for path in files:
         if progress is not None:
             progress(str(path))
-        parts.append(_part(path, names, columns or {}, optional, ignore_masks))
+        parts.append(_part(path, columns or {}, optional, ignore_masks))
         if parts[-1].rows.columns != parts[0].rows.columns:
             raise ValueError(
                 f"{path} fills {', '.join(parts[-1].rows.columns) or 'no optional column'}, {files[0]} fills "
                 f"{', '.join(parts[0].rows.columns) or 'none'}: files read together must agree"
             )
     rows = parts[0].rows if len(parts) == 1 else concatenate([part.rows for part in parts])
-    samples, order = _grouped(rows, _prompt_ids(files, parts, names[PROMPT_ID]))
+    samples, order = _grouped(rows, _prompt_ids(files, parts, (columns or {}).get(PROMPT_ID, PROMPT_ID)))
     return Dump(samples, order, several_steps([part.steps for part in parts]))
 
 
@@ -156,23 +157,25 @@ def as_float32(column: Ragged) -> Ragged:
     return Ragged(column.values.astype(np.float32, copy=False), column.offsets)
 
 
-def field_of(ours: str) -> str:
-    """Return the field of `Samples` that one of our columns fills.
+def names_of(columns: Mapping[str, str], there: Collection[str]) -> dict[str, str]:
+    """Return what each of our columns is called in a file, by what the user says and what is there.
+
+    Raises
+    ------
+    ValueError
+        If a column that is renamed is not ours.
 
     Examples
     --------
-    >>> field_of("reward")
-    'rewards'
+    >>> names_of({"terminated": "done"}, there=["reward", "done"])["rewards"]
+    'reward'
     """
-    return FIELDS[ours][0]
-
-
-def names_of(columns: Mapping[str, str]) -> dict[str, str]:
-    """Return what each of our columns is called in files that rename some; raises `ValueError` if one is not ours."""
     for ours in columns:
         if ours not in NAMES:
             raise ValueError(f"columns renames {ours!r}, which is none of ours: {', '.join(NAMES)}")
-    return {ours: columns.get(ours, ours) for ours in NAMES}
+    free = set(there) - set(columns.values())
+    also = {ours: other for ours, other in ALSO.items() if other in free and ours not in there}
+    return {ours: ours for ours in NAMES} | also | dict(columns)
 
 
 def check_needed(path: Path, there: Sequence[str], names: Mapping[str, str], renamed: Collection[str]) -> None:
@@ -196,14 +199,14 @@ class _Part(NamedTuple):
 
 def _part(
     path: Path,
-    names: Mapping[str, str],
-    renamed: Collection[str],
+    renames: Mapping[str, str],
     optional: Collection[str],
     ignored: Collection[str],
 ) -> _Part:
     found = scan(path)
     there = found.schema.names
-    check_needed(path, there, names, renamed)
+    names = names_of(renames, there)
+    check_needed(path, there, names, renames)
     masks = masks_in(there, ignored)
     read = {ours: names[ours] for ours in (PROMPT_ID, *NEEDED, *optional) if names[ours] in there}
     steps = steps_in(there, read.values())

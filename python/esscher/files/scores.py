@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
 
 from esscher.files import columns as arrow
-from esscher.files.dump import NEEDED, as_float32, by_prompt, field_of
+from esscher.files.dump import NEEDED, as_float32, by_prompt
 from esscher.ragged import Ragged
 from esscher.samples import Samples
 
@@ -67,9 +67,9 @@ def to_columns(samples: Samples, order: NDArray[np.int64], names: Mapping[str, s
     order
         What else it gave.
     names
-        Which of our columns to return, as files name them (`reward`, not `rewards`), and what to call each.
+        Which of our columns to return, and what to call each.
     """
-    return pa.table({theirs: _column(getattr(samples, field_of(ours)), order) for ours, theirs in names.items()})
+    return pa.table({theirs: _column(getattr(samples, ours), order) for ours, theirs in names.items()})
 
 
 def with_columns(table: pa.Table, new: pa.Table) -> pa.Table:

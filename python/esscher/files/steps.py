@@ -36,7 +36,7 @@ def steps_in(names: Collection[str], used: Collection[str]) -> list[str]:
 
     Examples
     --------
-    >>> steps_in(["reward", "global_step"], used=["reward"])
+    >>> steps_in(["rewards", "global_step"], used=["rewards"])
     ['global_step']
     """
     return [name for name in names if name in STEPS and name not in used]

@@ -37,7 +37,7 @@ class Plan:
     names
         What each of our columns is called in the file.
     columns
-        Which of them are to be filled, as files call them.
+        Which of them are to be filled.
     block
         How many rows are scored at a time.
     overwrite
@@ -78,7 +78,7 @@ def make_plan(
     file, output
         Parquet or JSON lines; they may be the same.
     columns
-        The columns to fill, as files call them.
+        The columns to fill.
     renames
         What our columns are called in the file, where it is another name.
     block
@@ -103,10 +103,10 @@ def make_plan(
     files.check_output(output)
     if not os.access(output.resolve().parent, os.W_OK):
         raise PermissionError(f"{output.resolve().parent} cannot be written to: name an output elsewhere")
-    names = files.names_of(renames)
     # Before anything is read of it; what is not there or no file is said below.
     fingerprint = file_fingerprint(file) if file.is_file() else {}
     rows = files.scan(file)
+    names = files.names_of(renames, rows.schema.names)
     files.check_needed(file, rows.schema.names, names, [ours for ours in renames if ours not in columns])
     masks = tuple(files.masks_in(rows.schema.names, ignore_masks))
     plan = Plan(rows, fingerprint, output, names, tuple(columns), block, overwrite, masks)

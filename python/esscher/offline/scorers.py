@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from esscher.files import field_of
 from esscher.lm.base import ModelLimits
 from esscher.lm.pair import side_by_side
 from esscher.ragged import Ragged
@@ -30,7 +29,7 @@ class Scorer(Protocol):
     Attributes
     ----------
     columns
-        The columns that it fills, as files call them.
+        The columns that it fills.
     limits
         What each of its models can read.
     identity
@@ -119,7 +118,7 @@ class Server:
         self._client = client
         self.columns = tuple(columns)
         info = client.info()
-        missing = [name for name in columns if field_of(name) not in info.columns]
+        missing = [name for name in columns if name not in info.columns]
         if missing:
             there = ", ".join(info.columns)
             raise ValueError(f"the server at {client.address} has no {', '.join(missing)}: it fills {there}")
@@ -139,7 +138,7 @@ class Server:
             If the server is busy all the time that the client gives it, fails, or cannot compute a column.
         """
         try:
-            answer = self._client.ask(samples, [field_of(name) for name in self.columns])
+            answer = self._client.ask(samples, self.columns)
         except RuntimeError as error:
             raise ConnectionError(str(error)) from error
         if answer.unavailable:
