@@ -40,7 +40,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 # Who may import heavy or optional packages.
 ALLOWED = {
-    "torch": {"lm.transformers", "train", "integrations.trl"},
+    "torch": {"lm.transformers", "train", "integrations.trl", "integrations.trl_judge"},
     "transformers": {"lm.transformers", "integrations.trl"},
     "trl": {"integrations.trl"},
     "peft": {"lm.transformers", "train"},

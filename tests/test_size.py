@@ -24,7 +24,6 @@ LARGER = {
     "evaluate.reporting.evaluate": "a line for each field of the report",
     "inference.bridge.bridge_log_z": "both pools have all arguments twice",
     "inference.token_smc.token_smc": "arguments and the loop over tokens",
-    "integrations.trl": "wraps what another package keeps to itself, and alone does",
 }
 # Names of modules that several rooms have: a command or a page is called as what it is of.
 SEVERAL_ROOMS = {"__init__", "comparison", "demo", "mismatch", "prototype"}

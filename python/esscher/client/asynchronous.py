@@ -23,12 +23,14 @@ from esscher.client.requests import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from typing import Unpack
 
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
     from esscher.evaluate import Report
     from esscher.evaluate.posterior import Proposal
+    from esscher.lm.base import TokenizeOptions
     from esscher.ragged import Ragged
     from esscher.samples import Samples
     from esscher.target import Target
@@ -95,22 +97,10 @@ class AsyncClient(Connection):
         prompts: Sequence[str],
         completions: Sequence[str],
         groups: ArrayLike,
-        *,
-        add_special_tokens: bool,
-        parse_special_tokens: bool,
-        terminated: ArrayLike | None = None,
+        **options: Unpack[TokenizeOptions],
     ) -> Samples:
         """As `Client.tokenize`."""
-        return await self._send_sized(
-            tokenize_call(
-                prompts,
-                completions,
-                groups,
-                add_special_tokens=add_special_tokens,
-                parse_special_tokens=parse_special_tokens,
-                terminated=terminated,
-            )
-        )
+        return await self._send_sized(tokenize_call(prompts, completions, groups, **options))
 
     async def kl_estimators(
         self, policy_logprobs: Ragged, prior_logprobs: Ragged

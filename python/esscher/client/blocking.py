@@ -25,12 +25,14 @@ from esscher.client.requests import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from typing import Unpack
 
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
     from esscher.evaluate import Report
     from esscher.evaluate.posterior import Proposal
+    from esscher.lm.base import TokenizeOptions
     from esscher.ragged import Ragged
     from esscher.samples import Samples
     from esscher.target import Target
@@ -141,10 +143,7 @@ class Client(Connection):
         prompts: Sequence[str],
         completions: Sequence[str],
         groups: ArrayLike,
-        *,
-        add_special_tokens: bool,
-        parse_special_tokens: bool,
-        terminated: ArrayLike | None = None,
+        **options: Unpack[TokenizeOptions],
     ) -> Samples:
         """Return texts as samples, encoded by the server's tokenizer.
 
@@ -156,23 +155,10 @@ class Client(Connection):
             The completions' texts [N], those of one prompt side by side; each is encoded by itself.
         groups
             Offsets [P + 1] of each prompt's completions, as in `Samples`.
-        add_special_tokens
-            Whether prompts get the special tokens that the tokenizer puts around a text, such as a start token.
-        parse_special_tokens
-            Whether a special token that is spelled out in a text becomes that token, rather than plain text.
-        terminated
-            Whether each completion ended by itself [N]: if so the end token is put behind it. `None` puts none there.
+        options
+            See `TokenizeOptions`; ``add_special_tokens`` and ``parse_special_tokens`` are needed.
         """
-        return self._send_sized(
-            tokenize_call(
-                prompts,
-                completions,
-                groups,
-                add_special_tokens=add_special_tokens,
-                parse_special_tokens=parse_special_tokens,
-                terminated=terminated,
-            )
-        )
+        return self._send_sized(tokenize_call(prompts, completions, groups, **options))
 
     def kl_estimators(
         self, policy_logprobs: Ragged, prior_logprobs: Ragged

@@ -186,7 +186,7 @@ def tokenize_call(
     *,
     add_special_tokens: bool,
     parse_special_tokens: bool,
-    terminated: ArrayLike | None,
+    terminated: ArrayLike | None = None,
 ) -> Call[Samples]:
     """Ask for token ids of texts; raises `ValueError` if groups and texts disagree."""
     for name, texts in (("prompts", prompts), ("completions", completions)):

@@ -10,30 +10,21 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-import queue
-import threading
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from transformers import TrainerCallback
 
 from esscher.client import Client
-from esscher.divergence import estimate_kl
-from esscher.diversity import distinct, unique_share
-from esscher.evaluate.posterior import assess
 from esscher.integrations.texts import rewards_of, text_of
-from esscher.ragged import Ragged
-from esscher.samples import Samples
+from esscher.integrations.trl_judge import COLUMNS, Episode, Judge, RetriedClient, TrainerBatch
 from esscher.target import Tilt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from numpy.typing import NDArray
 
 TRL = "1.16"
 PREFIX = "esscher/"
@@ -44,13 +35,10 @@ HOOKS = {
     "_get_per_token_logps_and_entropies": ("model", "input_ids", "attention_mask", "logits_to_keep"),
     "_compute_loss": ("model", "inputs"),
 }
-# What TRL calls a batch's columns; the last is ours, and finds a completion again after TRL has shuffled them.
-COLUMNS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
+# A column of ours in TRL's batches: it finds a completion again after TRL has shuffled them.
 ROWS = "esscher_rows"
 # Completions with tokens that the policy did not produce, or with images, are not what the server's prior scores.
 FOREIGN = {"tool_mask": "results of tools", "pixel_values": "images"}
-# TRL sums the policy's log-probs in its own order: a difference beyond this means that they are of something else.
-TOLERANCE = 1e-2
 
 _log = logging.getLogger(__name__)
 
@@ -95,7 +83,7 @@ class EsscherReward:
         render: Callable[[Any], str] = text_of,
     ) -> None:
         self.__name__ = name
-        self._server = _Server(address, timeout, f"{name} has no rewards")
+        self._server = RetriedClient(address, timeout, f"{name} has no rewards")
         self._render = render
 
     def __call__(self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:  # noqa: ARG002
@@ -171,11 +159,11 @@ class EsscherCallback(TrainerCallback):
             raise ValueError(f"patience is {patience}: it is at least 0 seconds")
         self._trainer, self._patience = trainer, patience
         target = _target_of(trainer, beta)
-        self._new_judge = partial(_Judge, address, timeout, waiting, target)
+        self._new_judge = partial(Judge, address, timeout, waiting, target)
         Client(address, timeout).close()  # raises what is wrong with them
-        self._judge: _Judge | None = None
+        self._judge: Judge | None = None
         self._wrapped: dict[str, Any] = {}  # what the trainer had in their places, beside its class's methods
-        self._episode = _Episode("the trainer's completions cannot be judged", "the completions are judged again")
+        self._episode = Episode("the trainer's completions cannot be judged", "the completions are judged again")
         self._forwards: list[torch.Tensor] | None = None  # log-probs that the trainer computes, while they are wanted
         self._rewards: torch.Tensor | None = None
         self._open: _Open | None = None
@@ -271,7 +259,8 @@ class EsscherCallback(TrainerCallback):
 
     def _begin(self, output: dict[str, Any], forwards: list[torch.Tensor]) -> None:
         """Keep a batch that was generated, and the policy's log-probs if they are there."""
-        assert self._judge is not None
+        if self._judge is None:
+            return
         if self._open is not None:
             self._judge.dropped += 1  # its log-probs never came
         self._open = None
@@ -281,7 +270,7 @@ class EsscherCallback(TrainerCallback):
         if self._rewards is None:
             raise RuntimeError("the trainer asked for no rewards")
         n = len(output["completion_ids"])
-        batch = _Batch(
+        batch = TrainerBatch(
             step=self._trainer.state.global_step + 1,
             columns={name: output[name] for name in COLUMNS},
             rewards=self._rewards[:n],  # those of the main process come first
@@ -335,226 +324,10 @@ def _target_of(trainer: Any, beta: float | None) -> Tilt | None:
     return None if beta is None else Tilt(beta)
 
 
-class _Episode:
-    """Logs the first of several failures in a row, and the end of them."""
-
-    def __init__(self, what: str, over: str) -> None:
-        self._what, self._over = what, over
-        self._lasts = False
-
-    def failed(self, error: Exception) -> None:
-        if not self._lasts:
-            _log.warning("%s: %s: %s", self._what, type(error).__name__, error)
-        self._lasts = True
-
-    def ended(self) -> None:
-        if self._lasts:
-            _log.warning("%s", self._over)
-        self._lasts = False
-
-
-class _Server:
-    """A client that is made anew after a failure: a server that has never answered it is not waited for."""
-
-    def __init__(self, address: str, timeout: float, what: str) -> None:
-        self._new = partial(Client, address, timeout)
-        self._client: Client | None = self._new()
-        self._episode = _Episode(
-            f"the server at {address} gives no answer, {what}", f"the server at {address} answers again"
-        )
-
-    def client(self) -> Client:
-        self._client = self._client or self._new()
-        return self._client
-
-    def answered(self) -> None:
-        self._episode.ended()
-
-    def failed(self, error: Exception) -> None:
-        self._episode.failed(error)
-        self.close()
-
-    def close(self) -> None:
-        if self._client is not None:
-            self._client.close()
-        self._client = None
-
-
-@dataclass(frozen=True, eq=False)
-class _Batch:
-    """What the trainer knows of a batch: on its device, padded.
-
-    `logprobs` are the policy's, of rows in the given `order`; `log_prob` is what the trainer made their sum.
-    """
-
-    step: int
-    columns: dict[str, torch.Tensor]
-    rewards: torch.Tensor
-    weights: torch.Tensor
-    reward_range: tuple[float, float] | None
-    logprobs: torch.Tensor | None = None
-    order: torch.Tensor | None = None
-    log_prob: torch.Tensor | None = None
-
-
 @dataclass(frozen=True, eq=False)
 class _Open:
     """A batch whose log-probs come part by part."""
 
-    batch: _Batch
+    batch: TrainerBatch
     rows: list[torch.Tensor]
     logprobs: list[torch.Tensor]
-
-
-class _Judge:
-    """The thread that asks the server, the batches that wait for it, and the numbers that it found."""
-
-    def __init__(self, address: str, timeout: float, waiting: int, target: Tilt | None) -> None:
-        self.dropped = self.failed = 0
-        self._server, self._target = _Server(address, timeout, "the log lacks its numbers"), target
-        self._batches: queue.Queue[_Batch | None] = queue.Queue(waiting)
-        self._found: queue.SimpleQueue[dict[str, float]] = queue.SimpleQueue()
-        self._closing = False
-        self._thread = threading.Thread(target=self._run, name="esscher-judge", daemon=True)
-        self._thread.start()
-
-    def submit(self, batch: _Batch) -> None:
-        try:
-            self._batches.put_nowait(batch)
-        except queue.Full:
-            self.dropped += 1
-
-    def take(self) -> list[dict[str, float]]:
-        return [self._found.get() for _ in range(self._found.qsize())]
-
-    def wait(self, seconds: float) -> bool:
-        with self._batches.all_tasks_done:
-            return self._batches.all_tasks_done.wait_for(lambda: not self._batches.unfinished_tasks, seconds)
-
-    def close(self, seconds: float) -> None:
-        self._closing = True
-        while True:
-            try:
-                self._batches.get_nowait()
-            except queue.Empty:
-                break
-        self._batches.put(None)
-        self._server.close()  # cancels a call that is under way
-        self._thread.join(seconds)
-
-    def _run(self) -> None:
-        while (batch := self._batches.get()) is not None:
-            try:
-                self._found.put(self._numbers(batch))
-            except Exception as error:  # the log lacks its numbers
-                self._fail(error)
-            else:
-                self._server.answered()
-            finally:
-                self._batches.task_done()
-        self._server.close()
-
-    def _fail(self, error: Exception) -> None:
-        if not self._closing:
-            self.failed += 1
-            self._server.failed(error)
-
-    def _numbers(self, batch: _Batch) -> dict[str, float]:
-        samples, rewards = _samples_of(batch)
-        scored = self._server.client().score(samples)
-        numbers = {"step": float(batch.step), "completions": float(len(scored))}
-        numbers |= _of_kl(scored) | _of_diversity(scored)
-        if self._target is not None:
-            numbers |= _of_target(scored, rewards, self._target)
-        # A number that is not there is missing from the log: loggers stumble over NaN and infinity.
-        return {name: value for name, value in numbers.items() if math.isfinite(value)}
-
-
-def _samples_of(batch: _Batch) -> tuple[Samples, NDArray[np.float64]]:
-    """Move a batch to the host: samples with the policy's log-probs, and rewards, NaN where TRL has none."""
-    # In this thread, so that only it waits for the device.
-    prompt_ids, prompt_mask, completion_ids, mask = (_host(batch.columns[name]) for name in COLUMNS)
-    logprobs = _logprobs_of(batch, mask)
-    kept = np.flatnonzero(mask.any(axis=1))  # TRL masks the whole of one that it leaves out
-    if not len(kept):
-        raise ValueError("the trainer has masked every completion")
-    prompts = Ragged.from_padded(prompt_ids[kept], mask=prompt_mask[kept])
-    starts = [i for i in range(len(kept)) if i == 0 or not np.array_equal(prompts[i], prompts[i - 1])]
-    completions = Ragged.from_padded(completion_ids[kept], mask=mask[kept])
-    samples = Samples(
-        prompts=prompts.take(starts),
-        completions=completions,
-        groups=np.array([*starts, len(kept)]),
-        # A sum of rounded numbers can come out a little above 0.
-        policy_logprobs=Ragged(np.minimum(logprobs[kept][mask[kept] != 0], 0.0), completions.offsets),
-    )
-    return samples, _rewards_of(batch)[kept]
-
-
-def _logprobs_of(batch: _Batch, mask: NDArray[np.int64]) -> NDArray[np.float32]:
-    assert batch.logprobs is not None
-    logprobs = _host(batch.logprobs.float())
-    if logprobs.shape != mask.shape:
-        raise RuntimeError(f"the trainer's log-probs have shape {logprobs.shape}, its completions {mask.shape}")
-    if batch.order is not None:
-        ordered = np.empty_like(logprobs)
-        ordered[_host(batch.order)] = logprobs
-        logprobs = ordered
-    if batch.log_prob is not None:
-        sums = np.where(mask != 0, logprobs, 0.0).sum(axis=1)
-        if not np.allclose(sums, _host(batch.log_prob.float()), rtol=TOLERANCE, atol=TOLERANCE):
-            raise RuntimeError("the log-probs that were found are not those that the trainer goes on with")
-    return logprobs
-
-
-def _rewards_of(batch: _Batch) -> NDArray[np.float64]:
-    """Return what TRL makes of several reward functions: their weighted sum, without those that gave none."""
-    each = _host(batch.rewards.double())
-    rewards = np.nansum(each * _host(batch.weights.double()), axis=1)
-    if batch.reward_range is not None:
-        rewards = rewards.clip(*batch.reward_range)
-    return np.where(np.isnan(each).all(axis=1), np.nan, rewards)
-
-
-def _host(tensor: torch.Tensor) -> NDArray[Any]:
-    array: NDArray[Any] = tensor.detach().cpu().numpy()
-    return array
-
-
-def _of_kl(samples: Samples) -> dict[str, float]:
-    kl = estimate_kl(samples, "k1")
-    return {
-        "kl": kl.value,
-        "kl_stderr": kl.stderr,
-        "kl_trl_grpo": estimate_kl(samples, preset="trl-grpo").value,
-        "kl_trl_rloo": estimate_kl(samples, preset="trl-rloo").value,
-    }
-
-
-def _of_diversity(samples: Samples) -> dict[str, float]:
-    pairs = distinct(samples.completions, 2, samples.groups)
-    known = pairs[~np.isnan(pairs)]  # a prompt whose completions are single tokens has none
-    return {
-        "distinct_2": float(known.mean()) if len(known) else math.nan,
-        "unique": float(unique_share(samples.completions, samples.groups).mean()),
-    }
-
-
-def _of_target(samples: Samples, rewards: NDArray[np.float64], target: Tilt) -> dict[str, float]:
-    """Numbers of completions that have a reward; prompts with fewer than two of them say nothing of log Z."""
-    scored = ~np.isnan(rewards)
-    several = samples.groups.sums(scored) > 1
-    rows = np.flatnonzero(scored & samples.groups.spread(several))
-    if not len(rows):
-        return {}
-    scored_samples = replace(samples.take_completions(rows), rewards=rewards[rows])
-    report, weights = assess(scored_samples, target)
-    assert report.inference_gap is not None
-    return {
-        "ess": report.ess,
-        "largest_weight": float(np.exp(weights.groups.largest(weights.log_weights)).mean()),
-        "log_z": report.log_z.value,
-        "log_z_stderr": report.log_z.stderr,
-        "inference_gap": report.inference_gap.value,
-        "inference_gap_stderr": report.inference_gap.stderr,
-    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, Protocol, Self, TypedDict, Unpack, runtime_checkable
 
 import numpy as np
 
@@ -93,6 +93,24 @@ class NoTokenizerError(ValueError):
     """A model came without a tokenizer: it takes token ids, and no texts."""
 
 
+class TokenizeOptions(TypedDict):
+    """How texts become token ids.
+
+    Attributes
+    ----------
+    add_special_tokens
+        Whether prompts get the special tokens that the tokenizer puts around a text, such as a start token.
+    parse_special_tokens
+        Whether a special token that is spelled out in a text becomes that token, rather than plain text.
+    terminated
+        Which completions ended by themselves [N]: these get an end token, and the samples say so; none if not given.
+    """
+
+    add_special_tokens: bool
+    parse_special_tokens: bool
+    terminated: NotRequired[ArrayLike | None]
+
+
 @runtime_checkable
 class TextModel(Protocol):
     """A model that also turns texts into token ids and back."""
@@ -102,10 +120,7 @@ class TextModel(Protocol):
         prompts: Sequence[str],
         completions: Sequence[str],
         groups: ArrayLike,
-        *,
-        add_special_tokens: bool,
-        parse_special_tokens: bool,
-        terminated: ArrayLike | None = None,
+        **options: Unpack[TokenizeOptions],
     ) -> Samples:
         """Make samples of texts, each encoded by itself.
 
@@ -115,12 +130,8 @@ class TextModel(Protocol):
             Their texts [P], [N].
         groups
             Offsets of the completions that share a prompt [P + 1].
-        add_special_tokens
-            Whether prompts get the special tokens that the tokenizer puts around a text, such as a start token.
-        parse_special_tokens
-            Whether a special token that is spelled out in a text becomes that token, rather than plain text.
-        terminated
-            Which completions ended by themselves [N]: these get an end token, and the samples say so.
+        options
+            See `TokenizeOptions`.
 
         Raises
         ------
