@@ -1,4 +1,5 @@
 import itertools
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doubts import doubts
-from esscher import Condition, Ragged, Samples, Tilt, concatenate, evaluate
+from esscher import Condition, Ragged, Samples, Tilt, _core, concatenate, evaluate
 
 
 def random_samples(seed=0, prompts=12, per_prompt=5):
@@ -407,3 +408,21 @@ def test_k3_far_from_the_exact_kl_is_told_though_its_own_error_does_not_show_it(
     assert doubts(report.kl["k3"]) == ()
     told = [text for text in report.warnings if text.startswith("k3 at token level reads 48.1 nats")]
     assert len(told) == is_told
+
+
+def test_samples_are_weighed_once(monkeypatch):
+    """Log-probs of each model are summed once, the KL takes one pass, and only the four halvings have other weights."""
+    calls = Counter()
+
+    def counted(name, kernel):
+        def call(*arguments):
+            calls[name] += 1
+            return kernel(*arguments)
+
+        return call
+
+    kernels = ("aggregate_logprobs", "kl", "normalise", "pareto_smooth")
+    for name in kernels:
+        monkeypatch.setattr(_core, name, counted(name, getattr(_core, name)))
+    evaluate(replace(SAMPLES), Tilt(1.0))
+    assert [calls[name] for name in kernels] == [2, 1, 5, 1]

@@ -103,3 +103,16 @@ def test_ones_and_zeros_are_whether_completions_ended(dtype):
     assert samples(terminated=np.array([1, 0, 1], dtype)).terminated.tolist() == [True, False, True]
     with pytest.raises(ValueError, match=r"terminated\[1\] is 2: it is True or False, or 1 or 0"):
         samples(terminated=[1, 2, 0])
+
+
+def test_a_needed_column_is_there_or_named_with_the_reason():
+    rows = Ragged.from_rows([[5, 6], [7]])
+    samples = Samples(Ragged.from_rows([[1]]), rows, [0, 2], rewards=[1, 0])
+    assert samples.need("rewards", why="they are averaged").dtype == np.float64
+    for column in ("policy_logprobs", "prior_logprobs", "terminated", "token_kl", "policy_entropy"):
+        with pytest.raises(ValueError, match=f"samples have no {column}: this test asks"):
+            samples.need(column, why="this test asks")
+    with pytest.raises(ValueError, match="samples have no prior_logprobs: "):
+        _ = samples.prior_log_prob
+    logprobs = Ragged.from_rows([[-1.0, -0.5], [-2.0]])
+    assert Samples(samples.prompts, rows, [0, 2], policy_logprobs=logprobs).policy_log_prob.tolist() == [-1.5, -2.0]

@@ -94,7 +94,7 @@ def evaluate(
         )
     if proposal not in ("policy", "prior"):
         raise ValueError(f"proposal is {proposal!r}: it must be 'policy' or 'prior', where the completions came from")
-    unavailable = _unavailable(samples, target, proposal)
+    groups, unavailable = samples.groups, _unavailable(samples, target, proposal)
     kl: dict[str, KlEstimate] = {} if "kl" in unavailable else estimate_kls(samples)
     against = None
     if target is not None and "target" not in unavailable:
@@ -103,18 +103,20 @@ def evaluate(
     return Report(
         version=_core.__version__,
         counts=_counts(samples),
-        reward=None if samples.rewards is None else clustered_mean(samples.rewards, samples.groups),
+        reward=None if samples.rewards is None else clustered_mean(samples.rewards, groups),
         kl=kl,
         trainer_kl={preset: estimate_kl(samples, preset=preset) for preset in TRAINERS} if kl else {},
         prior_perplexity=None if samples.prior_logprobs is None else _perplexity(samples),
         entropy=_surprise(samples, samples.policy_log_prob) if kl else None,
         target=None if against is None else against.report,
-        diversity=estimate_diversity(samples.completions, samples.groups, vendi=_is_small(samples)),
+        diversity=estimate_diversity(
+            samples.completions, samples.groups, vendi=bool(samples.groups.sizes.max() <= MOST_VENDI)
+        ),
         target_diversity=() if against is None else _target_diversity(samples, against.weights),
         excess_collapse=() if against is None else against.excess_collapse,
         top_ngrams={n: _top_ngrams(samples.completions, n) for n in TOP_ORDERS},
         per_completion=PerCompletion(
-            prompts=samples.groups.of,
+            prompts=groups.of,
             lengths=samples.completions.lengths,
             rewards=samples.rewards,
             kl=kl["k1"].per_sequence if kl else None,
@@ -162,10 +164,6 @@ def _surprise(samples: Samples, log_prob: NDArray[np.float64]) -> float:
 def _perplexity(samples: Samples) -> float:
     with np.errstate(over="ignore"):  # what is beyond any number is infinite
         return float(np.exp(_surprise(samples, samples.prior_log_prob)))
-
-
-def _is_small(samples: Samples) -> bool:
-    return int(samples.groups.sizes.max()) <= MOST_VENDI
 
 
 def _target_diversity(samples: Samples, weights: Weights) -> tuple[DiversityEstimate, ...]:

@@ -178,7 +178,7 @@ def _reward_range(below: _Deficits, reward: float) -> _Range:
     if not math.isfinite(reward):
         raise ValueError(f"reward is {reward}: it must be finite")
     shares, unit = below.shares, math.ldexp(0.125, below.exponent)
-    prior = float(shares @ _means(below))
+    prior = float(shares @ below.groups.means(below.deficits))
     # In eighths, which cannot overflow; then in the units of the deficits, from the mean of the prompts' highest.
     highest = float(shares @ below.highest)
     goal = (reward / 8 - below.top / 8) / unit - highest
@@ -198,10 +198,6 @@ def _reward_range(below: _Deficits, reward: float) -> _Range:
 def _restored(below: _Deficits, deficit: float) -> float:
     """Return to the reward's own unit."""
     return 8 * (below.top / 8 + deficit * math.ldexp(0.125, below.exponent))
-
-
-def _means(below: _Deficits) -> NDArray[np.float64]:
-    return below.groups.means(below.deficits)
 
 
 def _weights(below: _Deficits, inverse: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
