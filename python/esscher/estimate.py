@@ -61,9 +61,9 @@ def clustered_mean(values: NDArray[np.float64], groups: ArrayLike) -> Estimate:
 
     References
     ----------
-    Liang, Zeger, "Longitudinal data analysis using generalized linear models", Biometrika 1986; Bell, McCaffrey, "Bias
-    reduction in standard errors for linear regression with multi-stage samples", Survey Methodology 2002 (the
-    ``1 - h_p``).
+    Liang, Zeger, "Longitudinal data analysis using generalized linear models", Biometrika 1986,
+    doi:10.1093/biomet/73.1.13; Bell, McCaffrey, "Bias reduction in standard errors for linear regression with
+    multi-stage samples", Survey Methodology 2002 (the ``1 - h_p``).
 
     Examples
     --------
@@ -183,7 +183,7 @@ def bootstrap_t(
 
     References
     ----------
-    Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 12.5.
+    Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 12.5, doi:10.1201/9780429246593.
 
     Examples
     --------

@@ -159,7 +159,7 @@ def kl_estimators(
 
     References
     ----------
-    Schulman, "Approximating KL Divergence", 2020.
+    Schulman, "Approximating KL Divergence", 2020, joschu.net/blog/kl-approx.html.
 
     Examples
     --------

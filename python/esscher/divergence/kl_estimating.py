@@ -75,8 +75,8 @@ def estimate_kl(
 
     References
     ----------
-    Schulman, "Approximating KL Divergence", 2020; Owen, "Monte Carlo theory, methods and examples", 2013, section 8.9
-    (control variates).
+    Schulman, "Approximating KL Divergence", 2020, joschu.net/blog/kl-approx.html; Owen, "Monte Carlo theory,
+    methods and examples", 2013, section 8.9 (control variates).
 
     Examples
     --------

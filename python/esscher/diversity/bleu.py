@@ -66,7 +66,8 @@ def self_bleu(
 
     References
     ----------
-    Zhu, Lu, Zheng, Guo, Zhang, Wang, Yu, "Texygen: A Benchmarking Platform for Text Generation Models", SIGIR 2018.
+    Zhu, Lu, Zheng, Guo, Zhang, Wang, Yu, "Texygen: A Benchmarking Platform for Text Generation Models", SIGIR 2018,
+    arXiv:1802.01886.
 
     Examples
     --------
@@ -121,9 +122,10 @@ def self_bleu_of_texts(
 
     References
     ----------
-    Post, "A Call for Clarity in Reporting BLEU Scores", WMT 2018 (sacreBLEU).
-    Liang et al., "Holistic Evaluation of Language Models", 2022 (HELM).
-    Khalifa, Elsahar, Dymetman, "A Distributional Approach to Controlled Text Generation", ICLR 2021 (GDC).
+    Post, "A Call for Clarity in Reporting BLEU Scores", WMT 2018, arXiv:1804.08771 (sacreBLEU).
+    Liang et al., "Holistic Evaluation of Language Models", 2022, arXiv:2211.09110 (HELM).
+    Khalifa, Elsahar, Dymetman, "A Distributional Approach to Controlled Text Generation", ICLR 2021,
+    arXiv:2012.11635 (GDC).
 
     Examples
     --------

@@ -98,7 +98,8 @@ def compression_ratio(
 
     References
     ----------
-    Shaib, Barrow, Sun, Siu, Wallace, Nenkova, "Standardizing the Measurement of Text Diversity", 2024.
+    Shaib, Barrow, Sun, Siu, Wallace, Nenkova, "Standardizing the Measurement of Text Diversity", 2024,
+    arXiv:2403.00553.
 
     Examples
     --------
@@ -147,7 +148,8 @@ def text_compression_ratio(texts: Sequence[str]) -> float:
 
     References
     ----------
-    Shaib, Barrow, Sun, Siu, Wallace, Nenkova, "Standardizing the Measurement of Text Diversity", 2024.
+    Shaib, Barrow, Sun, Siu, Wallace, Nenkova, "Standardizing the Measurement of Text Diversity", 2024,
+    arXiv:2403.00553.
 
     Examples
     --------

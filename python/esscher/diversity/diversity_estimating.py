@@ -226,7 +226,7 @@ def estimate_distinct(completions: Ragged, n: int, groups: ArrayLike) -> Estimat
 
     References
     ----------
-    Efron, Stein, "The Jackknife Estimate of Variance", Annals of Statistics 1981.
+    Efron, Stein, "The Jackknife Estimate of Variance", Annals of Statistics 1981, doi:10.1214/aos/1176345462.
 
     Examples
     --------

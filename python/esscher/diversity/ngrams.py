@@ -100,8 +100,10 @@ def ngram_statistics(
 
     References
     ----------
-    Li, Galley, Brockett, Gao, Dolan, "A Diversity-Promoting Objective Function for Neural Conversation Models", 2016.
-    Hurlbert, "The Nonconcept of Species Diversity: A Critique and Alternative Parameters", Ecology 1971 (rarefaction).
+    Li, Galley, Brockett, Gao, Dolan, "A Diversity-Promoting Objective Function for Neural Conversation Models", 2016,
+    arXiv:1510.03055.
+    Hurlbert, "The Nonconcept of Species Diversity: A Critique and Alternative Parameters", Ecology 1971,
+    doi:10.2307/1934145 (rarefaction).
 
     Examples
     --------
@@ -169,7 +171,8 @@ def distinct(
 
     References
     ----------
-    Li, Galley, Brockett, Gao, Dolan, "A Diversity-Promoting Objective Function for Neural Conversation Models", 2016.
+    Li, Galley, Brockett, Gao, Dolan, "A Diversity-Promoting Objective Function for Neural Conversation Models", 2016,
+    arXiv:1510.03055.
 
     Examples
     --------
@@ -322,7 +325,8 @@ def ead(token_ids: Ragged, n: int, vocabulary_size: int, groups: ArrayLike | Non
 
     References
     ----------
-    Liu, Sabour, Zheng, Ke, Zhu, Huang, "Rethinking and Refining the Distinct Metric", ACL 2022.
+    Liu, Sabour, Zheng, Ke, Zhu, Huang, "Rethinking and Refining the Distinct Metric", ACL 2022,
+    arXiv:2202.13587.
 
     Examples
     --------

@@ -59,7 +59,8 @@ def vendi_score(
 
     References
     ----------
-    Friedman, Dieng, "The Vendi Score: A Diversity Evaluation Metric for Machine Learning", TMLR 2023.
+    Friedman, Dieng, "The Vendi Score: A Diversity Evaluation Metric for Machine Learning", TMLR 2023,
+    arXiv:2210.02410.
 
     Examples
     --------

@@ -94,8 +94,8 @@ def assess(
 
     References
     ----------
-    Korbak, Perez, Buckley, Findings of EMNLP 2022; the constant that they leave out, log Z, is what makes
-    the gap a number.
+    Korbak, Perez, Buckley, Findings of EMNLP 2022, arXiv:2205.11275; the constant that they leave out, log Z, is what
+    makes the gap a number.
 
     Examples
     --------

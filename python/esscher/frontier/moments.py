@@ -55,7 +55,8 @@ def solve_moments(
 
     References
     ----------
-    Khalifa, Elsahar, Dymetman, "A distributional approach to controlled text generation", ICLR 2021.
+    Khalifa, Elsahar, Dymetman, "A distributional approach to controlled text generation", ICLR 2021,
+    arXiv:2012.11635.
 
     Examples
     --------

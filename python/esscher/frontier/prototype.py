@@ -109,7 +109,7 @@ def prototype(samples: Samples, betas: ArrayLike | None = None, *, threads: int 
 
     References
     ----------
-    Beirami et al., "Theoretical guarantees on the best-of-n alignment policy", 2024.
+    Beirami et al., "Theoretical guarantees on the best-of-n alignment policy", 2024, arXiv:2401.01879.
 
     Examples
     --------

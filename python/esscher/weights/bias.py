@@ -26,7 +26,7 @@ def bias_of_log_mean(relative: NDArray[np.float64], groups: ArrayLike) -> NDArra
 
     References
     ----------
-    Quenouille, "Notes on bias in estimation", Biometrika 1956.
+    Quenouille, "Notes on bias in estimation", Biometrika 1956, doi:10.1093/biomet/43.3-4.353.
 
     Examples
     --------
@@ -56,7 +56,7 @@ def bias_of_weighted_mean(
 
     References
     ----------
-    Quenouille, "Notes on bias in estimation", Biometrika 1956.
+    Quenouille, "Notes on bias in estimation", Biometrika 1956, doi:10.1093/biomet/43.3-4.353.
 
     Examples
     --------

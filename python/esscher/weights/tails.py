@@ -24,7 +24,8 @@ def trusted_pareto_k(n: int) -> float:
 
     References
     ----------
-    Vehtari, Simpson, Gelman, Yao, Gabry, "Pareto smoothed importance sampling", JMLR 2024, eq. 13.
+    Vehtari, Simpson, Gelman, Yao, Gabry, "Pareto smoothed importance sampling", JMLR 2024, eq. 13,
+    arXiv:1507.02646.
 
     Examples
     --------

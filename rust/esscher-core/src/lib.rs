@@ -2,7 +2,7 @@
 //!
 //! Fine-tuning a language model with a reward and a KL penalty is Bayesian inference: the best policy is the target
 //! `prior(x) exp(r(x) / beta) / Z` (Korbak, Perez, Buckley, "RL with KL penalties is better viewed as Bayesian
-//! inference", EMNLP 2022, arXiv:2205.11275). This crate holds the kernels that this view needs, as functions on
+//! inference", Findings of EMNLP 2022, arXiv:2205.11275). This crate holds the kernels that this view needs, as functions on
 //! slices:
 //!
 //! - [`logprobs`]: per-token log-probs to one log-prob a sequence;
