@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from esscher.estimate import NORMAL, Estimate, Interval, clustered_mean, with_interval
-from esscher.inference.importance import exponential_weights
-from esscher.weights import LeftBias, bias_of_log_mean, left_bias, shown, shown_interval, weigh, worth_of
+from esscher.weights import left_bias_of, shown, shown_interval, weigh
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from esscher.divergence import KlEstimate
-    from esscher.groups import Groups
     from esscher.samples import Samples
 
 
@@ -49,14 +47,12 @@ def estimate_efficiency(samples: Samples, kl: KlEstimate, beta: float, prior: Sa
         Where the target has that KL, with prompts counting as they do here.
     """
     rewards, prior_rewards = (each.need("rewards", why="the efficiency is of rewards") for each in (samples, prior))
-    weights, log_z, _ = exponential_weights(prior_rewards, beta, prior.groups)
-    groups, sizes = prior.groups, prior.groups.sizes
-    relative = weights * groups.spread(sizes)
-    reward = float((relative * prior_rewards).sum()) / len(prior)
+    weights, groups, sizes = weigh(prior_rewards / beta, prior.groups), prior.groups, prior.groups.sizes
+    reward = float((weights.relative * prior_rewards).sum()) / len(prior)
     # It is on average too low as log Z is, and no higher than the highest reward.
-    reward -= beta * float(sizes @ bias_of_log_mean(relative, prior.groups)) / len(prior)
+    reward += beta * float(sizes @ (weights.corrected_log_z - weights.log_z)) / len(prior)
     reward = min(reward, float(sizes @ groups.largest(prior_rewards)) / len(prior))
-    of_target = beta * (groups.spread(log_z) + relative - 1.0)
+    of_target = beta * (groups.spread(weights.log_z) + weights.relative - 1.0)
     reachable = Estimate(reward, clustered_mean(of_target, prior.groups).stderr)
     least = float(prior_rewards.mean())
     possible = reachable.value - least
@@ -65,18 +61,11 @@ def estimate_efficiency(samples: Samples, kl: KlEstimate, beta: float, prior: Sa
     of_prior = (share * of_target + (1.0 - share) * prior_rewards) / possible
     estimate, interval = _difference(share, of_policy, samples, of_prior, prior)
     # The reachable reward moves as beta log Z does, and the share against it.
-    left = _left_bias_of_log_z(prior_rewards / beta, prior.groups)
+    left = left_bias_of(weights, prior_rewards, lambda weights, _: weights.corrected_log_z)
     of_reachable, of_share = left.scaled(beta), left.scaled(-share * beta / possible)
     return Efficiency(
         shown(reachable, of_reachable), shown(estimate, of_share), shown_interval(estimate, interval, of_share)
     )
-
-
-def _left_bias_of_log_z(log_potential: NDArray[np.float64], groups: Groups) -> LeftBias:
-    whole = weigh(log_potential, groups)
-    halves = [half for _, half in whole.halves]
-    worth = worth_of(whole.ess, [half.ess for half in halves])
-    return left_bias(whole.corrected_log_z, [half.corrected_log_z for half in halves], groups.sizes, worth)
 
 
 def _difference(

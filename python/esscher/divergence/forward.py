@@ -15,17 +15,15 @@ from esscher.warning import ReportWarning
 from esscher.weights import (
     NEARLY_EQUAL,
     TRUSTED_BY_NONE,
-    LeftBias,
     Weights,
     bias_of_log_mean,
     bias_of_weighted_mean,
     count_heavy,
-    left_bias,
+    left_bias_of,
     shown,
     shown_interval,
     weigh,
     weighted_means,
-    worth_of,
 )
 
 if TYPE_CHECKING:
@@ -108,7 +106,7 @@ def estimate_weighted(
     influences = _influences(per_sequence[kept], relative[kept], products[kept], kept_groups)
     estimate, interval = with_interval(influences, kept_groups)
     if corrected:
-        left = _left_bias(weights, values)
+        left = left_bias_of(weights, values, _of_prompts)
         estimate, interval = shown(estimate, left), shown_interval(estimate, interval, left)
     return KlEstimate(
         value=estimate.value,
@@ -128,15 +126,10 @@ def estimate_weighted(
     )
 
 
-def _left_bias(weights: Weights, values: NDArray[np.float64]) -> LeftBias:
-    def of_prompts(weights: Weights, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the KL of each prompt [P]; NaN where nothing has weight."""
-        with np.errstate(invalid="ignore"):
-            return weighted_means(values, weights.relative, weights.groups) - weights.corrected_log_z
-
-    of_halves = [of_prompts(half, values[order]) for order, half in weights.halves]
-    worth = worth_of(weights.ess, [half.ess for _, half in weights.halves])
-    return left_bias(of_prompts(weights, values), of_halves, weights.groups.sizes, worth)
+def _of_prompts(weights: Weights, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the KL of each prompt [P]; NaN where nothing has weight."""
+    with np.errstate(invalid="ignore"):
+        return weighted_means(values, weights.relative, weights.groups) - weights.corrected_log_z
 
 
 def _products(relative: NDArray[np.float64], log_ratios: NDArray[np.float64]) -> NDArray[np.float64]:

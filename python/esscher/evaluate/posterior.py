@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from esscher.divergence.forward import estimate_weighted
 from esscher.estimate import Estimate, Interval, above_zero, clustered_mean, with_interval
 from esscher.groups import Groups
 from esscher.target import Target, Tilt
-from esscher.weights import LeftBias, Weights, left_bias, shown, shown_interval, weigh, weighted_means, worth_of
+from esscher.weights import LeftBias, Weights, left_bias_of, shown, shown_interval, weigh, weighted_means
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -127,25 +127,8 @@ def _log_ratios(samples: Samples) -> NDArray[np.float64]:
     return ratios
 
 
-class _OfPrompts(NamedTuple):
-    """What each prompt's weights say, less the bias of order 1/n [P]."""
-
-    log_z: NDArray[np.float64]
-    reward: NDArray[np.float64]
-    eubo: NDArray[np.float64]
-
-
-def _of_prompts(weights: Weights, rewards: NDArray[np.float64]) -> _OfPrompts:
-    reward, eubo = (weighted_means(one, weights.relative, weights.groups) for one in (rewards, weights.log_ratios))
-    return _OfPrompts(weights.corrected_log_z, reward, eubo)
-
-
-def _left_biases(weights: Weights, rewards: NDArray[np.float64], found: _OfPrompts) -> list[LeftBias]:
-    halves = [_of_prompts(half, rewards[order]) for order, half in weights.halves]
-    worth = worth_of(weights.ess, [half.ess for _, half in weights.halves])
-    return [
-        left_bias(one, of_halves, weights.groups.sizes, worth) for one, *of_halves in zip(found, *halves, strict=True)
-    ]
+def _means(weights: Weights, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return weighted_means(values, weights.relative, weights.groups)
 
 
 def _report(
@@ -156,22 +139,21 @@ def _report(
     weights: Weights,
     forward: KlEstimate | None,
 ) -> TargetReport:
-    found, groups, log_ratios = _of_prompts(weights, rewards), samples.groups, weights.log_ratios
-    of_log_z, of_reward, of_eubo = _left_biases(weights, rewards, found)
+    groups, log_ratios = samples.groups, weights.log_ratios
+    left = left_bias_of(weights, log_ratios, lambda weights, _: weights.corrected_log_z)
     # Influence values: their means over a prompt are its log Z, their spread is its Monte Carlo error.
-    log_z = groups.spread(found.log_z) + (weights.relative - 1.0)
-    log_z_mean = shown(clustered_mean(log_z, groups), of_log_z)
+    log_z = groups.spread(weights.corrected_log_z) + (weights.relative - 1.0)
+    log_z_mean = shown(clustered_mean(log_z, groups), left)
     elbo, eubo, gap, interval = None, None, None, None
     if proposal == "policy":
-        elbo = clustered_mean(log_ratios, groups)
-        eubo = shown(_weighted_mean(weights, log_ratios, found.eubo), of_eubo)
-        gap, interval = _gap(log_z, log_ratios, groups, of_log_z)
+        elbo, eubo = clustered_mean(log_ratios, groups), _weighted_mean(weights, log_ratios)
+        gap, interval = _gap(log_z, log_ratios, groups, left)
     beta = target.beta if isinstance(target, Tilt) else None
     return TargetReport(
         target=str(target),
         proposal=proposal,
         log_z=log_z_mean,
-        reward=shown(_weighted_mean(weights, rewards, found.reward), of_reward),
+        reward=_weighted_mean(weights, rewards),
         ess=float(weights.ess.sum()),
         pareto_k=weights.largest_pareto_k,
         elbo=elbo,
@@ -192,15 +174,16 @@ def _gap(
     return shown(gap, left), above_zero(shown_interval(gap, interval, left))
 
 
-def _weighted_mean(weights: Weights, values: NDArray[np.float64], means: NDArray[np.float64]) -> Estimate:
-    """E_target[values] from the prompts' means [P]; prompts in which nothing has weight are left out."""
+def _weighted_mean(weights: Weights, values: NDArray[np.float64]) -> Estimate:
+    """E_target[values] as it may be shown; prompts in which nothing has weight are left out."""
     groups, relative = weights.groups, weights.relative
     weighted = relative * np.where(relative > 0, values, 0.0)
     uncorrected = groups.means(weighted)
     uncorrected[np.isinf(uncorrected)] = 0.0  # where a value of -inf has weight, and so has the mean
-    influence = weighted - relative * groups.spread(uncorrected) + groups.spread(means)
+    influence = weighted - relative * groups.spread(uncorrected) + groups.spread(_means(weights, values))
     kept = weights.ess > 0
-    return clustered_mean(influence[groups.spread(kept)], Groups.from_sizes(groups.sizes[kept]))
+    estimate = clustered_mean(influence[groups.spread(kept)], Groups.from_sizes(groups.sizes[kept]))
+    return shown(estimate, left_bias_of(weights, values, _means))
 
 
 def _scale(estimate: Estimate | None, factor: float | None) -> Estimate | None:

@@ -18,7 +18,7 @@ from esscher.weights.tails import (
     tails_that_decide,
     trusted_pareto_k,
 )
-from esscher.weights.weighing import Weights, weigh
+from esscher.weights.weighing import Weights, left_bias_of, weigh
 
 __all__ = [
     "NEARLY_EQUAL",
@@ -31,6 +31,7 @@ __all__ = [
     "cut_in_halves",
     "is_small",
     "left_bias",
+    "left_bias_of",
     "shown",
     "shown_interval",
     "tails_that_decide",

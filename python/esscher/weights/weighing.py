@@ -11,10 +11,12 @@ import numpy as np
 from esscher import _core
 from esscher.groups import Groups, as_groups
 from esscher.weights.bias import bias_of_log_mean
-from esscher.weights.halves import cut_in_halves
+from esscher.weights.halves import LeftBias, cut_in_halves, left_bias, worth_of
 from esscher.weights.tails import tails_that_decide
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import ArrayLike, NDArray
 
 
@@ -97,3 +99,22 @@ def weigh(log_ratios: NDArray[np.float64], groups: ArrayLike) -> Weights:
     """
     found = as_groups(groups, len(log_ratios))
     return Weights(log_ratios, found, *_core.normalise(log_ratios, found.offsets))
+
+
+def left_bias_of(
+    weights: Weights, values: NDArray[np.float64], say: Callable[[Weights, NDArray[np.float64]], NDArray[np.float64]]
+) -> LeftBias:
+    """Compare what `say` returns of weights and values [N], for each prompt [P], with what it returns of their halves.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> weights = weigh(np.log([0.5, 1.0, 1.5, 1.0]), [0, 4])
+    >>> left = left_bias_of(weights, weights.log_ratios, lambda weights, _: weights.corrected_log_z)
+    >>> bool(abs(left.shift) < 0.1)
+    True
+    """
+    halves = [half for _, half in weights.halves]
+    worth = worth_of(weights.ess, [half.ess for half in halves])
+    of_halves = [say(half, values[order]) for order, half in weights.halves]
+    return left_bias(say(weights, values), of_halves, weights.groups.sizes, worth)
