@@ -436,5 +436,5 @@ def test_warnings_take_a_line_for_each_kind_unless_they_are_asked_for():
     for warning in report.warnings:
         assert warning.what in plain(out.getvalue())
         assert warning not in plain(out.getvalue())
-    assert "--explain says what was seen, and what to do" in plain(out.getvalue())
+    assert "--explain (in Python, explain=True) says what was seen, and what to do" in plain(out.getvalue())
     assert "--explain" not in printed(report)

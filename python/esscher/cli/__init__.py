@@ -25,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for command in (train, demo, serve, score, evaluate, prototype, compare, mismatch):
+for command in (demo, serve, score, evaluate, prototype, compare, mismatch, train):
     app.command()(command)
 
 BAD_INPUT, NO_SERVER = 2, 3

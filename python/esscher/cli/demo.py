@@ -41,7 +41,7 @@ def demo(
             progress=lambda text: progress.update(task, description=text),
         )
     _print_examples(examples(result))
-    print_report(result.report, console=console, decode=result.decode)
+    print_report(result.report, console=console, decode=result.decode, explain=True)
     console.print(compare(result), highlight=False)
     write_page(result.report, output, decode=result.decode, title=f"Esscher demo: {model}")
     say_where(output)

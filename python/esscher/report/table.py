@@ -110,7 +110,7 @@ def print_warnings(console: Console, warnings: Sequence[ReportWarning], *, expla
         for warning in of_kind if explain else ():
             grid.add_row("", Text(warning, "not bold"))
     if not explain:
-        grid.add_row("", Text("--explain says what was seen, and what to do", "dim"))
+        grid.add_row("", Text("--explain (in Python, explain=True) says what was seen, and what to do", "dim"))
     print_section(console, BEFORE, grid, "bold yellow")
 
 
