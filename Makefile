@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format proto bench bench-lm clean
+.PHONY: help demo test test-rust test-python lint format proto bench bench-lm clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -13,10 +13,17 @@ help: ## List the targets
 demo: $(VENV)/demo ## Do the whole job once on a real language model: a table and a page
 	$(BIN)/esscher demo
 
-# Each process begins with half of the files in their order, so that few fixtures are made in both.
+# Side by side, as tests that wait for servers leave processors idle.
 test: $(VENV)/test ## Run all tests, Rust and Python
-	cargo test --quiet
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+	$(MAKE) --no-print-directory --jobs 2 test-rust test-python
+
+test-rust:
+	cargo test --quiet --package esscher-core
+
+# Each process begins with its share of the files in their order, so that few fixtures are made in more than one. Many
+# tests start Python: what one has compiled, the next need not compile again.
+test-python:
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: $(VENV)/test $(VENV)/lint $(VENV)/proto ## Check format, lints, types, stubs, and that generated code is current
 	$(BIN)/ruff format --check
@@ -68,6 +75,7 @@ $(VENV)/demo: $(VENV)/created $(SOURCES)
 
 $(VENV)/test: $(VENV)/demo
 	$(BIN)/python -m pip install --quiet --group test
+	cargo test --quiet --package esscher-core --no-run
 	@touch $@
 
 $(VENV)/lint: $(VENV)/created

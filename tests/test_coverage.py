@@ -202,7 +202,7 @@ def diversities(probability):
 
     Two of them hold a 2-gram that one holds with probability p with probability 1 - (1 - p)^2.
     """
-    rows = [row.tolist() for row in world("plain").every.completions][: probability.shape[1]]
+    rows = [row.tolist() for row in world("plain").every.completions.take(np.arange(probability.shape[1]))]
     pairs, triples = ([list(zip(*(row[i:] for i in range(n)), strict=False)) for row in rows] for n in (2, 3))
     holds = np.array([[pair in row for pair in np.ndindex(VOCABULARY, VOCABULARY)] for row in pairs])
     share = probability @ holds

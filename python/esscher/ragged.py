@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -188,7 +189,7 @@ class Ragged:
         return row
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
-        return (self[i] for i in range(len(self)))
+        return (self.values[start:end] for start, end in pairwise(self.offsets.tolist()))
 
     def __repr__(self) -> str:
         return f"Ragged({len(self)} rows, {len(self.values)} values of {self.values.dtype})"

@@ -32,6 +32,12 @@ class TokenScores(NamedTuple):
     prior_logprobs: NDArray[np.floating] | None
     kl: NDArray[np.floating] | None
 
+    def columns(self) -> dict[str, NDArray[np.floating]]:
+        """Return the arrays that are there, by the names of the columns of `Samples` that hold them."""
+        given = {"policy_logprobs": self.logprobs, "policy_entropy": self.entropy}
+        against = {"prior_logprobs": self.prior_logprobs, "token_kl": self.kl}
+        return given | {name: column for name, column in against.items() if column is not None}
+
 
 def token_scores(
     logits: Any, token_ids: ArrayLike, prior_logits: Any | None = None, *, threads: int | None = None

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
 from esscher.lm.base import ModelLimits
 from esscher.lm.pair import side_by_side
 from esscher.ragged import Ragged
@@ -82,19 +80,12 @@ class LocalModels:
         tokens = (samples.prompts, samples.completions, samples.groups)
         if self._prior is not None and self.columns == PRIOR:
             return replace(samples, prior_logprobs=self._prior.logprobs(*tokens))
-        assert self._policy is not None, "columns other than the prior's need a policy"
+        if self._policy is None:
+            raise ValueError(f"without a policy only {PRIOR[0]} can be filled, not {', '.join(self.columns)}")
         if self.columns == POLICY[:1]:
             return replace(samples, policy_logprobs=self._policy.logprobs(*tokens))
-        scores = self._policy.token_scores(*tokens, None if set(self.columns) <= set(POLICY) else self._prior)
-        found = {
-            "policy_logprobs": scores.logprobs,
-            "policy_entropy": scores.entropy,
-            "prior_logprobs": scores.prior_logprobs,
-            "token_kl": scores.kl,
-        }
-        filled: dict[str, Any] = {
-            name: Ragged(np.asarray(found[name]), samples.completions.offsets) for name in self.columns
-        }
+        scores = self._policy.token_scores(*tokens, None if set(self.columns) <= set(POLICY) else self._prior).columns()
+        filled: dict[str, Any] = {name: Ragged(scores[name], samples.completions.offsets) for name in self.columns}
         return replace(samples, **filled)
 
 

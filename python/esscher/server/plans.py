@@ -108,9 +108,8 @@ class ModelPlan:
         model, *prior = self.asked
         tokens = (samples.prompts, samples.completions, samples.groups)
         if len(self.columns) > 1:
-            scores = model.token_scores(*tokens, *prior)
-            # Without a prior the scores end with what is not there, and the names before.
-            return {name: np.asarray(column) for name, column in zip(self.columns, scores, strict=False)}
+            scores = model.token_scores(*tokens, *prior).columns()
+            return {name: np.asarray(scores[name]) for name in self.columns}
         logprobs = model.logprobs(*tokens)
         if not np.array_equal(logprobs.offsets, samples.completions.offsets):
             raise AssertionError("the log-probs have other rows than the completions")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,17 +39,10 @@ def draw(lm: LanguageModel, prior: LanguageModel, world: World, n: int, new_toke
     """Draw `n` completions of every prompt, with rewards, log-probs, entropies and the exact KL at every token."""
     drawn = lm.sample(world.prompts, n, new_tokens, np.random.default_rng([seed, JUDGING]))
     scores = lm.token_scores(drawn.prompts, drawn.completions, drawn.groups, prior=prior)
-    offsets = drawn.completions.offsets
-    assert scores.prior_logprobs is not None
-    assert scores.kl is not None
-    return replace(
-        drawn,
-        policy_logprobs=Ragged(scores.logprobs, offsets),
-        prior_logprobs=Ragged(scores.prior_logprobs, offsets),
-        policy_entropy=Ragged(scores.entropy, offsets),
-        token_kl=Ragged(scores.kl, offsets),
-        rewards=np.asarray(world.reward(drawn), np.float64),
-    )
+    columns: dict[str, Any] = {
+        name: Ragged(column, drawn.completions.offsets) for name, column in scores.columns().items()
+    }
+    return replace(drawn, rewards=np.asarray(world.reward(drawn), np.float64), **columns)
 
 
 def judge(
