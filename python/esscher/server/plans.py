@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Columns = dict[str, NDArray[Any]]
     Outcome = Columns | Exception
 
-# What one call of the models can fill, from least work to most; the order of names is that of `TokenScores`.
+# What one call of the models can fill, from least work to most.
 _PRIOR = ("prior_logprobs",)
 _POLICY = ("policy_logprobs",)
 _POLICY_ALONE = (*_POLICY, "policy_entropy")
