@@ -18,7 +18,7 @@ test: $(VENV)/test ## Run all tests, Rust and Python
 	$(MAKE) --no-print-directory --jobs 2 test-rust test-python
 
 test-rust:
-	cargo test --quiet --package esscher-core
+	+cargo test --quiet --package esscher-core
 
 # Each process begins with its share of the files in their order, so that few fixtures are made in more than one. Many
 # tests start Python: what one has compiled, the next need not compile again.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pydoc_data.topics import topics
 
@@ -18,6 +19,9 @@ from esscher import Ragged
 
 # Before transformers is imported: nothing here comes from a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+# A shell starts jobs in the background with Ctrl-C ignored, and so would be every process that tests start and stop.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("default", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("default")
