@@ -109,9 +109,7 @@ def evaluate(
         prior_perplexity=None if samples.prior_logprobs is None else _perplexity(samples),
         entropy=_surprise(samples, samples.policy_log_prob) if kl else None,
         target=None if against is None else against.report,
-        diversity=estimate_diversity(
-            samples.completions, samples.groups, vendi=bool(samples.groups.sizes.max() <= MOST_VENDI)
-        ),
+        diversity=estimate_diversity(samples.completions, groups, vendi=bool(groups.sizes.max() <= MOST_VENDI)),
         target_diversity=() if against is None else _target_diversity(samples, against.weights),
         excess_collapse=() if against is None else against.excess_collapse,
         top_ngrams={n: _top_ngrams(samples.completions, n) for n in TOP_ORDERS},
