@@ -48,6 +48,8 @@ def any_samples(draw):
         return None if flat is None else Ragged.from_lengths(np.array(flat, np.float32), lengths)
 
     at_most_0, at_least_0 = float32.map(lambda x: -abs(x)), float32.map(abs)
+    mask = np.array(draw(st.lists(st.booleans(), min_size=t, max_size=t)))
+    mask[np.cumsum(lengths) - 1] = True
     return Samples(
         prompts=Ragged.from_rows(prompts, np.uint32),
         completions=Ragged.from_lengths(draw(st.lists(st.integers(0, 2**32 - 1), min_size=t, max_size=t)), lengths),
@@ -58,6 +60,8 @@ def any_samples(draw):
         terminated=draw(maybe(st.lists(st.booleans(), min_size=n, max_size=n))),
         token_kl=column(at_least_0),
         policy_entropy=column(at_least_0),
+        action_mask=draw(maybe(st.just(Ragged.from_lengths(mask, lengths)))),
+        tokens=draw(st.sampled_from(["sampled", "retokenised", "words"])),
     )
 
 

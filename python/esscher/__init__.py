@@ -39,7 +39,7 @@ from esscher.inference.resampling import resample
 from esscher.inference.smc import tempered_smc
 from esscher.inference.token_smc import token_smc
 from esscher.mismatch import mismatch
-from esscher.ragged import Padded, Ragged
+from esscher.ragged import Masked, Padded, Ragged
 from esscher.samples import Samples, concatenate
 from esscher.target import Condition, Moments, Product, Tilt
 from esscher.token_scores import token_scores
@@ -56,6 +56,7 @@ __all__ = [
     "Frontier",
     "Interval",
     "KlEstimate",
+    "Masked",
     "Moments",
     "Padded",
     "Product",

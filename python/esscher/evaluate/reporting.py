@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from esscher.evaluate.posterior import Proposal
-    from esscher.ragged import Ragged
+    from esscher.ragged import Masked, Ragged
     from esscher.samples import Samples
     from esscher.weights import Weights
 
@@ -109,13 +109,13 @@ def evaluate(
         prior_perplexity=None if samples.prior_logprobs is None else _perplexity(samples),
         entropy=_surprise(samples, samples.policy_log_prob) if kl else None,
         target=None if against is None else against.report,
-        diversity=estimate_diversity(samples.completions, groups, vendi=bool(groups.sizes.max() <= MOST_VENDI)),
+        diversity=estimate_diversity(samples.actions, groups, vendi=bool(groups.sizes.max() <= MOST_VENDI)),
         target_diversity=() if against is None else _target_diversity(samples, against.weights),
         excess_collapse=() if against is None else against.excess_collapse,
-        top_ngrams={n: _top_ngrams(samples.completions, n) for n in TOP_ORDERS},
+        top_ngrams={n: _top_ngrams(samples.actions, n) for n in TOP_ORDERS},
         per_completion=PerCompletion(
             prompts=groups.of,
-            lengths=samples.completions.lengths,
+            lengths=samples.actions.lengths,
             rewards=samples.rewards,
             kl=kl["k1"].per_sequence if kl else None,
             log_weights=None if against is None else against.weights.log_weights,
@@ -151,12 +151,12 @@ def _unavailable(samples: Samples, target: Target | None, proposal: Proposal) ->
 
 def _counts(samples: Samples) -> Counts:
     terminated = None if samples.terminated is None else int(samples.terminated.sum())
-    return Counts(len(samples.prompts), len(samples), len(samples.completions.values), terminated)
+    return Counts(len(samples.prompts), len(samples), int(samples.actions.lengths.sum()), terminated)
 
 
 def _surprise(samples: Samples, log_prob: NDArray[np.float64]) -> float:
     """Mean negative log-prob of a token, in nats."""
-    return -float(log_prob.sum()) / len(samples.completions.values)
+    return -float(log_prob.sum()) / int(samples.actions.lengths.sum())
 
 
 def _perplexity(samples: Samples) -> float:
@@ -165,9 +165,9 @@ def _perplexity(samples: Samples) -> float:
 
 
 def _target_diversity(samples: Samples, weights: Weights) -> tuple[DiversityEstimate, ...]:
-    return estimate_size_free(samples.completions, samples.groups, np.exp(weights.log_weights))
+    return estimate_size_free(samples.actions, samples.groups, np.exp(weights.log_weights))
 
 
-def _top_ngrams(completions: Ragged, n: int) -> tuple[Ngram, ...]:
+def _top_ngrams(completions: Ragged | Masked, n: int) -> tuple[Ngram, ...]:
     top = top_ngrams(completions, n, TOP_COUNT)
     return tuple(Ngram(tuple(ids.tolist()), int(count)) for ids, count in zip(top.token_ids, top.counts, strict=True))

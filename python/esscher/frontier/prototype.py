@@ -184,12 +184,12 @@ def _kl(log_prior: NDArray[np.float64], rewards: NDArray[np.float64], n: int, sa
 
 
 def _diversity(samples: Samples, rewards: NDArray[np.float64], curve: Frontier) -> tuple[TargetDiversity, ...]:
-    found = [TargetDiversity(np.inf, 0.0, estimate_size_free(samples.completions, samples.groups))]
+    found = [TargetDiversity(np.inf, 0.0, estimate_size_free(samples.actions, samples.groups))]
     trusted = np.flatnonzero(curve.trusted)
     for i in (
         trusted[np.unique(np.linspace(0, len(trusted) - 1, DIVERSITIES).round().astype(int))] if len(trusted) else ()
     ):
         weights = exponential_weights(rewards, float(curve.beta[i]), samples.groups).weights
-        metrics = estimate_size_free(samples.completions, samples.groups, weights)
+        metrics = estimate_size_free(samples.actions, samples.groups, weights)
         found.append(TargetDiversity(float(curve.beta[i]), float(curve.kl.value[i]), metrics))
     return tuple(found)

@@ -20,7 +20,7 @@ from transformers import TrainerCallback
 
 from esscher.client import Client
 from esscher.integrations.texts import rewards_of, text_of
-from esscher.integrations.trl_judge import COLUMNS, Episode, Judge, RetriedClient, TrainerBatch
+from esscher.integrations.trl_judge import COLUMNS, TOOLS, Episode, Judge, RetriedClient, TrainerBatch
 from esscher.target import Tilt
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ HOOKS = {
 # A column of ours in TRL's batches: it finds a completion again after TRL has shuffled them.
 ROWS = "esscher_rows"
 # Completions with tokens that the policy did not produce, or with images, are not what the server's prior scores.
-FOREIGN = {"tool_mask": "results of tools", "pixel_values": "images"}
+FOREIGN = {"pixel_values": "images"}
 
 _log = logging.getLogger(__name__)
 
@@ -272,7 +272,7 @@ class EsscherCallback(TrainerCallback):
         n = len(output["completion_ids"])
         batch = TrainerBatch(
             step=self._trainer.state.global_step + 1,
-            columns={name: output[name] for name in COLUMNS},
+            columns={name: output[name] for name in (*COLUMNS, TOOLS) if name in output},
             rewards=self._rewards[:n],  # those of the main process come first
             weights=self._trainer.reward_weights,
             reward_range=getattr(self._trainer, "reward_clip_range", None),

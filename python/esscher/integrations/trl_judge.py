@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # What TRL calls a batch's columns.
 COLUMNS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
+# Where tools answered: 1 at the tokens that the policy chose.
+TOOLS = "tool_mask"
 # TRL sums the policy's log-probs in its own order: a difference beyond this means that they are of something else.
 TOLERANCE = 1e-2
 
@@ -174,7 +176,8 @@ def _samples_of(batch: TrainerBatch) -> tuple[Samples, NDArray[np.float64]]:
     # In this thread, so that only it waits for the device.
     prompt_ids, prompt_mask, completion_ids, mask = (_host(batch.columns[name]) for name in COLUMNS)
     logprobs = _logprobs_of(batch, mask)
-    kept = np.flatnonzero(mask.any(axis=1))  # TRL masks the whole of one that it leaves out
+    chosen = mask if TOOLS not in batch.columns else mask * _host(batch.columns[TOOLS]).astype(mask.dtype)
+    kept = np.flatnonzero(chosen.any(axis=1))  # TRL masks the whole of one that it leaves out
     if not len(kept):
         raise ValueError("the trainer has masked every completion")
     prompts = Ragged.from_padded(prompt_ids[kept], mask=prompt_mask[kept])
@@ -186,6 +189,7 @@ def _samples_of(batch: TrainerBatch) -> tuple[Samples, NDArray[np.float64]]:
         groups=np.array([*starts, len(kept)]),
         # A sum of rounded numbers can come out a little above 0.
         policy_logprobs=Ragged(np.minimum(logprobs[kept][mask[kept] != 0], 0.0), completions.offsets),
+        action_mask=Ragged(chosen[kept][mask[kept] != 0] != 0, completions.offsets),
     )
     return samples, _rewards_of(batch)[kept]
 
@@ -232,11 +236,11 @@ def _of_kl(samples: Samples) -> dict[str, float]:
 
 
 def _of_diversity(samples: Samples) -> dict[str, float]:
-    pairs = distinct(samples.completions, 2, samples.groups)
+    pairs = distinct(samples.actions, 2, samples.groups)
     known = pairs[~np.isnan(pairs)]  # a prompt whose completions are single tokens has none
     return {
         "distinct_2": float(known.mean()) if len(known) else math.nan,
-        "unique": float(unique_share(samples.completions, samples.groups).mean()),
+        "unique": float(unique_share(samples.actions, samples.groups).mean()),
     }
 
 

@@ -119,7 +119,7 @@ def _score_blocks(plan: Plan, scorer: Scorer, parts: Parts, notify: Notify) -> N
             rows = files.completions(block, plan.names)
             samples, order = files.grouped(rows)
             parts.add(index, files.to_columns(_filled(plan, scorer, block, samples), order, plan.written))
-            tokens += len(samples.completions.values)
+            tokens += int(samples.actions.lengths.sum())
         notify(Progress("scoring", block.first + len(block.table), tokens))
 
 

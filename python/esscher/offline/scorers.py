@@ -77,7 +77,7 @@ class LocalModels:
 
     def fill(self, samples: Samples) -> Samples:
         """Return the samples with the columns filled; see `Scorer.fill`."""
-        tokens = (samples.prompts, samples.completions, samples.groups)
+        tokens = (samples.prompts, samples.actions, samples.groups)
         if self._prior is not None and self.columns == PRIOR:
             return replace(samples, prior_logprobs=self._prior.logprobs(*tokens))
         if self._policy is None:
@@ -85,7 +85,7 @@ class LocalModels:
         if self.columns == POLICY[:1]:
             return replace(samples, policy_logprobs=self._policy.logprobs(*tokens))
         scores = self._policy.token_scores(*tokens, None if set(self.columns) <= set(POLICY) else self._prior).columns()
-        filled: dict[str, Any] = {name: Ragged(scores[name], samples.completions.offsets) for name in self.columns}
+        filled: dict[str, Any] = {name: Ragged(scores[name], samples.actions.rows.offsets) for name in self.columns}
         return replace(samples, **filled)
 
 

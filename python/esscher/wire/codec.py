@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from esscher.groups import Groups
-from esscher.ragged import Ragged, check_rows
+from esscher.ragged import Ragged, as_flags, check_rows
 from esscher.samples import Samples, check_samples
 from esscher.target import Condition, Target, Tilt
 from esscher.v1 import samples_pb2, target_pb2
@@ -19,11 +19,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from esscher.evaluate.posterior import Proposal
+    from esscher.samples import Tokens
 
 TOKEN_COLUMNS = ("policy_logprobs", "prior_logprobs", "token_kl", "policy_entropy")
 TOKEN_ID = np.dtype("<u4")
 LOGPROB = np.dtype("<f4")
 # Columns that a server computes, by their numbers on the wire; their names are those of Samples.
+# What ids are, by the numbers of the wire.
+_TOKENS: dict[Tokens, samples_pb2.Tokens] = {
+    "sampled": samples_pb2.TOKENS_UNSPECIFIED,
+    "retokenised": samples_pb2.TOKENS_RETOKENISED,
+    "words": samples_pb2.TOKENS_WORDS,
+}
 COLUMNS: dict[int, str] = {number: name.removeprefix("COLUMN_").lower() for name, number in pb.Column.items() if number}
 
 
@@ -36,6 +43,8 @@ def encode_tokens(samples: Samples) -> samples_pb2.Samples:
         group_sizes=samples.groups.sizes.tolist(),
         completion_token_ids=samples.completions.values.astype(TOKEN_ID, copy=False).tobytes(),
         completion_lengths=samples.completions.lengths.tolist(),
+        action_mask=b"" if samples.action_mask is None else samples.action_mask.values.tobytes(),
+        tokens=_TOKENS[samples.tokens],
     )
 
 
@@ -82,11 +91,13 @@ def decode_samples(message: samples_pb2.Samples) -> Samples:
     _check_counts(message)
     prompts = _decode_rows(message, "prompt_token_ids", TOKEN_ID, "prompt_lengths")
     completions = _decode_rows(message, "completion_token_ids", TOKEN_ID, "completion_lengths")
-    columns: dict[str, Any] = {
-        name: _decode_rows(message, name, LOGPROB, "completion_lengths")
-        for name in TOKEN_COLUMNS
-        if getattr(message, name)
-    }
+    columns: dict[str, Any] = _decode_mask(message, completions)
+    actions = columns["action_mask"].rows.sums(columns["action_mask"].values) if columns else completions.lengths
+    what = "completion_lengths" if not columns else "the actions of action_mask"
+    for name in TOKEN_COLUMNS:
+        if getattr(message, name):
+            values = decode_values(name, getattr(message, name), LOGPROB, int(actions.sum()), what)
+            columns[name] = Ragged.from_lengths(values, actions)
     for name, dtype in (("rewards", np.float64), ("terminated", np.bool_)):
         column = getattr(message, name)
         if len(column):
@@ -101,8 +112,24 @@ def decode_samples(message: samples_pb2.Samples) -> Samples:
             "prompt_lengths",
             "completion_lengths",
         ),
+        tokens=_decode_tokens(message.tokens),
         **columns,
     )
+
+
+def _decode_mask(message: samples_pb2.Samples, completions: Ragged) -> dict[str, Any]:
+    if not message.action_mask:
+        return {}
+    n = len(completions.values)
+    mask = decode_values("action_mask", message.action_mask, np.dtype(np.uint8), n, "completion_lengths")
+    return {"action_mask": Ragged(as_flags("action_mask", mask, n), completions.offsets)}
+
+
+def _decode_tokens(number: int) -> Tokens:
+    for tokens, known in _TOKENS.items():
+        if number == known:
+            return tokens
+    raise ValueError(f"tokens is {number}, which is not known here: there are {', '.join(map(str, _TOKENS.values()))}")
 
 
 def encode_logprobs(name: str, values: NDArray[Any]) -> bytes:
