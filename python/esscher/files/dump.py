@@ -6,7 +6,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
@@ -17,9 +17,10 @@ from esscher.files.blocks import read_table, scan
 from esscher.files.formats import naming
 from esscher.files.masks import of_completions
 from esscher.files.steps import read_steps, several_steps, steps_in
+from esscher.files.text_columns import TOKENS
 from esscher.groups import Groups
 from esscher.ragged import Ragged
-from esscher.samples import Samples, concatenate
+from esscher.samples import Samples, Tokens, concatenate
 from esscher.warning import ReportWarning
 
 if TYPE_CHECKING:
@@ -169,6 +170,8 @@ def to_table(samples: Samples) -> pa.Table:
             table[name] = arrow.to_lists(value) if is_whole else with_gaps(as_float32(value), samples.action_mask)
         elif value is not None:
             table[name] = pa.array(value)
+    if samples.tokens != "sampled":
+        table[TOKENS] = pa.array([samples.tokens] * len(samples))
     return pa.table(table)
 
 
@@ -253,12 +256,13 @@ def _part(
         read.pop(MASK, None)
     masks = masks_in(there, (*ignored, read.get(MASK, "")))
     steps = steps_in(there, read.values())
-    table = read_table(found, list(dict.fromkeys([*read.values(), *masks, *steps])))
+    told = [TOKENS] if TOKENS in there and found.schema.field(TOKENS).type == pa.string() else []
+    table = read_table(found, list(dict.fromkeys([*read.values(), *masks, *steps, *told])))
     numbers = np.arange(len(table))
     if MASK in read:
         numbers = naming(path, _rows_with_actions, path, table.column(read[MASK]), read[MASK])
     kept = table if len(numbers) == len(table) else table.take(numbers)
-    rows = naming(path, _rows, kept, read, numbers)
+    rows = replace(naming(path, _rows, kept, read, numbers), tokens=naming(path, _tokens_of, table))
     naming(path, ask_about_masks, kept, rows, masks)
     ids = kept.column(read[PROMPT_ID]) if PROMPT_ID in read else None
     return _Part(rows, numbers, len(table), ids, read_steps(kept, steps))
@@ -300,6 +304,20 @@ def _rows(table: pa.Table, names: Mapping[str, str], numbers: NDArray[np.int64])
 def _samples(columns: Mapping[str, Any], n: int) -> Samples:
     """Return the first `n` rows as samples."""
     return Samples(groups=np.arange(n + 1), **{name: _beginning(column, n) for name, column in columns.items()})
+
+
+def _tokens_of(table: pa.Table) -> Tokens:
+    """Return what the ids of a file are, by a column that tells it; "sampled" if there is none."""
+    if TOKENS not in table.column_names:
+        return "sampled"
+    told = table.column(TOKENS).unique().to_pylist()
+    found = [tokens for tokens in get_args(Tokens) if tokens in told]
+    if len(found) != len(told):
+        return "sampled"  # something else goes by that name
+    if len(found) > 1:
+        raise ValueError(f"column {TOKENS!r} says {' and '.join(found)}: ids of one kind alone are read together")
+    kind: Tokens = found[0]
+    return kind
 
 
 def _beginning(column: Any, n: int) -> Any:

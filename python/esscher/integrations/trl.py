@@ -19,8 +19,9 @@ import torch
 from transformers import TrainerCallback
 
 from esscher.client import Client
-from esscher.integrations.texts import rewards_of, text_of
+from esscher.integrations.texts import rewards_of
 from esscher.integrations.trl_judge import COLUMNS, TOOLS, Episode, Judge, RetriedClient, TrainerBatch
+from esscher.lm.conversations import text_of
 from esscher.target import Tilt
 
 if TYPE_CHECKING:
