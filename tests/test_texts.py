@@ -90,6 +90,13 @@ def test_a_single_message_is_its_text(tokenizer):
     assert reader.read(prompt, [said("assistant", "Oh dear!")]) == reader.read(prompt, "Oh dear!")
 
 
+def test_where_the_policy_says_nothing_nothing_is_its_own(tokenizer):
+    tokenizer.chat_template = TEMPLATE
+    ids, chosen = Retokeniser("alice", tokenizer).read([said("user", "Hi")], [said("tool", "4"), said("tool", "5")])[1:]
+    assert ids
+    assert chosen == [False] * len(ids)
+
+
 def test_conversations_that_cannot_be_told_are_refused(tokenizer):
     reader = Retokeniser("alice", tokenizer)
     with pytest.raises(ValueError, match="there is a conversation, and alice has no chat template"):

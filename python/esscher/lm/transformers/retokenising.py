@@ -61,12 +61,14 @@ class Retokeniser:
             return before, ids, [True] * len(ids)
         if isinstance(prompt, str):
             raise ValueError("the completion is a conversation, and its prompt is none")
-        return before, *self._conversation(before, prompt, completion)
+        return before, *self._conversation(prompt, completion)
 
     def _prompt(self, prompt: Text) -> list[int]:
         key = repr(prompt)
         if key not in self._prompts:
-            ids = self._encoded(prompt) if isinstance(prompt, str) else self._templated(prompt, begun=True)
+            ids = (
+                self._encoded(prompt) if isinstance(prompt, str) else self._encode(self._templated(prompt, begun=True))
+            )
             self._prompts[key] = ids
         return self._prompts[key]
 
@@ -83,36 +85,40 @@ class Retokeniser:
             raise ValueError(f"a completion is empty, and {self._name} has no end token")
         return [int(end)]
 
-    def _conversation(
-        self, before: list[int], prompt: Sequence[Message], messages: Sequence[Message]
-    ) -> tuple[list[int], list[bool]]:
-        """Return the ids of messages after a prompt up to the policy's last, and which of them are the policy's."""
-        read, chosen = list(before), [False] * len(before)
+    def _conversation(self, prompt: Sequence[Message], messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
+        """Return the ids of messages after a prompt up to the policy's last, and which of them are the policy's.
+
+        What is the policy's is encoded by itself, as it was sampled.
+        """
+        read = self._templated(prompt, begun=is_policys(messages[0]))
+        ids, chosen = [], []
         for i, message in enumerate(messages):
             # What the template puts before and behind the policy's words is not the policy's.
             begun = self._templated([*prompt, *messages[:i]], begun=True) if is_policys(message) else read
             whole = self._templated([*prompt, *messages[: i + 1]], begun=False)
-            if begun[: len(read)] != read or whole[: len(begun)] != begun:
+            if not (begun.startswith(read) and whole.startswith(begun)):
                 raise ValueError(
                     f"the chat template of {self._name} changes what it made of earlier messages when message {i} "
                     "comes, so that the policy's tokens cannot be told: give token ids"
                 )
-            own = self._up_to_the_end(whole[len(begun) :]) if is_policys(message) else 0
-            chosen += [False] * (len(begun) - len(read)) + [True] * own
-            chosen += [False] * (len(whole) - len(chosen))
+            said = self._encode(whole[len(begun) :])
+            own = self._up_to_the_end(said) if is_policys(message) else 0
+            before = self._encode(begun[len(read) :])
+            ids += [*before, *said]
+            chosen += [False] * len(before) + [True] * own + [False] * (len(said) - own)
             read = whole
-        last = max((i for i, own in enumerate(chosen) if own), default=-1) + 1
-        return read[len(before) : last], chosen[len(before) : last]
+        last = max((i + 1 for i, own in enumerate(chosen) if own), default=len(ids))
+        return ids[:last], chosen[:last]
 
     def _up_to_the_end(self, ids: list[int]) -> int:
         """Return how many ids there are up to the last special one, which ends a message; all if there is none."""
         special = set(self._tokenizer.all_special_ids)
         return max((i + 1 for i, token in enumerate(ids) if token in special), default=len(ids))
 
-    def _templated(self, messages: Sequence[Message], *, begun: bool) -> list[int]:
+    def _templated(self, messages: Sequence[Message], *, begun: bool) -> str:
         if not self._tokenizer.chat_template:
             raise ValueError(f"there is a conversation, and {self._name} has no chat template")
         text = self._tokenizer.apply_chat_template(
             [dict(message) for message in messages], add_generation_prompt=begun, tokenize=False
         )
-        return self._encode(str(text))
+        return str(text)
