@@ -42,6 +42,7 @@ HEADLINES = {
     "not-available": "Something is not available",
     "one-prompt": "There is one prompt",
     "few-prompts": "Standard errors are rough: they rest on few prompts",
+    "rows-without-actions": "Rows in which the policy chose nothing are left out",
     "without-gold": "Completions without a gold reward are left out",
     "unshared-prompts": "Only prompts that all samples share are compared",
     "rounded": "Values that rounding left beyond 0 are read as 0",
