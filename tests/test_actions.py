@@ -27,6 +27,7 @@ from esscher import (
     evaluate,
     files,
     kl_estimators,
+    mismatch,
     prototype,
     self_bleu,
     sequence_logprobs,
@@ -490,3 +491,22 @@ def test_score_fills_actions_alone(tmp_path, kind):
     assert [found[0][0], found[0][2], *found[1]] == [expected[0][0], expected[0][2], *expected[1]]
     dump = files.read(out)
     assert dump.samples.actions.lengths.tolist() == [2, 2]
+
+
+def test_engines_are_compared_over_actions_alone():
+    samples = trajectories()
+    rng = np.random.default_rng(3)
+    rollout = Ragged(
+        samples.policy_logprobs.values + 0.01 * rng.normal(size=len(samples.policy_logprobs.values)).astype(np.float32),
+        samples.policy_logprobs.offsets,
+    )
+    expected = mismatch(samples.policy_logprobs, rollout, samples.groups)
+    mask = samples.action_mask.values
+
+    def with_junk(column):
+        values = np.full(len(mask), -9999.0)
+        values[mask] = column.values
+        return Masked(values, samples.completions.offsets, mask)
+
+    found = mismatch(with_junk(samples.policy_logprobs), with_junk(rollout), samples.groups)
+    assert to_json(found) == to_json(expected)
