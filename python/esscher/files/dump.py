@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from esscher.files.blocks import Rows
     from esscher.warning import ReportWarning
 
 PROMPT_ID = "prompt_id"
@@ -192,6 +193,7 @@ def check_needed(path: Path, there: Sequence[str], names: Mapping[str, str], ren
 class _Part(NamedTuple):
     """What a file holds: a prompt for each row, so that an error's index is the file's row; ids and steps."""
 
+    found: Rows
     rows: Samples
     ids: pa.ChunkedArray | None
     steps: dict[str, list[str]]
@@ -211,10 +213,10 @@ def _part(
     read = {ours: names[ours] for ours in (PROMPT_ID, *NEEDED, *optional) if names[ours] in there}
     steps = steps_in(there, read.values())
     table = read_table(found, list(dict.fromkeys([*read.values(), *masks, *steps])))
-    rows = naming(path, _rows, table, read)
-    naming(path, ask_about_masks, table, rows, masks)
+    rows = naming(found, _rows, table, read)
+    naming(found, ask_about_masks, table, rows, masks)
     ids = table.column(read[PROMPT_ID]) if PROMPT_ID in read else None
-    return _Part(rows, ids, read_steps(table, steps))
+    return _Part(found, rows, ids, read_steps(table, steps))
 
 
 def _rows(table: pa.Table, names: Mapping[str, str]) -> Samples:
@@ -263,7 +265,7 @@ def _prompt_ids(files: Sequence[Path], parts: Sequence[_Part], name: str) -> pa.
     for path in files:
         if path not in known:
             raise ValueError(f"{path} has no column {name!r}, {known[0]} has: files read together must agree")
-    return pa.concat_arrays([naming(path, arrow.keys, name, part.ids) for path, part in zip(files, parts, strict=True)])
+    return pa.concat_arrays([naming(part.found, arrow.keys, name, part.ids) for part in parts])
 
 
 def _grouped(rows: Samples, ids: pa.Array | None) -> tuple[Samples, NDArray[np.int64]]:
