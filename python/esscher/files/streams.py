@@ -40,6 +40,12 @@ def open_rows(path: Path) -> Iterator[IO[bytes]]:
             raise ValueError(f"{path} cannot be unpacked; was it cut off? {error}") from error
 
 
+def first_line(path: Path) -> bytes:
+    """Return the first line of a file that is not blank, nothing if there is none; raises as `open_rows`."""
+    with open_rows(path) as file:
+        return next((line for line in file if line.strip()), b"")
+
+
 def is_packed(beginning: bytes) -> bytes:
     """Return how a packed file of this beginning is known, nothing if it is not packed.
 

@@ -9,7 +9,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from esscher.files.readers import nemo_rl, trl, verifiers, verl, vllm
+from esscher.files.readers import (
+    areal,
+    lm_eval,
+    ms_swift,
+    nemo_rl,
+    open_instruct,
+    prime_rl,
+    skyrl,
+    trl,
+    verifiers,
+    verl,
+    vllm,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -30,6 +42,11 @@ class Reader(Protocol):
         """What the tool is called."""
         ...
 
+    @property
+    def STEP(self) -> str | None:  # noqa: N802 - a module's constant
+        """The pattern by which a file's path tells its step, as its first group."""
+        ...
+
     def is_mine(self, path: Path, names: Collection[str], /) -> bool:
         """Tell by its name and the names of its columns whether a file is the tool's."""
         ...
@@ -39,7 +56,19 @@ class Reader(Protocol):
         ...
 
 
-READERS: tuple[Reader, ...] = (nemo_rl, verifiers, vllm, verl, trl)
+READERS: tuple[Reader, ...] = (
+    nemo_rl,
+    prime_rl,
+    verifiers,
+    open_instruct,
+    vllm,
+    lm_eval,
+    verl,
+    skyrl,
+    areal,
+    trl,
+    ms_swift,
+)
 TOOLS = (*(reader.NAME for reader in READERS), OURS)
 
 

@@ -6,7 +6,6 @@ mask tells the tokens that the policy chose. `prev_logprobs` are the trainer's, 
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from esscher.ragged import Ragged
 
 NAME = "nemo-rl"
+STEP = r"(?:train|val)_data_step(\d+)\.[^/]*$"
 IDS, MASK, ROW_MASK = "token_ids", "token_loss_mask", "sample_loss_mask"
 # Their log-probs, and which of ours they are.
 LOGPROBS = {
@@ -34,13 +34,12 @@ LOGPROBS = {
     "reference_policy_logprobs": "prior_logprobs",
 }
 LEFT_OUT = "rows that sample_loss_mask leaves out", "rows without a token that token_loss_mask keeps"
-_FILE = re.compile(r"(?:train|val)_data_step(\d+)\.")
 
 
 def is_mine(path: Path, names: Collection[str]) -> bool:
     """Tell by its name and columns whether a file is NeMo-RL's."""
     is_train, is_val = {IDS, MASK} <= set(names), {"content", "rewards"} <= set(names)
-    return is_train or (is_val and _FILE.match(path.name) is not None)
+    return is_train or (is_val and reading.step_in(path, STEP) is not None)
 
 
 def convert(path: Path, table: pa.Table, first: int) -> Converted:
@@ -59,17 +58,11 @@ def convert(path: Path, table: pa.Table, first: int) -> Converted:
         **_logprobs(table, mask, parted, chosen, first),
         "rewards": _rewards(table).take(pa.array(parted.kept)),
         "action_mask": reading.action_mask(chosen),
-        "step": step_of(path, len(parted.kept)),
+        "step": reading.steps_of(table, "", reading.step_in(path, STEP), len(parted.kept)),
     }
     out = {LEFT_OUT[0]: int((~counts).sum()), LEFT_OUT[1]: int(counts.sum()) - len(parted.kept)}
     used = (IDS, MASK, ROW_MASK, "input_lengths", "rewards", "advantages", *LOGPROBS)
     return reading.samples(NAME, table, ours, used=used, rows=parted.kept, rewards=("rewards",), left_out=out)
-
-
-def step_of(path: Path, n: int) -> pa.Array | None:
-    """Return the step that a file's name tells, for each of `n` samples."""
-    match = _FILE.match(path.name)
-    return None if match is None else pa.array([int(match[1])] * n, pa.int64())
 
 
 def _validation(path: Path, table: pa.Table) -> Converted:
@@ -79,7 +72,7 @@ def _validation(path: Path, table: pa.Table) -> Converted:
         "prompt": reading.column_of(prompts),
         "completion": reading.column_of(completions),
         "rewards": _rewards(table),
-        "step": step_of(path, len(table)),
+        "step": reading.steps_of(table, "", reading.step_in(path, STEP)),
     }
     return reading.samples(NAME, table, ours, used=("content", "rewards"), rewards=("rewards",))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from esscher.ragged import Ragged
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -110,20 +112,46 @@ def rewards_of(found: Sequence[Any]) -> pa.Array:
     return pa.array([number(value) for value in found], pa.float64())
 
 
-def steps_of(table: pa.Table, name: str, otherwise: str = "") -> pa.Array | None:
-    """Return the steps of rows: a column's, or that of a text that is one; `None` if neither tells.
+def step_in(path: Path, pattern: str | None) -> int | None:
+    r"""Return the step that a file's path tells by the pattern of its tool.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> step_in(Path("rollouts/step_12/train/traces.jsonl"), r"step_(\d+)/"), step_in(Path("x"), None)
+    (12, None)
+    """
+    match = re.search(pattern, path.as_posix()) if pattern is not None else None
+    return int(match[1]) if match else None
+
+
+def steps_of(table: pa.Table, name: str, otherwise: int | None = None, n: int | None = None) -> pa.Array | None:
+    """Return the steps of rows: a column's, or another's for each of `n`; `None` if neither tells.
 
     Examples
     --------
     >>> steps_of(pa.table({"step": ["3", "4"]}), "step").to_pylist()
     [3, 4]
-    >>> steps_of(pa.table({"x": [1.5]}), "step", otherwise="12").to_pylist()
+    >>> steps_of(pa.table({"x": [1.5]}), "step", otherwise=12).to_pylist()
     [12]
     """
     told = [number(value) for value in values(table, name)]
     if None not in told:
         return pa.array([int(step) for step in told if step is not None], pa.int64())
-    return pa.array([int(otherwise)] * len(table), pa.int64()) if otherwise.isdecimal() else None
+    return None if otherwise is None else pa.array([otherwise] * (len(table) if n is None else n), pa.int64())
+
+
+def known_sum(rewards: Sequence[pa.Array]) -> pa.Array:
+    """Return the sum of what is known of each row's rewards, null where nothing is.
+
+    Examples
+    --------
+    >>> known_sum([pa.array([1.0, None, None]), pa.array([2.0, 3.0, None])]).to_pylist()
+    [3.0, 3.0, None]
+    """
+    known = np.array([column.is_valid().to_numpy(zero_copy_only=False) for column in rewards])
+    filled = np.array([column.cast(pa.float64()).fill_null(0).to_numpy(zero_copy_only=False) for column in rewards])
+    return pa.array(np.where(known.any(axis=0), filled.sum(axis=0), np.nan), from_pandas=True)
 
 
 def endings(found: Sequence[Any]) -> pa.Array:

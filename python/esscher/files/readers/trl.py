@@ -23,18 +23,20 @@ if TYPE_CHECKING:
     from esscher.files.conversion import Converted
 
 NAME = "trl"
+STEP = r"completions_(\d+)\.[^/]*$"
 # How much of their size advantages may differ from what rewards make of them.
 ROUNDING = 1e-3
 # What TRL adds to a deviation that it divides by.
 ADDED = 1e-4
 
 
-def is_mine(_path: Path, names: Collection[str]) -> bool:
-    """Tell by its columns whether a file is TRL's."""
-    return {"step", "prompt", "completion", "advantage"} <= set(names)
+def is_mine(path: Path, names: Collection[str]) -> bool:
+    """Tell by its name and columns whether a file is TRL's."""
+    is_table = {"step", "prompt", "completion"} <= set(names)
+    return is_table and ("advantage" in names or path.name.startswith("completions_"))
 
 
-def convert(_path: Path, table: pa.Table, _first: int) -> Converted:
+def convert(path: Path, table: pa.Table, _first: int) -> Converted:
     """Return the samples of a block."""
     names = _reward_names(table)
     rewards = {name: reading.rewards_of(reading.values(table, name)) for name in names}
@@ -42,8 +44,8 @@ def convert(_path: Path, table: pa.Table, _first: int) -> Converted:
     ours: dict[str, Any] = {
         "prompt": table.column("prompt"),
         "completion": table.column("completion"),
-        "rewards": _total(rewards) if rewards else None,
-        "step": reading.steps_of(table, "step"),
+        "rewards": reading.known_sum(list(rewards.values())) if rewards else None,
+        "step": reading.steps_of(table, "step", reading.step_in(path, STEP)),
         **apart,
     }
     return reading.samples(NAME, table, ours, used=tuple(names), rewards=tuple(apart))
@@ -57,6 +59,8 @@ def _reward_names(table: pa.Table) -> list[str]:
         if name == "advantage" or not _may_be_reward(table.column(name).type):
             break
         found.append(name)
+    if "advantage" not in table.column_names:
+        return found
     prompts, advantages = _codes(table), _numbers(table, "advantage")
     sums = np.cumsum([_numbers(table, name) for name in found], axis=0)
     for test in (_gives, _follows):
@@ -64,13 +68,6 @@ def _reward_names(table: pa.Table) -> list[str]:
         if many:
             return found[: many[-1]]
     return found
-
-
-def _total(rewards: dict[str, pa.Array]) -> pa.Array:
-    """Return the sum of what is known of each row's rewards, null where nothing is."""
-    known = np.array([column.is_valid().to_numpy(zero_copy_only=False) for column in rewards.values()])
-    filled = np.array([column.fill_null(0).to_numpy(zero_copy_only=False) for column in rewards.values()])
-    return pa.array(np.where(known.any(axis=0), filled.sum(axis=0), np.nan), from_pandas=True)
 
 
 def _may_be_reward(kind: Any) -> bool:
@@ -89,7 +86,7 @@ def _codes(table: pa.Table) -> NDArray[np.int64]:
 
 
 def _gives(advantages: NDArray[np.float64], total: NDArray[np.float64], prompts: NDArray[np.int64]) -> bool:
-    """Whether advantages are what TRL makes of rewards: less each prompt's mean, by the deviation of it, all or none."""
+    """Whether advantages are what TRL makes of rewards: less each prompt's mean, by its deviation, that of all or 1."""
     if not np.abs(advantages).max() > 0:
         return False
     groups = [total[prompts == prompt] for prompt in range(int(prompts.max()) + 1)]

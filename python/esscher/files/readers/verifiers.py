@@ -8,7 +8,6 @@ the trainer's, `reference_logprobs` the prior's. A trace's reward is the sum of 
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from itertools import compress
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from esscher.files.conversion import Converted
 
 NAME = "verifiers"
+STEP = r"step_(\d+)/"
 FAILED, ERRORS, OTHERS, EMPTY = (
     "episodes that failed",
     "traces with errors",
@@ -38,7 +38,6 @@ LOGPROBS = {
     "reference_logprobs": "prior_logprobs",
 }
 TRACE = ("nodes", "rewards", "metrics", "calls", "errors", "agent")
-_STEP = re.compile(r"step_(\d+)$")
 
 
 class Trajectory(NamedTuple):
@@ -205,6 +204,6 @@ def _prompt_ids(found: list[Trajectory]) -> pa.Array | None:
 def _steps(path: Path, found: list[Trajectory]) -> pa.Array | None:
     """Return the step that each episode tells, or a folder above the file."""
     told = [(((one.episode.get("run") or {}).get("work")) or {}).get("step") for one in found]
-    folder = next((match[1] for part in reversed(path.parts[:-1]) if (match := _STEP.match(part))), None)
+    folder = reading.step_in(path, STEP)
     steps = [folder if step is None else step for step in told]
     return None if None in steps else pa.array([int(str(step)) for step in steps], pa.int64())

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from esscher.files.conversion import Converted
 
 NAME = "verl"
+STEP = r"(?:^|/)(\d+)\.[^/]*$"
 
 
 def is_mine(_path: Path, names: Collection[str]) -> bool:
@@ -34,7 +35,7 @@ def convert(path: Path, table: pa.Table, _first: int) -> Converted:
         "completion": table.column("output"),
         "rewards": rewards,
         "score": rewards,
-        "step": reading.steps_of(table, "step", path.name.partition(".")[0]),
+        "step": reading.steps_of(table, "step", reading.step_in(path, STEP)),
     }
     return reading.samples(NAME, table, ours, used=("input", "output", "score"), rewards=("score",))
 

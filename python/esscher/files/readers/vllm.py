@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from esscher.files.conversion import Converted
 
 NAME = "vllm"
+STEP = None
 FAILED = "requests that failed"
 # What the server says where a log-prob is -inf, which JSON has no name for.
 BOUND = -9999.0
