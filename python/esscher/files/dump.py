@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from esscher.files.blocks import Rows
+
 PROMPT_ID = "prompt_id"
 # Our columns, the fields of `Samples` that they fill, and how they are read.
 FIELDS: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
@@ -232,6 +234,7 @@ def check_needed(path: Path, there: Sequence[str], names: Mapping[str, str], ren
 class _Part(NamedTuple):
     """What a file of so many rows holds: a prompt for each that has actions, and which these are; ids and steps."""
 
+    found: Rows
     rows: Samples
     numbers: NDArray[np.int64]
     total: int
@@ -260,12 +263,12 @@ def _part(
     table = read_table(found, list(dict.fromkeys([*read.values(), *masks, *steps, *told])))
     numbers = np.arange(len(table))
     if MASK in read:
-        numbers = naming(path, _rows_with_actions, path, table.column(read[MASK]), read[MASK])
+        numbers = naming(found, _rows_with_actions, path, table.column(read[MASK]), read[MASK])
     kept = table if len(numbers) == len(table) else table.take(numbers)
-    rows = replace(naming(path, _rows, kept, read, numbers), tokens=naming(path, _tokens_of, table))
-    naming(path, ask_about_masks, kept, rows, masks)
+    rows = replace(naming(found, _rows, kept, read, numbers), tokens=naming(found, _tokens_of, table))
+    naming(found, ask_about_masks, kept, rows, masks)
     ids = kept.column(read[PROMPT_ID]) if PROMPT_ID in read else None
-    return _Part(rows, numbers, len(table), ids, read_steps(kept, steps))
+    return _Part(found, rows, numbers, len(table), ids, read_steps(kept, steps))
 
 
 def _rows_with_actions(path: Path, column: pa.ChunkedArray, name: str) -> NDArray[np.int64]:
@@ -348,7 +351,7 @@ def _prompt_ids(files: Sequence[Path], parts: Sequence[_Part], name: str) -> pa.
     for path in files:
         if path not in known:
             raise ValueError(f"{path} has no column {name!r}, {known[0]} has: files read together must agree")
-    return pa.concat_arrays([naming(path, arrow.keys, name, part.ids) for path, part in zip(files, parts, strict=True)])
+    return pa.concat_arrays([naming(part.found, arrow.keys, name, part.ids) for part in parts])
 
 
 def _grouped(rows: Samples, ids: pa.Array | None) -> tuple[Samples, NDArray[np.int64]]:

@@ -12,6 +12,7 @@ import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
 import pyarrow.compute as pc  # type: ignore[import-untyped]  # it ships no annotations
 
 from esscher.files.columns import RowError, is_json, is_list
+from esscher.files.streams import open_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -86,7 +87,7 @@ def check(table: pa.Table, first: int = 0) -> None:
 
 
 def _numbered(path: Path) -> Iterator[Line]:
-    with path.open("rb") as file:
+    with open_rows(path) as file:
         # Within what ends with a line feed, a carriage return ends a line too: no JSON holds one.
         texts = chain.from_iterable(line.splitlines() for line in file)
         for number, text in enumerate(texts, start=1):

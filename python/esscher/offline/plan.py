@@ -147,7 +147,7 @@ def check_rows(plan: Plan, limits: Sequence[LanguageModel | ModelLimits], notify
         JSON lines, the line.
     """
     for block in files.read_blocks(plan.rows, ROWS_AT_ONCE, _looked_at(plan)):
-        files.naming(plan.rows.path, _check_block, plan, limits, block)
+        files.naming(plan.rows, _check_block, plan, limits, block)
         notify(block.first + len(block.table))
 
 
