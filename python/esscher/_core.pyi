@@ -11,6 +11,7 @@ _U32 = NDArray[np.uint32]
 
 __all__ = [
     "ROUNDING",
+    "JsonLines",
     "__version__",
     "aggregate_logprobs",
     "distinct",
@@ -23,6 +24,7 @@ __all__ = [
     "normalise",
     "panic",
     "pareto_smooth",
+    "read_json_lines",
     "resample",
     "self_bleu",
     "tilt_excess",
@@ -86,3 +88,15 @@ def top_weighted_ngrams(
     token_ids: _U32, offsets: _I64, weights: _F64, n: int, k: int, threads: int | None = None
 ) -> tuple[_I64, _I64, _F64]: ...
 def panic() -> None: ...
+
+class JsonLines:
+    def __new__(cls) -> JsonLines: ...
+    def see(self, text: bytes, threads: int | None = None) -> None: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def kinds(self) -> dict[str, Any]: ...
+
+def read_json_lines(
+    text: bytes, kinds: dict[str, Any], before: int, threads: int | None = None
+) -> tuple[list[list[tuple[int, list[NDArray[Any] | None], list[Any]]]], int]: ...

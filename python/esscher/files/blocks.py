@@ -13,7 +13,7 @@ from esscher.files import jsonl
 from esscher.files.formats import PARQUET, check_readable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 # How much of a column is read ahead: otherwise a row group is read whole, and it may be the whole file.
@@ -133,22 +133,9 @@ def _parquet_table(path: Path, columns: Sequence[str] | None) -> pa.Table:
 def _parquet_blocks(path: Path, columns: Sequence[str] | None, size: int) -> Iterator[pa.Table]:
     try:
         with pq.ParquetFile(path, buffer_size=READ_AHEAD, pre_buffer=False) as file:
-            yield from _of_size(file.iter_batches(size, columns=columns), size)
+            yield from jsonl.of_size(file.iter_batches(size, columns=columns), size)
     except (pa.ArrowException, OSError) as error:
         raise _not_whole(path, error) from error
-
-
-def _of_size(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
-    """Join batches of any sizes, which may end with a row group, into tables of one size and what is left."""
-    waiting: list[pa.RecordBatch] = []
-    for batch in batches:
-        waiting.append(batch)
-        while sum(map(len, waiting)) >= size:
-            table = pa.Table.from_batches(waiting)
-            yield table.slice(0, size)
-            waiting = table.slice(size).to_batches()
-    if waiting:
-        yield pa.Table.from_batches(waiting)
 
 
 def _not_whole(path: Path, error: Exception) -> ValueError:

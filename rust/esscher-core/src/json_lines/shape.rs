@@ -1,0 +1,195 @@
+//! What kinds of values a column holds, and the type that holds them all.
+
+use super::{
+    cursor::{Cursor, Fault, Parsed},
+    kind::Kind,
+    names::Names,
+    number::EXACT,
+    text::Text,
+};
+
+/// An object with more keys than this is no record but a map, each of its keys in few rows.
+const MOST_KEYS: usize = 256;
+/// Lists and records that are nested deeper than this are kept as JSON.
+const DEEPEST: usize = 32;
+
+/// The kinds of values that were seen.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Shape {
+    has_booleans: bool,
+    has_fractions: bool,
+    /// The least and the largest integer.
+    integers: Option<(i128, i128)>,
+    has_texts: bool,
+    has_broken_texts: bool,
+    elements: Option<Box<Shape>>,
+    members: Option<Box<Members>>,
+}
+
+/// The values of objects by key.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Members {
+    names: Names,
+    shapes: Vec<Shape>,
+    /// Whether some key has no UTF-8, or there are too many; of those, the first are kept.
+    is_no_record: bool,
+}
+
+impl Shape {
+    /// Take note of the value that begins here.
+    pub(super) fn see(&mut self, cursor: &mut Cursor<'_>) -> Parsed<()> {
+        match cursor.token()? {
+            b'"' => {
+                let is_text = cursor.string()?.is_text();
+                self.has_texts |= is_text;
+                self.has_broken_texts |= !is_text;
+            }
+            b'[' => {
+                let elements = self.elements.get_or_insert_default();
+                cursor.elements(|cursor| elements.see(cursor))?;
+            }
+            b'{' => self.members.get_or_insert_default().see(cursor, MOST_KEYS)?,
+            b'n' => cursor.word(b"null")?,
+            byte @ (b't' | b'f') => {
+                cursor.word(if byte == b't' { b"true" } else { b"false" })?;
+                self.has_booleans = true;
+            }
+            _ => {
+                let number = cursor.number()?;
+                self.has_fractions |= !number.is_integer;
+                if number.is_integer {
+                    self.see_integers(number.integer(), number.integer());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn see_integers(&mut self, least: i128, largest: i128) {
+        let (low, high) = self.integers.unwrap_or((least, largest));
+        self.integers = Some((low.min(least), high.max(largest)));
+    }
+
+    /// Take note of all that the other has seen, later.
+    fn merge(&mut self, other: Self) {
+        self.has_booleans |= other.has_booleans;
+        self.has_fractions |= other.has_fractions;
+        self.has_texts |= other.has_texts;
+        self.has_broken_texts |= other.has_broken_texts;
+        if let Some((least, largest)) = other.integers {
+            self.see_integers(least, largest);
+        }
+        if let Some(elements) = other.elements {
+            self.elements.get_or_insert_default().merge(*elements);
+        }
+        if let Some(members) = other.members {
+            self.members.get_or_insert_default().merge(*members, MOST_KEYS);
+        }
+    }
+
+    /// The type that holds all that was seen as it is.
+    fn kind(&self, room: usize) -> Kind {
+        let kinds = [
+            self.has_booleans.then_some(Kind::Boolean),
+            self.numbers(),
+            (self.has_texts || self.has_broken_texts).then_some(Kind::Text),
+            self.elements.as_ref().map(|shape| shape.list(room)),
+            self.members.as_ref().map(|members| members.record(room)),
+        ];
+        let mut kinds = kinds.into_iter().flatten();
+        match (kinds.next(), kinds.next()) {
+            (None, _) => Kind::Null,
+            (Some(kind), None) if !self.has_broken_texts => kind,
+            _ => Kind::Json,
+        }
+    }
+
+    /// Beside fractions, integers are doubles, if these hold them.
+    fn numbers(&self) -> Option<Kind> {
+        let within =
+            |least: i128, largest: i128| self.integers.is_none_or(|(low, high)| least <= low && high <= largest);
+        let exact = i128::from(EXACT);
+        match (self.has_fractions, self.integers) {
+            (false, None) => None,
+            (false, _) if within(i64::MIN.into(), i64::MAX.into()) => Some(Kind::Integer),
+            (true, _) if within(-exact, exact) => Some(Kind::Double),
+            _ => Some(Kind::Json),
+        }
+    }
+
+    fn list(&self, room: usize) -> Kind {
+        match if room == 0 { Kind::Json } else { self.kind(room - 1) } {
+            Kind::Json => Kind::Json,
+            kind => Kind::List(Box::new(kind)),
+        }
+    }
+}
+
+impl Members {
+    /// Take note of the object that begins here, of keys beyond `most` only that they are valid.
+    pub(super) fn see(&mut self, cursor: &mut Cursor<'_>, most: usize) -> Parsed<()> {
+        let mut guess = 0;
+        cursor.members(|cursor, key| match self.number_of(&key, guess, most) {
+            Some(number) => {
+                guess = number + 1;
+                self.shapes[number].see(cursor)
+            }
+            None => Shape::default().see(cursor),
+        })
+    }
+
+    fn number_of(&mut self, key: &Text<'_>, guess: usize, most: usize) -> Option<usize> {
+        let found = self.names.find(key, guess);
+        found.or_else(|| key.meant().and_then(|name| self.add(&name, most))).or_else(|| {
+            self.is_no_record = true;
+            None
+        })
+    }
+
+    fn add(&mut self, name: &str, most: usize) -> Option<usize> {
+        if self.names.len() == most {
+            return None;
+        }
+        self.shapes.push(Shape::default());
+        Some(self.names.add(name))
+    }
+
+    /// Take note of all that the other has seen, later.
+    pub(super) fn merge(&mut self, other: Self, most: usize) {
+        self.is_no_record |= other.is_no_record;
+        for (name, shape) in other.names.iter().zip(other.shapes) {
+            match self.names.get(name).or_else(|| self.add(name, most)) {
+                Some(number) => self.shapes[number].merge(shape),
+                None => self.is_no_record = true,
+            }
+        }
+    }
+
+    /// The keys, and the type of each one's values.
+    pub(super) fn kinds(&self, room: usize) -> Vec<(String, Kind)> {
+        self.names.iter().cloned().zip(self.shapes.iter().map(|shape| shape.kind(room))).collect()
+    }
+
+    fn record(&self, room: usize) -> Kind {
+        if room == 0 || self.is_no_record || self.names.len() == 0 {
+            return Kind::Json;
+        }
+        let kinds = self.kinds(room - 1);
+        if kinds.iter().any(|(_, kind)| *kind == Kind::Json) { Kind::Json } else { Kind::Record(kinds) }
+    }
+
+    /// What is wrong with columns whose names are no text.
+    pub(super) fn check_names(&self) -> Parsed<()> {
+        if self.is_no_record {
+            Err(Fault::Unreadable("it has a key that is no text, but half a surrogate pair"))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// The columns of rows that hold these.
+pub(super) fn columns(rows: &Members) -> Vec<(String, Kind)> {
+    rows.kinds(DEEPEST)
+}
