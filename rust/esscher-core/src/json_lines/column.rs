@@ -96,9 +96,7 @@ impl Column {
                 values.push(token == b't');
             }
             (Values::Integer(values), b'-' | b'0'..=b'9') => {
-                let number = cursor.number()?;
-                let value = i64::try_from(number.integer()).ok().filter(|_| number.is_integer);
-                values.push(value.ok_or(CHANGED)?);
+                values.push(cursor.number()?.integer().ok_or(CHANGED)?);
             }
             (Values::Double(values), b'-' | b'0'..=b'9' | b'N' | b'I') => values.push(cursor.number()?.double()),
             (Values::Text(offsets, bytes), b'"') => {
@@ -114,17 +112,39 @@ impl Column {
                 offsets.push(bytes.len() as i32);
             }
             (Values::List(offsets, elements), b'[') => {
-                cursor.elements(|cursor| elements.read(cursor))?;
+                elements.read_all(cursor)?;
                 offsets.push(elements.len as i32);
             }
             (Values::Record(record), b'{') => record.read(cursor, self.len)?,
             _ => return Err(CHANGED),
         }
+        self.count();
+        Ok(())
+    }
+
+    /// Read the elements of the list that begins here.
+    fn read_all(&mut self, cursor: &mut Cursor<'_>) -> Parsed<()> {
+        cursor.elements(|cursor| {
+            let token = cursor.token()?;
+            match &mut self.values {
+                Values::Double(values) if matches!(token, b'-' | b'0'..=b'9') => values.push(cursor.number()?.double()),
+                Values::Integer(values) if matches!(token, b'-' | b'0'..=b'9') => {
+                    values.push(cursor.number()?.integer().ok_or(CHANGED)?);
+                }
+                _ => return self.read(cursor),
+            }
+            self.count();
+            Ok(())
+        })
+    }
+
+    /// Count a value that is no null.
+    #[inline(always)]
+    fn count(&mut self) {
         self.len += 1;
         if !self.valid.is_empty() {
             self.valid.push(true);
         }
-        Ok(())
     }
 
     fn push_null(&mut self) {

@@ -54,7 +54,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// The byte that the next value or sign begins with.
-    #[inline]
+    #[inline(always)]
     pub(super) fn token(&mut self) -> Parsed<u8> {
         while let Some(&byte) = self.bytes.get(self.at) {
             if !matches!(byte, b' ' | b'\t' | b'\n' | b'\r') {
@@ -85,10 +85,10 @@ impl<'a> Cursor<'a> {
     }
 
     /// A number: digits, or one of Python's names for what is not finite.
-    #[inline]
+    #[inline(always)]
     pub(super) fn number(&mut self) -> Parsed<Number<'a>> {
-        let (number, len) = Number::parse(&self.bytes[self.at..])?;
-        self.at += len;
+        let number = Number::parse(&self.bytes[self.at..])?;
+        self.at += number.written.len();
         Ok(number)
     }
 
@@ -100,12 +100,9 @@ impl<'a> Cursor<'a> {
     }
 
     /// Call `each` at every element of a list that begins here.
-    #[inline]
-    pub(super) fn elements(&mut self, mut each: impl FnMut(&mut Self) -> Parsed<()>) -> Parsed<()> {
-        self.within(b']', |cursor| {
-            cursor.token()?;
-            each(cursor)
-        })
+    #[inline(always)]
+    pub(super) fn elements(&mut self, each: impl FnMut(&mut Self) -> Parsed<()>) -> Parsed<()> {
+        self.within(b']', each)
     }
 
     /// Call `each` at every value of an object that begins here, with its key.
@@ -125,7 +122,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Go from a bracket to that which closes it.
-    #[inline]
+    #[inline(always)]
     fn within(&mut self, closing: u8, mut each: impl FnMut(&mut Self) -> Parsed<()>) -> Parsed<()> {
         if self.depth == DEEPEST {
             return Err(Fault::Unreadable("it is nested too deeply"));
@@ -133,14 +130,14 @@ impl<'a> Cursor<'a> {
         self.depth += 1;
         self.at += 1;
         if self.token()? != closing {
-            each(self)?;
-            while self.token()? == b',' {
-                self.at += 1;
+            loop {
                 each(self)?;
+                match self.token()? {
+                    b',' => self.at += 1,
+                    byte if byte == closing => break,
+                    _ => return Err(Fault::Syntax("a comma or a closing bracket is missing")),
+                }
             }
-        }
-        if self.token()? != closing {
-            return Err(Fault::Syntax("a comma or a closing bracket is missing"));
         }
         self.at += 1;
         self.depth -= 1;

@@ -3,7 +3,7 @@
 use super::cursor::{Fault, Parsed};
 
 /// Up to here a double holds every integer.
-pub(super) const EXACT: u64 = 1 << 53;
+pub(super) const EXACT: i64 = 1 << 53;
 /// Python reads no longer integers.
 const MOST_DIGITS: usize = 4300;
 /// So many digits always fit into 64 bits.
@@ -13,13 +13,15 @@ const TENS: [f64; 23] = [
     1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20,
     1e21, 1e22,
 ];
+const NO_NUMBER: Fault = Fault::Syntax("no value begins here");
+const NO_DIGIT: Fault = Fault::Syntax("a digit is missing");
 
 /// What a number says: `digits`, without sign and point, times a power of ten.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Number<'a> {
-    written: &'a [u8],
-    digits: u64,
-    count: usize,
+    /// As it is written.
+    pub(super) written: &'a [u8],
+    digits: Digits,
     exponent: i64,
     is_negative: bool,
     /// Whether it is written without point and exponent.
@@ -27,98 +29,156 @@ pub(super) struct Number<'a> {
 }
 
 impl<'a> Number<'a> {
-    /// The number that `bytes` begin with, and how long it is.
-    #[inline]
-    pub(super) fn parse(bytes: &'a [u8]) -> Parsed<(Self, usize)> {
+    /// The number that `bytes` begin with.
+    #[inline(always)]
+    pub(super) fn parse(bytes: &'a [u8]) -> Parsed<Self> {
         let is_negative = bytes.first() == Some(&b'-');
         let start = usize::from(is_negative);
-        let (mut digits, whole) = digits_of(&bytes[start..], 0);
-        let mut at = start + whole;
-        if whole == 0 {
-            return name(bytes, start, is_negative);
-        }
-        if whole > 1 && bytes[start] == b'0' {
-            return Err(Fault::Syntax("a number begins with 0"));
-        }
-        let (mut count, mut exponent) = (whole, 0);
-        if bytes.get(at) == Some(&b'.') {
-            let fraction;
-            (digits, fraction) = digits_of(&bytes[at + 1..], digits);
-            if fraction == 0 {
-                return Err(Fault::Syntax("a digit is missing"));
+        let whole = match bytes.get(start) {
+            Some(byte @ b'0'..=b'9') if !bytes.get(start + 1).is_some_and(u8::is_ascii_digit) => Digits::of(*byte),
+            Some(b'1'..=b'9') => Digits::default().followed_by(&bytes[start..]),
+            Some(b'0') => return Err(Fault::Syntax("a number begins with 0")),
+            _ => return Self::name(bytes, is_negative),
+        };
+        let mut at = start + whole.count;
+        if !matches!(bytes.get(at), Some(b'.' | b'e' | b'E')) {
+            if whole.count > MOST_DIGITS {
+                return Err(Fault::Unreadable("it holds an integer of more than 4300 digits"));
             }
-            (count, exponent, at) = (count + fraction, -(fraction as i64), at + 1 + fraction);
+            return Ok(Self { written: &bytes[..at], digits: whole, exponent: 0, is_negative, is_integer: true });
         }
-        let mut is_integer = exponent == 0;
-        if matches!(bytes.get(at), Some(b'e' | b'E')) {
+        let (mut digits, mut exponent) = (whole, 0);
+        if bytes[at] == b'.' {
+            digits = whole.followed_by_many(&bytes[at + 1..]);
+            let fraction = digits.count - whole.count;
+            if fraction == 0 {
+                return Err(NO_DIGIT);
+            }
+            (at, exponent) = (at + 1 + fraction, -(fraction as i64));
+        }
+        if let Some(b'e' | b'E') = bytes.get(at) {
             let power;
             (power, at) = power_of(bytes, at + 1)?;
-            (exponent, is_integer) = (exponent.saturating_add(power), false);
+            exponent = power.saturating_add(exponent);
         }
-        if is_integer && whole > MOST_DIGITS {
-            return Err(Fault::Unreadable("it holds an integer of more than 4300 digits"));
-        }
-        Ok((Self { written: &bytes[..at], digits, count, exponent, is_negative, is_integer }, at))
+        Ok(Self { written: &bytes[..at], digits, exponent, is_negative, is_integer: false })
     }
 
-    /// The integer, or the nearest there is.
-    pub(super) fn integer(&self) -> i128 {
-        let (sign, limit) = if self.is_negative { (-1, i128::MIN) } else { (1, i128::MAX) };
-        if self.count <= FITTING {
-            return sign * i128::from(self.digits);
+    /// One of Python's names for what JSON has no number for.
+    #[cold]
+    fn name(bytes: &'a [u8], is_negative: bool) -> Parsed<Self> {
+        let words: &[&[u8]] = if is_negative { &[b"-Infinity"] } else { &[b"Infinity", b"NaN"] };
+        let word = words.iter().find(|word| bytes.starts_with(word)).ok_or(NO_NUMBER)?;
+        let digits = Digits { value: 0, count: usize::MAX };
+        Ok(Self { written: &bytes[..word.len()], digits, exponent: 0, is_negative, is_integer: false })
+    }
+
+    /// The integer, if it is one of 64 bits.
+    #[inline(always)]
+    pub(super) fn integer(&self) -> Option<i64> {
+        if !self.is_integer {
+            return None;
         }
-        str::from_utf8(self.written).ok().and_then(|text| text.parse().ok()).unwrap_or(limit)
+        if self.digits.count >= FITTING {
+            return self.read();
+        }
+        let size = self.digits.value as i64;
+        Some(if self.is_negative { -size } else { size })
     }
 
     /// The nearest double, as Python reads it: an integer has no negative zero.
-    #[inline]
+    #[inline(always)]
     pub(super) fn double(&self) -> f64 {
         let place = self.exponent.unsigned_abs() as usize;
-        if self.count > FITTING || self.digits > EXACT || place >= TENS.len() {
-            // A number of at least one digit is one that Rust reads, too; so are the names.
-            return str::from_utf8(self.written).ok().and_then(|text| text.parse().ok()).unwrap_or(f64::NAN);
+        if self.digits.count > FITTING || self.digits.value > EXACT as u64 || place >= TENS.len() {
+            return self.read().unwrap_or(f64::NAN);
         }
         // Both are exact, so that the one operation rounds correctly.
-        let digits = self.digits as f64;
+        let digits = self.digits.value as f64;
         let size = if self.exponent < 0 { digits / TENS[place] } else { digits * TENS[place] };
-        if self.is_negative && !(self.is_integer && self.digits == 0) { -size } else { size }
+        if self.is_negative && !(self.is_integer && self.digits.value == 0) { -size } else { size }
+    }
+
+    /// The value as Rust reads it, which knows all that is written here.
+    #[cold]
+    fn read<T: std::str::FromStr>(&self) -> Option<T> {
+        str::from_utf8(self.written).ok()?.parse().ok()
     }
 }
 
-/// Read digits behind others; those that 64 bits do not hold are lost, which their number tells.
-#[inline]
-fn digits_of(bytes: &[u8], before: u64) -> (u64, usize) {
-    let (mut digits, mut count) = (before, 0);
-    for byte in bytes {
-        let digit = byte.wrapping_sub(b'0');
-        if digit > 9 {
-            break;
-        }
-        digits = digits.wrapping_mul(10).wrapping_add(u64::from(digit));
-        count += 1;
+/// Digits one after the other: those that 64 bits do not hold are lost, which their count tells.
+#[derive(Debug, Clone, Copy, Default)]
+struct Digits {
+    value: u64,
+    count: usize,
+}
+
+impl Digits {
+    fn of(byte: u8) -> Self {
+        Self { value: u64::from(byte - b'0'), count: 1 }
     }
-    (digits, count)
+
+    /// These digits and those that `bytes` begin with.
+    #[inline(always)]
+    fn followed_by(mut self, mut bytes: &[u8]) -> Self {
+        while let Some((eight, rest)) = bytes.split_first_chunk() {
+            let first = Self::at_first(*eight);
+            self = self.joined(first);
+            if first.count < 8 {
+                return self;
+            }
+            bytes = rest;
+        }
+        let rest = bytes.iter().take_while(|byte| byte.is_ascii_digit());
+        rest.fold(self, |digits, byte| digits.joined(Self::of(*byte)))
+    }
+
+    /// The same, faster if there are about eight: without a branch that depends on it.
+    #[inline(always)]
+    fn followed_by_many(self, bytes: &[u8]) -> Self {
+        let Some(sixteen) = bytes.first_chunk::<16>() else { return self.followed_by(bytes) };
+        let (eight, others) = sixteen.split_at(8);
+        let halves =
+            [eight, others].map(|half| half.first_chunk().map_or(Self::default(), |half| Self::at_first(*half)));
+        let second = if halves[0].count == 8 { halves[1] } else { Self::default() };
+        let both = self.joined(halves[0]).joined(second);
+        if second.count == 8 { both.followed_by(&bytes[16..]) } else { both }
+    }
+
+    #[inline(always)]
+    fn joined(self, after: Self) -> Self {
+        const POWERS: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
+        let value = self.value.wrapping_mul(POWERS[after.count]).wrapping_add(after.value);
+        Self { value, count: self.count + after.count }
+    }
+
+    /// The digits that eight bytes begin with, all at once (Lemire, "Quickly parsing eight digits", 2018).
+    #[inline(always)]
+    fn at_first(bytes: [u8; 8]) -> Self {
+        let digits = u64::from_le_bytes(bytes) ^ 0x3030_3030_3030_3030;
+        // The high bit of a byte that is no digit; behind the first such byte, a carry may set others.
+        let others = (digits.wrapping_add(0x7676_7676_7676_7676) | digits) & 0x8080_8080_8080_8080;
+        let count = others.trailing_zeros() / 8;
+        // What follows is shifted out, and zeros come before.
+        let digits = digits.checked_shl(64 - 8 * count).unwrap_or(0);
+        let pairs = digits.wrapping_mul(10).wrapping_add(digits >> 8);
+        let low = (pairs & 0x0000_00ff_0000_00ff).wrapping_mul(0x000f_4240_0000_0064);
+        let high = ((pairs >> 16) & 0x0000_00ff_0000_00ff).wrapping_mul(0x0000_2710_0000_0001);
+        Self { value: low.wrapping_add(high) >> 32, count: count as usize }
+    }
 }
 
 fn power_of(bytes: &[u8], start: usize) -> Parsed<(i64, usize)> {
     let sign = bytes.get(start).copied();
     let first = start + usize::from(matches!(sign, Some(b'+' | b'-')));
-    let (power, count) = digits_of(&bytes[first..], 0);
-    if count == 0 {
-        return Err(Fault::Syntax("a digit is missing"));
+    let digits = Digits::default().followed_by(bytes.get(first..).unwrap_or_default());
+    if digits.count == 0 {
+        return Err(NO_DIGIT);
     }
-    let power = if count <= FITTING { i64::try_from(power).unwrap_or(i64::MAX) } else { i64::MAX };
-    Ok((if sign == Some(b'-') { -power } else { power }, first + count))
+    // Beyond 64 bits, zeros apart, every number is 0 or infinite.
+    let power = if digits.count < FITTING { digits.value as i64 } else { FAR };
+    Ok((if sign == Some(b'-') { -power } else { power }, first + digits.count))
 }
 
-/// Python's names for what JSON has no number for.
-fn name(bytes: &[u8], start: usize, is_negative: bool) -> Parsed<(Number<'_>, usize)> {
-    let words: &[&[u8]] = if is_negative { &[b"Infinity"] } else { &[b"Infinity", b"NaN"] };
-    let word = words.iter().find(|word| bytes[start..].starts_with(word)).ok_or(NO_NUMBER)?;
-    let end = start + word.len();
-    let number =
-        Number { written: &bytes[..end], digits: 0, count: usize::MAX, exponent: 0, is_negative, is_integer: false };
-    Ok((number, end))
-}
-
-const NO_NUMBER: Fault = Fault::Syntax("no value begins here");
+/// An exponent for which Rust reads the number.
+const FAR: i64 = 1 << 40;

@@ -18,8 +18,9 @@ const DEEPEST: usize = 32;
 pub(super) struct Shape {
     has_booleans: bool,
     has_fractions: bool,
-    /// The least and the largest integer.
-    integers: Option<(i128, i128)>,
+    /// The least and the largest integer of 64 bits.
+    integers: Option<(i64, i64)>,
+    has_long_integers: bool,
     has_texts: bool,
     has_broken_texts: bool,
     elements: Option<Box<Shape>>,
@@ -46,7 +47,10 @@ impl Shape {
             }
             b'[' => {
                 let elements = self.elements.get_or_insert_default();
-                cursor.elements(|cursor| elements.see(cursor))?;
+                cursor.elements(|cursor| match cursor.token()? {
+                    b'-' | b'0'..=b'9' => elements.see_number(cursor),
+                    _ => elements.see(cursor),
+                })?;
             }
             b'{' => self.members.get_or_insert_default().see(cursor, MOST_KEYS)?,
             b'n' => cursor.word(b"null")?,
@@ -54,19 +58,24 @@ impl Shape {
                 cursor.word(if byte == b't' { b"true" } else { b"false" })?;
                 self.has_booleans = true;
             }
-            _ => {
-                let number = cursor.number()?;
-                self.has_fractions |= !number.is_integer;
-                if number.is_integer {
-                    self.see_integers(number.integer(), number.integer());
-                }
-            }
+            _ => self.see_number(cursor)?,
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn see_number(&mut self, cursor: &mut Cursor<'_>) -> Parsed<()> {
+        let number = cursor.number()?;
+        match number.integer() {
+            Some(integer) => self.see_integers(integer, integer),
+            None if number.is_integer => self.has_long_integers = true,
+            None => self.has_fractions = true,
         }
         Ok(())
     }
 
     #[inline]
-    fn see_integers(&mut self, least: i128, largest: i128) {
+    fn see_integers(&mut self, least: i64, largest: i64) {
         let (low, high) = self.integers.unwrap_or((least, largest));
         self.integers = Some((low.min(least), high.max(largest)));
     }
@@ -75,6 +84,7 @@ impl Shape {
     fn merge(&mut self, other: Self) {
         self.has_booleans |= other.has_booleans;
         self.has_fractions |= other.has_fractions;
+        self.has_long_integers |= other.has_long_integers;
         self.has_texts |= other.has_texts;
         self.has_broken_texts |= other.has_broken_texts;
         if let Some((least, largest)) = other.integers {
@@ -107,15 +117,13 @@ impl Shape {
 
     /// Beside fractions, integers are doubles, if these hold them.
     fn numbers(&self) -> Option<Kind> {
-        let within =
-            |least: i128, largest: i128| self.integers.is_none_or(|(low, high)| least <= low && high <= largest);
-        let exact = i128::from(EXACT);
-        match (self.has_fractions, self.integers) {
-            (false, None) => None,
-            (false, _) if within(i64::MIN.into(), i64::MAX.into()) => Some(Kind::Integer),
-            (true, _) if within(-exact, exact) => Some(Kind::Double),
-            _ => Some(Kind::Json),
+        let exact = -EXACT..=EXACT;
+        let are_exact = self.integers.is_none_or(|(low, high)| exact.contains(&low) && exact.contains(&high));
+        if self.has_long_integers || (self.has_fractions && !are_exact) {
+            return Some(Kind::Json);
         }
+        let integers = self.integers.map(|_| Kind::Integer);
+        if self.has_fractions { Some(Kind::Double) } else { integers }
     }
 
     fn list(&self, room: usize) -> Kind {
