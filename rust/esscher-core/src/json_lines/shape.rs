@@ -13,18 +13,30 @@ const MOST_KEYS: usize = 256;
 /// Lists and records that are nested deeper than this are kept as JSON.
 const DEEPEST: usize = 32;
 
+/// Kinds of values without parts: long integers are those beyond 64 bits, broken texts have no UTF-8.
+const BOOLEAN: u8 = 1;
+const INTEGER: u8 = 2;
+const LONG: u8 = 4;
+const FRACTION: u8 = 8;
+const TEXT: u8 = 16;
+const BROKEN: u8 = 32;
+
 /// The kinds of values that were seen.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Shape {
-    has_booleans: bool,
-    has_fractions: bool,
-    /// The least and the largest integer of 64 bits.
-    integers: Option<(i64, i64)>,
-    has_long_integers: bool,
-    has_texts: bool,
-    has_broken_texts: bool,
+    /// A bit for each kind without parts.
+    seen: u8,
+    /// The least and the largest integer of 64 bits, if there is one.
+    least: i64,
+    largest: i64,
     elements: Option<Box<Shape>>,
     members: Option<Box<Members>>,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self { seen: 0, least: i64::MAX, largest: i64::MIN, elements: None, members: None }
+    }
 }
 
 /// The values of objects by key.
@@ -40,11 +52,7 @@ impl Shape {
     /// Take note of the value that begins here.
     pub(super) fn see(&mut self, cursor: &mut Cursor<'_>) -> Parsed<()> {
         match cursor.token()? {
-            b'"' => {
-                let is_text = cursor.string()?.is_text();
-                self.has_texts |= is_text;
-                self.has_broken_texts |= !is_text;
-            }
+            b'"' => self.seen |= if cursor.string()?.is_text() { TEXT } else { BROKEN },
             b'[' => {
                 let elements = self.elements.get_or_insert_default();
                 cursor.elements(|cursor| match cursor.token()? {
@@ -56,7 +64,7 @@ impl Shape {
             b'n' => cursor.word(b"null")?,
             byte @ (b't' | b'f') => {
                 cursor.word(if byte == b't' { b"true" } else { b"false" })?;
-                self.has_booleans = true;
+                self.seen |= BOOLEAN;
             }
             _ => self.see_number(cursor)?,
         }
@@ -67,29 +75,19 @@ impl Shape {
     fn see_number(&mut self, cursor: &mut Cursor<'_>) -> Parsed<()> {
         let number = cursor.number()?;
         match number.integer() {
-            Some(integer) => self.see_integers(integer, integer),
-            None if number.is_integer => self.has_long_integers = true,
-            None => self.has_fractions = true,
+            Some(integer) => {
+                self.seen |= INTEGER;
+                (self.least, self.largest) = (self.least.min(integer), self.largest.max(integer));
+            }
+            None => self.seen |= if number.is_integer { LONG } else { FRACTION },
         }
         Ok(())
     }
 
-    #[inline]
-    fn see_integers(&mut self, least: i64, largest: i64) {
-        let (low, high) = self.integers.unwrap_or((least, largest));
-        self.integers = Some((low.min(least), high.max(largest)));
-    }
-
     /// Take note of all that the other has seen, later.
     fn merge(&mut self, other: Self) {
-        self.has_booleans |= other.has_booleans;
-        self.has_fractions |= other.has_fractions;
-        self.has_long_integers |= other.has_long_integers;
-        self.has_texts |= other.has_texts;
-        self.has_broken_texts |= other.has_broken_texts;
-        if let Some((least, largest)) = other.integers {
-            self.see_integers(least, largest);
-        }
+        self.seen |= other.seen;
+        (self.least, self.largest) = (self.least.min(other.least), self.largest.max(other.largest));
         if let Some(elements) = other.elements {
             self.elements.get_or_insert_default().merge(*elements);
         }
@@ -100,30 +98,30 @@ impl Shape {
 
     /// The type that holds all that was seen as it is.
     fn kind(&self, room: usize) -> Kind {
+        let has = |kinds: u8| self.seen & kinds != 0;
         let kinds = [
-            self.has_booleans.then_some(Kind::Boolean),
-            self.numbers(),
-            (self.has_texts || self.has_broken_texts).then_some(Kind::Text),
+            has(BOOLEAN).then_some(Kind::Boolean),
+            has(INTEGER | LONG | FRACTION).then(|| self.numbers()),
+            has(TEXT | BROKEN).then_some(if has(BROKEN) { Kind::Json } else { Kind::Text }),
             self.elements.as_ref().map(|shape| shape.list(room)),
             self.members.as_ref().map(|members| members.record(room)),
         ];
         let mut kinds = kinds.into_iter().flatten();
         match (kinds.next(), kinds.next()) {
             (None, _) => Kind::Null,
-            (Some(kind), None) if !self.has_broken_texts => kind,
+            (Some(kind), None) => kind,
             _ => Kind::Json,
         }
     }
 
     /// Beside fractions, integers are doubles, if these hold them.
-    fn numbers(&self) -> Option<Kind> {
-        let exact = -EXACT..=EXACT;
-        let are_exact = self.integers.is_none_or(|(low, high)| exact.contains(&low) && exact.contains(&high));
-        if self.has_long_integers || (self.has_fractions && !are_exact) {
-            return Some(Kind::Json);
+    fn numbers(&self) -> Kind {
+        let are_exact = self.least >= -EXACT && self.largest <= EXACT;
+        match (self.seen & LONG != 0, self.seen & FRACTION != 0) {
+            (false, false) => Kind::Integer,
+            (false, true) if are_exact => Kind::Double,
+            _ => Kind::Json,
         }
-        let integers = self.integers.map(|_| Kind::Integer);
-        if self.has_fractions { Some(Kind::Double) } else { integers }
     }
 
     fn list(&self, room: usize) -> Kind {

@@ -22,8 +22,8 @@ impl<'a> Text<'a> {
             at += len;
             if bytes[at] == b'"' {
                 let written = &bytes[..at];
-                // Summed rather than searched: a loop without a way out is done many bytes at a time.
-                if written.iter().fold(false, |found, &byte| found | (byte < b' ')) {
+                // The least rather than the first: a loop without a way out is done many bytes at a time.
+                if written.iter().fold(u8::MAX, |least, &byte| least.min(byte)) < b' ' {
                     return Err(Fault::Syntax("a string holds a control character"));
                 }
                 return Ok((Self { written, is_escaped, has_half_pair }, at + 1));
