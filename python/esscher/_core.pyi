@@ -13,6 +13,7 @@ _Layout = NDArray[Any] | tuple[_I64, NDArray[np.uint8]]
 
 __all__ = [
     "ROUNDING",
+    "JsonLines",
     "__version__",
     "aggregate_logprobs",
     "distinct",
@@ -25,6 +26,7 @@ __all__ = [
     "normalise",
     "panic",
     "pareto_smooth",
+    "read_json_lines",
     "resample",
     "self_bleu",
     "tilt_excess",
@@ -88,3 +90,15 @@ def top_weighted_ngrams(
     token_ids: _U32, layout: _Layout, weights: _F64, n: int, k: int, threads: int | None = None
 ) -> tuple[_I64, _I64, _F64]: ...
 def panic() -> None: ...
+
+class JsonLines:
+    def __new__(cls) -> JsonLines: ...
+    def see(self, text: bytes, threads: int | None = None) -> None: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def kinds(self) -> dict[str, Any]: ...
+
+def read_json_lines(
+    text: bytes, kinds: dict[str, Any], before: int, threads: int | None = None
+) -> tuple[list[list[tuple[int, list[NDArray[Any] | None], list[Any]]]], int]: ...

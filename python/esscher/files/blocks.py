@@ -10,7 +10,7 @@ import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
 import pyarrow.parquet as pq  # type: ignore[import-untyped]  # it ships no annotations
 
 from esscher.files import jsonl
-from esscher.files.conversion import conformed, look_through, of_size
+from esscher.files.conversion import batches_of, conformed, look_through, of_size
 from esscher.files.formats import ARROW, JSON_LINES, PARQUET, check_readable, naming
 from esscher.files.readers import choose
 
@@ -183,14 +183,16 @@ def _check_apart(rows: Rows, columns: Sequence[str]) -> None:
 def _tables(rows: Rows, size: int, columns: Sequence[str] | None) -> Iterator[pa.Table]:
     names = rows.schema.names if columns is None else list(columns)
     if rows.held is not None:
-        return of_size([rows.held.select(names)], size)
+        return of_size(rows.held.select(names).to_batches(), size)
     if rows.source is not None:
         schema = pa.schema([rows.schema.field(name) for name in names])
-        return of_size((conformed(converted.table, schema) for _, converted in _converted_blocks(rows)), size)
+        found = (conformed(converted.table, schema) for _, converted in _converted_blocks(rows))
+        return of_size(batches_of(found), size)
     if rows.kind == PARQUET:
         return _parquet_blocks(rows.path, columns, size)
     if rows.kind == ARROW:
-        return of_size((table if columns is None else table.select(names) for table in _arrow(rows.path)), size)
+        found = (table if columns is None else table.select(names) for table in _arrow(rows.path))
+        return of_size(batches_of(found), size)
     return jsonl.blocks(rows.path, pa.schema([rows.schema.field(name) for name in names]), size)
 
 
@@ -213,8 +215,7 @@ def _parquet_table(path: Path, columns: Sequence[str] | None) -> pa.Table:
 def _parquet_blocks(path: Path, columns: Sequence[str] | None, size: int) -> Iterator[pa.Table]:
     try:
         with pq.ParquetFile(path, buffer_size=READ_AHEAD, pre_buffer=False) as file:
-            batches = file.iter_batches(size, columns=columns)
-            yield from of_size((pa.Table.from_batches([batch]) for batch in batches), size)
+            yield from of_size(file.iter_batches(size, columns=columns), size)
     except (pa.ArrowException, OSError) as error:
         raise _not_whole(path, error) from error
 

@@ -12,7 +12,8 @@
 //! - [`tilts`]: what samples of the prior say of its tilts, for many beta at once;
 //! - [`resample`]: draws from weighted samples;
 //! - [`distinct`], [`ngram_statistics`], [`self_bleu`], [`top_ngrams`]: diversity of token sequences, in time linear in
-//!   the tokens.
+//!   the tokens;
+//! - [`json_lines`]: columns from lines of JSON.
 //!
 //! Rows of unequal length are [`Ragged`], [`Masked`] where some items are gaps, or [`Padded`] with a mask; every broken rule is an [`Error`] that names the
 //! argument and the index. Sums over sequences are taken in f64 in a fixed order, so results do not depend on the
@@ -21,6 +22,7 @@
 //! You can safely ignore: [`Offsets`] (what divides a flat array into rows) and [`Real`] (f32, f64 or [`Bf16`]).
 
 mod error;
+pub mod json_lines;
 pub mod kl;
 pub mod logprobs;
 mod masked;
