@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-TokenColumn = Literal["policy_logprobs", "prior_logprobs", "token_kl", "policy_entropy"]
+TokenColumn = Literal["policy_logprobs", "prior_logprobs", "token_kl", "policy_entropy", "cross_log_probs"]
 # What the ids of completions are: those that were sampled, ids made from their texts again, or numbers of words.
 Tokens = Literal["sampled", "retokenised", "words"]
 
@@ -62,6 +62,9 @@ class Samples:
     tokens
         What the ids are: "sampled", the ids that the model drew; "retokenised", made from texts again, which need not
         be those; "words", numbers of words, where there are texts alone.
+    cross_log_probs
+        Log-probs of each completion under the policy after *other* prompts [N rows, of one number a prompt], in nats,
+        summed over its actions: what tells whether the policy heeds its prompt (see `estimate_mutual_information`).
 
     Raises
     ------
@@ -96,6 +99,7 @@ class Samples:
     policy_entropy: Ragged | None = None
     action_mask: Ragged | None = None
     tokens: Tokens = "sampled"
+    cross_log_probs: Ragged | None = None
 
     if TYPE_CHECKING:  # what callers may pass is wider than what is kept
 
@@ -112,6 +116,7 @@ class Samples:
             policy_entropy: Ragged | None = None,
             action_mask: Ragged | None = None,
             tokens: Tokens = "sampled",
+            cross_log_probs: Ragged | None = None,
         ) -> None: ...
 
     def __post_init__(self) -> None:
@@ -124,6 +129,7 @@ class Samples:
             self._set(name, token_column(name, getattr(self, name), self.actions, "log-prob", highest=0.0))
         for name in self._given("token_kl", "policy_entropy"):
             self._set(name, token_column(name, getattr(self, name), self.actions, name, lowest=0.0))
+        self._set("cross_log_probs", _cross_log_probs(self.cross_log_probs, len(self.completions)))
         self._set("rewards", _rewards(self.rewards, len(self.completions)))
         self._set("terminated", _terminated(self.terminated, len(self.completions)))
         if self.tokens not in get_args(Tokens):
@@ -398,6 +404,25 @@ def _action_mask(mask: Any, completions: Ragged) -> Ragged | None:
             f"action_mask[{none[0]}] is false throughout: the policy chose nothing there; leave the completion out"
         )
     return chosen
+
+
+def _cross_log_probs(column: Any, n: int) -> Ragged | None:
+    if column is None:
+        return None
+    check_rows("cross_log_probs", column)
+    if len(column) != n:
+        raise ValueError(f"cross_log_probs has {len(column)} rows, completions has {n}: they must be equal")
+    numbers = widened(column.values)
+    if numbers.dtype not in (np.float32, np.float64):
+        raise TypeError(f"cross_log_probs has dtype {numbers.dtype}: it must be float32, float64 or bfloat16")
+    wrong = np.flatnonzero(~(numbers <= ROUNDING))  # NaN, too
+    if len(wrong):
+        row, place = column.locate(wrong[0])
+        raise ValueError(
+            f"cross_log_probs[{row}][{place}] is {numbers[wrong[0]]}: a log-prob is at most 0 (-inf included) and not "
+            "NaN"
+        )
+    return Ragged(numbers, column.offsets)
 
 
 def token_column(

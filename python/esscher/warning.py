@@ -21,6 +21,7 @@ HEADLINES = {
     "infinite-kl": "The KL is infinite",
     "above-the-frontier": "The policy got more than any policy of its KL can",
     "copied-log-probs": "The KL is exactly 0 in every completion",
+    "template-collapse": "The policy does not heed its prompts",
     "equal-rewards": "The reward prefers no completion to another",
     "no-weight": "No completion has weight under the target",
     "infinite-gap": "The inference gap is infinite",

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from esscher import _core
-from esscher.divergence import KlEstimate, PresetName, estimate_kl, estimate_kls
+from esscher.divergence import (
+    KlEstimate,
+    PresetName,
+    estimate_kl,
+    estimate_kls,
+    estimate_mutual_information,
+    warn_of_collapse,
+)
 from esscher.diversity import (
     DiversityEstimate,
     estimate_diversity,
@@ -96,6 +103,9 @@ def evaluate(
         raise ValueError(f"proposal is {proposal!r}: it must be 'policy' or 'prior', where the completions came from")
     groups, unavailable = samples.groups, _unavailable(samples, target, proposal)
     kl: dict[str, KlEstimate] = {} if "kl" in unavailable else estimate_kls(samples)
+    of_policy = proposal == "policy" and {"policy_logprobs", "cross_log_probs"} <= set(samples.columns)
+    information = estimate_mutual_information(samples) if of_policy else None
+    collapse = [] if information is None else warn_of_collapse(information, len(samples.prompts))
     against = None
     if target is not None and "target" not in unavailable:
         against = measure(samples, target, proposal=proposal, features=features)
@@ -120,8 +130,9 @@ def evaluate(
             kl=kl["k1"].per_sequence if kl else None,
             log_weights=None if against is None else against.weights.log_weights,
         ),
-        warnings=merge_warnings([*warn_of_kl(samples, kl), *(() if against is None else against.warnings)]),
+        warnings=merge_warnings([*warn_of_kl(samples, kl), *collapse, *(() if against is None else against.warnings)]),
         unavailable=unavailable,
+        mutual_information=information,
     )
 
 

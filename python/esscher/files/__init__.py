@@ -15,6 +15,7 @@ policy_entropy        list<float32>      full-vocabulary entropy at each token
 rewards               double             finite or -inf
 terminated            bool               whether the completion ended by itself
 action_mask           list<bool>         which completion tokens the policy chose
+cross_log_probs       list<float32>      log-prob of the completion after other prompts
 ====================  =================  ===========================================
 
 Where there is an `action_mask`, nothing is counted but the tokens that it keeps, and a row of which it keeps none is

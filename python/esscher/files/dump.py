@@ -42,9 +42,12 @@ FIELDS: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
     "rewards": ("rewards", arrow.numbers),
     "terminated": ("terminated", arrow.booleans),
     "action_mask": ("action_mask", arrow.flags),
+    "cross_log_probs": ("cross_log_probs", arrow.token_numbers),
 }
 NEEDED = ("prompt_token_ids", "completion_token_ids")
 MASK = "action_mask"
+# Lists of something else than tokens: without gaps.
+OF_PROMPTS = "cross_log_probs"
 OPTIONAL = tuple(name for name in FIELDS if name not in NEEDED)
 NAMES = (PROMPT_ID, *FIELDS)
 # What files call a column of ours, too, where they have none of our own name for it.
@@ -169,7 +172,8 @@ def to_table(samples: Samples) -> pa.Table:
         value = getattr(samples, field)
         if isinstance(value, Ragged):
             is_whole = value.values.dtype in (np.uint32, np.bool_)
-            table[name] = arrow.to_lists(value) if is_whole else with_gaps(as_float32(value), samples.action_mask)
+            mask = None if name == OF_PROMPTS else samples.action_mask
+            table[name] = arrow.to_lists(value) if is_whole else with_gaps(as_float32(value), mask)
         elif value is not None:
             table[name] = pa.array(value)
     if samples.tokens != "sampled":

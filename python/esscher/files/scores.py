@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
 
 from esscher.files import columns as arrow
-from esscher.files.dump import MASK, NEEDED, as_float32, by_prompt, with_gaps
+from esscher.files.dump import MASK, NEEDED, OF_PROMPTS, as_float32, by_prompt, with_gaps
 from esscher.files.masks import of_completions
 from esscher.ragged import Ragged
 from esscher.samples import Samples
@@ -93,7 +93,12 @@ def to_columns(samples: Samples, order: NDArray[np.int64], names: Mapping[str, s
         Which of our columns to return, and what to call each.
     """
     mask = None if samples.action_mask is None else _in_order(samples.action_mask, order)
-    return pa.table({theirs: _column(getattr(samples, ours), mask, order) for ours, theirs in names.items()})
+    return pa.table(
+        {
+            theirs: _column(getattr(samples, ours), None if ours == OF_PROMPTS else mask, order)
+            for ours, theirs in names.items()
+        }
+    )
 
 
 def with_columns(table: pa.Table, new: pa.Table) -> pa.Table:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esscher.compare import Comparison, LogZ, PolicyPoint
-from esscher.divergence import KlEstimate
+from esscher.divergence import KlEstimate, MutualInformation
 from esscher.diversity import DiversityEstimate
 from esscher.estimate import Estimate, Interval
 from esscher.evaluate import Report
@@ -41,7 +41,7 @@ KINDS = {
 }
 # What records' modules import for type checkers alone.
 PARTS = (Comparison, PolicyPoint, KlEstimate, DiversityEstimate, Estimate, Interval, Report, LogZ, Frontier, Metrics)
-NAMES = {one.__name__: one for one in (*PARTS, ReportWarning, TargetReport, Prototype, Tilt)} | {
+NAMES = {one.__name__: one for one in (*PARTS, MutualInformation, ReportWarning, TargetReport, Prototype, Tilt)} | {
     "np": np,
     "NDArray": NDArray,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from esscher.estimate import Estimate
 from esscher.report.digits import error_note, estimate, number, plural, rounded, share, whose_error
 from esscher.report.table import Heading, Table, headings, without
 
@@ -137,6 +138,9 @@ def _sample_rows(report: Report) -> Iterator[Row]:
         yield "KL(policy‖prior)", estimate(report.kl[kl]), f"nats per completion ({kl})"
     if report.entropy is not None:
         yield "entropy of the policy", number(report.entropy), "nats per token"
+    if (information := report.mutual_information) is not None:
+        note = f"nats, of prompt and completion; {number(information.bound, 3)} at most{_range(information.interval)}"
+        yield "mutual information", estimate(Estimate(information.value, information.stderr)), note
     if report.prior_perplexity is not None:
         yield "prior perplexity", number(report.prior_perplexity), "per token, of the completions"
 
