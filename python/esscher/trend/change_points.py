@@ -23,8 +23,8 @@ WINDOWS = (1, 2, 4, 8, 16, 32)
 NOISE_STEPS = 20
 # Growth over windows of w steps is judged against w steps that lie so many times w before.
 APART = 4
-# Where a series began to move is looked for this many times as far back as the second half of the move took, and so
-# many steps more.
+# Where a series began to move is looked for this many times as far back as the second half of the move took, and some
+# steps more.
 BACK, MORE = 3, 10
 
 
@@ -203,25 +203,27 @@ def as_normal(difference: float, stderr: float, freedom: float) -> float:
     return (8 * freedom + 1) / (8 * freedom + 3) * math.sqrt(freedom * math.log1p(t * t / freedom))
 
 
-def onset(values: Floats, half_way: float) -> int:
-    """Return the index at which a series that now lies above `half_way` began to rise there, by least squares.
+def onset(values: Floats, was: float, limit: float) -> int:
+    """Return the index of the first step that had moved, of a series [n] that rose from a level beyond a limit.
 
-    Looked for is where a straight line bends, or jumps, in as much of the past as the rise can be in: it began before
-    the last three steps whose mean was below `half_way`, by about as long as the rest took.
+    By least squares, it is where a straight line bends or jumps, in as much of the past as the move can be in: until
+    three steps' mean had passed the limit, and from as long before half of the way as the second half took, thrice.
 
     Examples
     --------
-    >>> steps = np.arange(60)
-    >>> onset(np.maximum(steps - 40.0, 0.0) + np.sin(steps), half_way=10.0)
+    >>> steps = np.arange(80)
+    >>> onset(np.clip(steps - 40.0, 0.0, 20.0) + np.sin(steps), was=0.0, limit=15.0)
     41
-    >>> onset(np.where(steps < 40, 0.0, 9.0), half_way=5.0)
+    >>> onset(np.where(steps < 40, 0.0, 9.0), was=0.0, limit=5.0)
     40
     """
-    n = len(values)
-    below = np.flatnonzero(np.convolve(values, np.full(3, 1 / 3), mode="valid") < half_way)
-    last = int(below[-1]) + 1 if len(below) else 0
-    start = max(last - BACK * (n - 1 - last) - MORE, 0)
-    part, x = values[start:], np.arange(n - start, dtype=np.float64)
+    smooth = np.convolve(values, np.full(3, 1 / 3), mode="valid")  # of each step with its neighbours, from the second
+    below = np.flatnonzero(smooth < (was + limit) / 2)
+    half_way = int(below[-1]) + 1 if len(below) else 0
+    passed = np.flatnonzero(smooth[half_way:] > limit)
+    end = min(half_way + int(passed[0]) + 3, len(values)) if len(passed) else len(values)
+    start = max(half_way - BACK * (end - 1 - half_way) - MORE, 0)
+    part, x = values[start:end], np.arange(end - start, dtype=np.float64)
     # Of a line that bends after step i, step i + 1 is the first that has moved.
     moved = [(i + 1, np.maximum(x - i, 0.0)) for i in range(1, len(part) - 1)]
     moved += [(i, (x >= i).astype(np.float64)) for i in range(1, len(part))]

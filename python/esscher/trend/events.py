@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from esscher.estimate import Estimate
-from esscher.trend.change_points import APART, FIRST, Level, above, as_normal, is_enough, onset, running_away
+from esscher.trend.change_points import (
+    APART,
+    FIRST,
+    Level,
+    above,
+    as_normal,
+    is_enough,
+    onset,
+    running_away,
+    step_variance,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +47,9 @@ MOST_OF, BELOW_TARGET = 0.75, 0.1
 # Engines disagree beyond so many times their first difference, and beyond so many nats a token: less is rounding.
 TIMES, ROUNDING_NATS = 3.0, 0.01
 # Nearly all prompts: all but this share.
-FEW_PROMPTS = 0.1
+FEW_PROMPTS = 0.2
+# The reward has risen if that of so many last steps is so many standard errors above the first level.
+RISEN, RISEN_ERRORS = 8, 3.0
 # A step of bounded size moves a policy's parameters at most in proportion to the steps, and KL is the square of the
 # distance: it grows with the square of the steps, with the fourth power while the learning rate warms up. A KL of less
 # than a nat is small whatever it does.
@@ -141,12 +153,18 @@ class Watch:
         if level is None or (rule.with_reward and not self._has_reward_risen()):
             return None
         first = float(values[:FIRST].mean())
-        at = onset(values, (first + level.limit) / 2) if first < level.limit else 0
+        at = onset(values, first, level.limit) if first < level.limit else 0
         evidence = _evidence(rule, first, level)
         return TrendEvent(rule.code, WHAT[rule.code], history.steps[at], step.step, evidence)
 
     def _has_reward_risen(self) -> bool:
-        return above(*self._reward.columns, lambda first: first, 1.0, RUN_RATE) is not None
+        """Whether the last steps have more reward than the first ones: beside the test of diversity, a plain one."""
+        values, _ = self._reward.columns
+        if len(values) < 2 * FIRST:
+            return False
+        last = values[FIRST:][-RISEN:]
+        stderr = math.sqrt(step_variance(values)[0] * (1 / FIRST + 1 / len(last)))
+        return float(last.mean() - values[:FIRST].mean()) > RISEN_ERRORS * stderr
 
     def _of_kl(self, step: TrendStep) -> TrendEvent | None:
         if not self._kl.add(step.step, step.best_kl) or "kl-runaway" in self._named:
@@ -160,7 +178,7 @@ class Watch:
         was = max(float(values[before].mean()), 0.0)
         # As a distance, which grows straight where training goes at an even pace.
         distances = np.sqrt(np.maximum(values, 0.0))
-        at = onset(distances, (was**0.5 + level.value**0.5) / 2)
+        at = onset(distances, was**0.5, level.value**0.5)
         evidence = (
             f"KL(policy‖prior) was {was:.3g} nats in {_steps_of(self._kl.steps[before])}, and is {level.value:.3g} in "
             f"{_steps_of(self._kl.steps[n - level.window :])}: more than twice as much, and more than the fourth power "
@@ -185,7 +203,7 @@ class Watch:
 
 def _evidence(rule: _Rule, first: float, level: Level) -> str:
     """Say what was seen, turned back."""
-    was, now, limit = (rule.shown(value) for value in (first, level.value, level.limit))
+    was, now, limit = (rule.shown(value) + 0.0 for value in (first, level.value, level.limit))  # -0.0 is 0.0
     side = "below" if now < limit else "above"
     return (
         f"{rule.noun} was {was:.3g}{rule.unit} in the first {FIRST} steps, and is {now:.3g} in the last "

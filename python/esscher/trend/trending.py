@@ -179,5 +179,5 @@ def _of_places(steps: list[TrendStep]) -> list[ReportWarning]:
     seen = f"The prior's samples do not have all prompts of {len(few)} of {len(placed)} steps: "
     seen += "only those that they have are held against the frontier"
     if none:
-        seen += f", and {none} steps of which they have none against the frontier of all their prompts"
+        seen += f", and {none} of which they have none against the frontier of all their prompts"
     return [ReportWarning("unshared-prompts", f"{seen}.", "Draw samples of the prior for every prompt of the run.")]
