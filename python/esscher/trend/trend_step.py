@@ -108,3 +108,9 @@ class TrendStep:
     def best_entropy(self) -> Estimate | None:
         """The entropy a token with the least error: over the whole vocabulary where that is known."""
         return self.entropy if self.exact_entropy is None else self.exact_entropy
+
+    @property
+    def best_gap(self) -> Estimate | None:
+        """KL(policy‖target) by log Z from the prior's samples where there are some, else by the step's own."""
+        of_prior = None if self.frontier is None else self.frontier.inference_gap
+        return self.inference_gap if of_prior is None else of_prior
