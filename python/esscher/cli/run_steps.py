@@ -74,8 +74,9 @@ def stamps_of(paths: Sequence[Path]) -> dict[Path, Stamp]:
 
 
 def following(paths: Sequence[Path], index: RunIndex, pause: Callable[[], object]) -> Iterator[tuple[int, list[Path]]]:
-    """Yield steps with their files for ever, as they come: once the files have not changed from one look to the next."""
-    last, before = -1, {}
+    """Yield steps with their files as they come, for ever: once the files are the same in two looks at them."""
+    last = -1
+    before: dict[Path, Stamp] = {}
     while True:
         now = stamps_of(paths)
         for step, files in index.steps(

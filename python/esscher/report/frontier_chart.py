@@ -33,6 +33,8 @@ APART, APART_OF_BEST = 0.09, 0.12
 NAME_HEIGHT = 15
 # Steps of a run that are named lie so far apart, as a share of the width; the first are so faint.
 NAMES_APART, FAINTEST = 0.13, 0.2
+# Right of the last step of a run there is so much more of the KL.
+BESIDE = 1.15
 
 
 class PathStep(NamedTuple):
@@ -96,7 +98,7 @@ def _frame(found: Prototype, policies: Sequence[PolicyPoint], path: Sequence[Pat
     most = BEYOND * float(trusted.max()) if len(trusted) else float(kl.max())
     most = max([most, *(AROUND * policy.kl.value for policy in policies if np.isfinite(policy.kl.value))])
     path = [one for one, drawn in zip(path, is_drawn(found, path), strict=True) if drawn]
-    most = max([most, *(one.kl for one in path)])
+    most = max([most, *(BESIDE * one.kl for one in path)])
     shown = np.flatnonzero((kl <= most) & (kl > 0) & np.isfinite(reward))
     best = found.best_of_n.reward.value[found.best_of_n.kl.value <= most]
     own = [*(p.reward.value for p in policies), *(one.reward for one in path)]
@@ -247,8 +249,8 @@ def _path(path: Sequence[PathStep], frame: _Frame) -> list[Any]:
 
 
 def _named_steps(rows: list[dict[str, Any]], frame: _Frame) -> list[dict[str, Any]]:
-    """Return the last step, and those before it that lie apart from all that are named."""
-    named: list[dict[str, Any]] = []
+    """Return the last step, and those before it that lie apart from the prior and from all that are named."""
+    named: list[dict[str, Any]] = [{"kl": 0.0, "reward": rows[0]["reward"], "text": ""}] if rows else []
     for row in reversed(rows):
         if all(_distance(row, other, frame) > NAMES_APART for other in named):
             named.append(row | {"text": f"step {row['step']}"})

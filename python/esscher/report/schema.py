@@ -32,8 +32,8 @@ from esscher.trend import FrontierPlace, StepMismatch, TrendEnd, TrendEvent, Tre
 from esscher.warning import ReportWarning
 
 SCHEMA = Path(__file__).with_name("schema.json")
-# What each command prints with --json, or writes; of `train` with --recipe dissociation. Of `trend`, a line is a step, an
-# event that is named at the step before it, or the end.
+# What each command prints with --json, or writes; of `train` with --recipe dissociation. Of `trend`, a line is a step,
+# an event that is named at the step before it, or the end.
 KINDS = {
     "evaluate": Report,
     "prototype": Prototype,

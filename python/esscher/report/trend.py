@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from rich.console import Console
+from rich.console import Console, Group
+from rich.padding import Padding
 from rich.text import Text
 
 from esscher.report import digits
@@ -21,45 +22,61 @@ if TYPE_CHECKING:
 
 # So many steps are shown in a terminal, at equal distances; those of events besides.
 ROWS = 24
+MOST_PLACES = 3
 ANY_WIDTH = 10**6
 NO_EVENTS = "Nothing that is looked for has been seen."
 
 
 class StepColumn(NamedTuple):
-    """A column of the table of steps: its heading, how wide it is, and its cell; empty where a step does not tell."""
+    """A column of the table of steps: its heading, how wide it is, and its cell; `None` where nothing tells it."""
 
     name: str
     width: int
-    cell: Callable[[TrendStep], str]
+    cell: Callable[[TrendStep], str | None]
 
 
-def _estimated(of: Callable[[TrendStep], Estimate | None]) -> Callable[[TrendStep], str]:
-    def cell(step: TrendStep) -> str:
+def _estimated(of: Callable[[TrendStep], Estimate | None]) -> Callable[[TrendStep], str | None]:
+    def cell(step: TrendStep) -> str | None:
         found = of(step)
-        return "" if found is None else digits.estimate(found)
+        return None if found is None else _short(found)
 
     return cell
 
 
-def _value(of: Callable[[TrendStep], Estimate | float | None]) -> Callable[[TrendStep], str]:
-    def cell(step: TrendStep) -> str:
+def _value(of: Callable[[TrendStep], Estimate | float | None]) -> Callable[[TrendStep], str | None]:
+    def cell(step: TrendStep) -> str | None:
         found = of(step)
         value = found if found is None or isinstance(found, float) else found.value
-        return "" if value is None or np.isnan(value) else digits.number(value, 3)
+        return None if value is None else "" if np.isnan(value) else digits.number(value, 3)
 
     return cell
+
+
+def _regret(step: TrendStep) -> str | None:
+    if step.frontier is None:
+        return None
+    return "" if step.frontier.regret is None else _short(step.frontier.regret)
+
+
+def _short(estimate: Estimate) -> str:
+    """As `digits.estimate`, with three decimals at most, so that steps stand below each other."""
+    value, stderr = estimate
+    if not np.isfinite([value, stderr]).all() or max(abs(value), stderr) >= digits.LARGEST:
+        return digits.estimate(estimate)
+    places = min(max(1 - int(np.floor(np.log10(stderr))), 0), MOST_PLACES) if stderr > 0 else MOST_PLACES
+    return f"{value:.{places}f} ± {stderr:.{places}f}".removeprefix("-" if round(value, places) == 0 else "")
 
 
 # In the order in which they are given up where a terminal is narrow, from the last.
 COLUMNS = (
     StepColumn("step", 6, lambda step: str(step.step)),
-    StepColumn("reward", 16, _estimated(lambda step: step.reward)),
-    StepColumn("KL, nats", 14, _estimated(lambda step: step.best_kl)),
+    StepColumn("reward", 14, _estimated(lambda step: step.reward)),
+    StepColumn("KL, nats", 13, _estimated(lambda step: step.best_kl)),
     StepColumn("entropy", 7, _value(lambda step: step.best_entropy)),
-    StepColumn("distinct-2", 10, _value(lambda step: step.distinct_2)),
+    StepColumn("distinct", 8, _value(lambda step: step.distinct_2)),
     StepColumn("length", 6, _value(lambda step: step.length)),
-    StepColumn("gap, nats", 13, _estimated(lambda step: step.best_gap)),
-    StepColumn("regret", 15, _estimated(lambda step: None if step.frontier is None else step.frontier.regret)),
+    StepColumn("gap, nats", 12, _estimated(lambda step: step.best_gap)),
+    StepColumn("regret", 13, _regret),
     StepColumn("mismatch", 8, _value(lambda step: None if step.mismatch is None else step.mismatch.mean_difference)),
     StepColumn("cut off", 7, _value(lambda step: step.cut_off)),
     StepColumn("alike", 6, _value(lambda step: step.alike)),
@@ -68,7 +85,7 @@ COLUMNS = (
     StepColumn("excess", 8, _value(lambda step: step.excess_collapse)),
 )
 MEANINGS = {
-    "distinct-2": "distinct 2-grams of two completions of a prompt",
+    "distinct": "distinct 2-grams of two completions of a prompt",
     "gap, nats": "KL(policy‖target), by the prior's samples if given, else by the step's own",
     "regret": "how much more reward the step's KL could have bought",
     "mismatch": "mean |difference| of the two engines' log-probs, nats a token",
@@ -76,13 +93,13 @@ MEANINGS = {
     "alike": "share of prompts whose completions all have one reward",
     "unique": "share of different completions of a prompt",
     "ESS": "share of completions that carry the target's weights",
-    "excess": "distinct-2 minus the target's, by the step's own samples",
+    "excess": "distinct minus the target's, by the step's own samples",
 }
 
 
 def columns_of(steps: Sequence[TrendStep], width: int) -> tuple[StepColumn, ...]:
     """Return the columns that some of the steps have something for, the first ones that fit into the width."""
-    filled = [column for column in COLUMNS if any(column.cell(step) for step in steps)]
+    filled = [column for column in COLUMNS if any(column.cell(step) is not None for step in steps)]
     ends = np.cumsum([column.width + 2 for column in filled])
     return tuple(column for column, end in zip(filled, ends, strict=True) if end <= width)
 
@@ -99,7 +116,7 @@ class TrendLines:
         if not self._columns:
             self._columns = columns_of([step], self._console.width)
             self._print(Text("  ".join(column.name.rjust(column.width) for column in self._columns), "dim"))
-        self._print(Text("  ".join(column.cell(step).rjust(column.width) for column in self._columns)))
+        self._print(Text("  ".join((column.cell(step) or "").rjust(column.width) for column in self._columns)))
         for event in events:
             since = "" if event.began == event.named else f", since step {event.began}"
             self._print(Text(f"     ▲ {event.what}{since}", "yellow"))
@@ -144,8 +161,8 @@ def print_trend(trend: Trend, console: Console | None = None, *, explain: bool =
 
 def print_end(trend: Trend, console: Console, *, explain: bool = False) -> None:
     """Print what happened, with the evidence, what the reader should know, and what the columns mean."""
-    lines = [line for event in trend.events for line in (Text(_dated(event), "yellow"), Text(f"  {event.evidence}"))]
-    print_section(console, "What happened", Text("\n").join(lines) if lines else Text(NO_EVENTS))
+    parts = [(Text(_dated(event), "yellow"), Padding(event.evidence, (0, 0, 0, 2))) for event in trend.events]
+    print_section(console, "What happened", Group(*(one for part in parts for one in part)) if parts else NO_EVENTS)
     print_warnings(console, trend.end.warnings, explain=explain)
     if trend.steps:
         console.print(Text(f"\n{footnote(trend.steps, console.width)}", "dim"))
@@ -208,7 +225,7 @@ def _steps_table(trend: Trend) -> Table:
     shown = shown_steps(trend)
     columns = columns_of(shown, ANY_WIDTH)
     headings = (Heading("step", "name"), *(Heading(column.name) for column in columns[1:]))
-    rows = tuple(tuple(column.cell(step) for column in columns) for step in shown)
+    rows = tuple(tuple(column.cell(step) or "" for column in columns) for step in shown)
     left = len(trend.steps) - len(shown)
     notes = (f"{left:,} steps between these are not shown.",) if left else ()
     return Table("", headings, rows, (*notes, footnote(trend.steps, ANY_WIDTH)))
