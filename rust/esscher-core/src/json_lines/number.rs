@@ -136,13 +136,12 @@ impl Digits {
     /// The same, faster if there are about eight: without a branch that depends on it.
     #[inline(always)]
     fn followed_by_many(self, bytes: &[u8]) -> Self {
-        let Some(sixteen) = bytes.first_chunk::<16>() else { return self.followed_by(bytes) };
-        let (eight, others) = sixteen.split_at(8);
-        let halves =
-            [eight, others].map(|half| half.first_chunk().map_or(Self::default(), |half| Self::at_first(*half)));
-        let second = if halves[0].count == 8 { halves[1] } else { Self::default() };
-        let both = self.joined(halves[0]).joined(second);
-        if second.count == 8 { both.followed_by(&bytes[16..]) } else { both }
+        let Some((eight, others)) = bytes.split_first_chunk() else { return self.followed_by(bytes) };
+        let Some((next, rest)) = others.split_first_chunk() else { return self.followed_by(bytes) };
+        let (first, second) = (Self::at_first(*eight), Self::at_first(*next));
+        let second = if first.count == 8 { second } else { Self::default() };
+        let both = self.joined(first).joined(second);
+        if second.count == 8 { both.followed_by(rest) } else { both }
     }
 
     #[inline(always)]
