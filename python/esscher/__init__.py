@@ -44,6 +44,7 @@ from esscher.ragged import Masked, Padded, Ragged
 from esscher.samples import Samples, concatenate
 from esscher.target import Condition, Moments, Product, Tilt
 from esscher.token_scores import token_scores
+from esscher.trend import summarise_step, trend
 
 if TYPE_CHECKING:
     from esscher.client import AsyncClient, Client, ColumnError
@@ -108,11 +109,13 @@ __all__ = [
     "sequence_logprobs",
     "solve_beta",
     "solve_moments",
+    "summarise_step",
     "tempered_smc",
     "tilt_log_z",
     "token_scores",
     "token_smc",
     "top_ngrams",
+    "trend",
 ]
 
 

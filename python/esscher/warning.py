@@ -40,6 +40,7 @@ HEADLINES = {
     "flat-frontier": "The frontier is a point",
     "best-of-n-without-error": "The reward of the best of many has no error",
     "partial-excess": "The excess of diversity is that of some prompts only",
+    "unread-files": "Some files are not whole, and were left out",
     "not-available": "Something is not available",
     "one-prompt": "There is one prompt",
     "few-prompts": "Standard errors are rough: they rest on few prompts",

@@ -69,7 +69,7 @@ def estimate_mutual_information(samples: Samples) -> MutualInformation:
 
     References
     ----------
-    "RAGEN-2", 2026, arXiv:2604.06268 (template collapse).
+    Wang et al., "RAGEN-2: Reasoning Collapse in Agentic RL", 2026, arXiv:2604.06268 (template collapse).
     Poole, Ozair, van den Oord, Alemi, Tucker, "On Variational Bounds of Mutual Information", ICML 2019,
     arXiv:1905.06922 (the bound from a batch, with a known conditional).
 

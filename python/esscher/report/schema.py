@@ -28,20 +28,28 @@ from esscher.mismatch import Metrics, MismatchReport
 from esscher.report.as_json import COLUMNS
 from esscher.report.outcomes import Dissociation
 from esscher.target import Target, Tilt
+from esscher.trend import FrontierPlace, StepMismatch, TrendEnd, TrendEvent, TrendStep
 from esscher.warning import ReportWarning
 
 SCHEMA = Path(__file__).with_name("schema.json")
-# What each command prints with --json, or writes; of `train` with --recipe dissociation.
+# What each command prints with --json, or writes; of `train` with --recipe dissociation. Of `trend`, a line is a step,
+# an event that is named at the step before it, or the end.
 KINDS = {
     "evaluate": Report,
     "prototype": Prototype,
     "compare": Comparison,
     "mismatch": MismatchReport,
     "train": Dissociation,
+    "trend: a step": TrendStep,
+    "trend: an event": TrendEvent,
+    "trend: the end": TrendEnd,
 }
 # What records' modules import for type checkers alone.
 PARTS = (Comparison, PolicyPoint, KlEstimate, DiversityEstimate, Estimate, Interval, Report, LogZ, Frontier, Metrics)
-NAMES = {one.__name__: one for one in (*PARTS, MutualInformation, ReportWarning, TargetReport, Prototype, Tilt)} | {
+OF_TREND = (FrontierPlace, StepMismatch, TrendEvent)
+NAMES = {
+    one.__name__: one for one in (*PARTS, MutualInformation, ReportWarning, TargetReport, Prototype, Tilt, *OF_TREND)
+} | {
     "np": np,
     "NDArray": NDArray,
 }

@@ -141,6 +141,8 @@ class TrainingLoop:
         clock.lap("prior")
         scored = give_rewards(self._task.reward, drawn)
         clock.lap("reward")
+        if self._settings.keep_samples and scored.samples is not None:
+            self._run.keep(scored.samples, self.step)
         self._unrewarded = self._unrewarded + 1 if scored.samples is None else 0
         if self._unrewarded == STEPS_WITHOUT_REWARD:
             raise ValueError(f"no completion got a reward for {STEPS_WITHOUT_REWARD} steps in a row: {scored.why}")
