@@ -20,7 +20,7 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from esscher import Ragged, Samples, Tilt, distinct, estimate_kl, evaluate
 from esscher.integrations.trl import EsscherCallback, EsscherReward
-from esscher.integrations.trl_judge import TrainerBatch, _samples_of
+from esscher.integrations.trl_judge import TrainerBatch, samples_of
 from models import THREADS, alice, alice_folder
 
 pytestmark = [
@@ -482,7 +482,7 @@ def test_results_of_tools_are_read_and_not_counted():
         reward_range=None,
         logprobs=-ids / 10,
     )
-    samples, rewards = _samples_of(batch)
+    samples, rewards, _ = samples_of(batch)
     # The third is a tool's alone, the fourth is left out by the trainer.
     assert [row.tolist() for row in samples.completions] == [[0, 1, 2, 3], [5, 6, 7]]
     assert [row.tolist() for row in samples.actions.kept] == [[0, 3], [5, 6, 7]]

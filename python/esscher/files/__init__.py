@@ -43,7 +43,7 @@ from esscher.files.columns import RowError, check_values
 from esscher.files.dump import MASK, NEEDED, Dump, check_needed, names_of, read, to_table
 from esscher.files.formats import check_output, check_writable, is_json_lines, naming, write, write_blocks
 from esscher.files.logprobs import LogprobColumns, read_logprobs
-from esscher.files.numbers import read_numbers
+from esscher.files.numbers import read_numbers, with_numbers
 from esscher.files.scores import completions, grouped, to_columns, token_columns, with_columns
 
 __all__ = [
@@ -75,6 +75,7 @@ __all__ = [
     "to_table",
     "token_columns",
     "with_columns",
+    "with_numbers",
     "write",
     "write_blocks",
 ]
