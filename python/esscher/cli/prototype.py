@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import esscher
-from esscher.cli.options import Explain, IgnoredMasks, Renames, renames_of
+from esscher.cli.options import Explain, IgnoredMasks, Renames, Rewards, Step, Tool, renames_of, weights_of
 from esscher.cli.output import Html, Json, Picture, check_outputs, console, say_where, show_progress, title_of
 from esscher.target import Tilt
 from esscher.warning import merge_warnings
@@ -19,7 +19,9 @@ COLUMNS = ("rewards", "prior_logprobs")
 
 
 def prototype(
-    paths: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Samples of the prior, .parquet or .jsonl.")],
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Samples of the prior: files, folders or patterns.")
+    ],
     beta: Annotated[
         list[float] | None, typer.Option(help="A beta to look at; may be given several times.  [default: 64 of them]")
     ] = None,
@@ -27,6 +29,9 @@ def prototype(
     explain: Explain = False,
     html: Html = None,
     picture: Picture = None,
+    reward: Rewards = None,
+    step: Step = None,
+    tool: Tool = None,
     columns: Renames = None,
     ignore_mask: IgnoredMasks = None,
 ) -> None:
@@ -44,7 +49,15 @@ def prototype(
         Tilt(one)  # raises what is wrong with it
     with show_progress(counted=False) as progress:
         task = progress.add_task("reading", total=None)
-        dump = files.read(paths, columns=renames_of(columns), optional=COLUMNS, ignore_masks=ignore_mask or ())
+        dump = files.read(
+            paths,
+            columns=renames_of(columns),
+            optional=COLUMNS,
+            ignore_masks=ignore_mask or (),
+            tool=tool,
+            step=step,
+            rewards=weights_of(reward),
+        )
         progress.update(task, description=f"weighing {dump.samples}")
         found = files.naming(paths, esscher.prototype, dump.samples, beta)
     found = replace(found, warnings=merge_warnings((*dump.warnings, *found.warnings)))

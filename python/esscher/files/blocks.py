@@ -13,6 +13,7 @@ from esscher.files import jsonl
 from esscher.files.conversion import conformed, look_through, of_size
 from esscher.files.formats import ARROW, JSON_LINES, PARQUET, check_readable, naming
 from esscher.files.readers import choose
+from esscher.files.readers.no_samples import why_no_samples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -111,7 +112,12 @@ def scan(path: Path, tool: str | None = None) -> Rows:
     """
     found = _as_it_stands(path)
     reader = choose(path, found.schema.names, tool)
-    return found if reader is None else _converted(found, reader)
+    if reader is not None:
+        return _converted(found, reader)
+    reason = why_no_samples(path, found.schema.names) if tool is None else None
+    if reason is not None:
+        raise ValueError(f"{path} has no samples, but {reason}")
+    return found
 
 
 def load(path: Path, columns: Sequence[str] | None = None, tool: str | None = None) -> pa.Table:

@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass
-from os import PathLike
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
 
 from esscher.files import columns as arrow
-from esscher.files.asking import ask_about_masks, masks_in
-from esscher.files.blocks import read_table, scan
-from esscher.files.formats import naming
-from esscher.files.steps import read_steps, several_steps, steps_in
 from esscher.groups import Groups
 from esscher.ragged import Ragged
-from esscher.samples import Samples, concatenate
+from esscher.samples import Samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
-
-    from esscher.files.blocks import Rows
-    from esscher.warning import ReportWarning
 
 PROMPT_ID = "prompt_id"
 # Our columns, the fields of `Samples` that they fill, and how they are read.
@@ -43,94 +34,10 @@ FIELDS: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
 NEEDED = ("prompt_token_ids", "completion_token_ids")
 OPTIONAL = tuple(name for name in FIELDS if name not in NEEDED)
 NAMES = (PROMPT_ID, *FIELDS)
+# What holds the words of completions, where there are no ids.
+TEXTS = {"prompt", "completion"}
 # What files call a column of ours, too, where they have none of our own name for it.
 ALSO = {"rewards": "reward"}
-
-StrPath = str | PathLike[str]
-
-
-@dataclass(frozen=True, eq=False)
-class Dump:
-    """The samples that one or several files hold.
-
-    Parameters
-    ----------
-    samples
-        The completions, grouped by prompt.
-    order
-        The row of each completion of `samples` [N], counted from 0 through all files.
-    warnings
-        What the files say of the completions that `samples` cannot: that they are of several steps.
-    """
-
-    samples: Samples
-    order: NDArray[np.int64]
-    warnings: tuple[ReportWarning, ...] = ()
-
-
-def read(
-    paths: StrPath | Sequence[StrPath],
-    *,
-    columns: Mapping[str, str] | None = None,
-    optional: Collection[str] = OPTIONAL,
-    ignore_masks: Collection[str] = (),
-    progress: Callable[[str], None] | None = None,
-) -> Dump:
-    """Read samples from Parquet (.parquet) or JSON lines (.jsonl), grouped by prompt; no other columns are read.
-
-    Rows with equal prompt tokens share a prompt, across files too; where there is a `prompt_id`, it must be equal as
-    well. So ids keep apart prompts of equal tokens, and may start anew in every file. Prompts come in order of first
-    appearance, and the completions of each in the files' order.
-
-    Parameters
-    ----------
-    paths
-        One file, or several.
-    columns
-        What our columns are called in the files, ``{"rewards": "score"}``.
-    optional
-        Which of the optional columns are needed, as files call them: others are not read.
-    ignore_masks
-        Masks that are said to matter not: all tokens and rows count. Others that leave something out are asked about.
-    progress
-        Called with the path of each file before it is read.
-
-    Raises
-    ------
-    FileNotFoundError
-        If a file is not there.
-    ValueError
-        If a file is not whole or not of its kind, lacks a needed column, holds a null, a value outside its column's
-        range, or a mask by which not everything counts, or fills other columns than the others. The message names the
-        file, and the column, row and line where there is one.
-
-    Examples
-    --------
-    >>> import pathlib, tempfile
-    >>> from esscher.files import read
-    >>> row = '{"prompt_token_ids": [1], "completion_token_ids": [7, 8], "score": 0.5}'
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = pathlib.Path(folder, "rows.jsonl")
-    ...     _ = path.write_text(row)
-    ...     read(path, columns={"rewards": "score"}).samples
-    Samples(1 prompt, 1 completion, 2 tokens; rewards)
-    """
-    files = [Path(path) for path in ([paths] if isinstance(paths, str | PathLike) else paths)]
-    if not files:
-        raise ValueError("paths is empty: give at least one file")
-    parts = []
-    for path in files:
-        if progress is not None:
-            progress(str(path))
-        parts.append(_part(path, columns or {}, optional, ignore_masks))
-        if parts[-1].rows.columns != parts[0].rows.columns:
-            raise ValueError(
-                f"{path} fills {', '.join(parts[-1].rows.columns) or 'no optional column'}, {files[0]} fills "
-                f"{', '.join(parts[0].rows.columns) or 'none'}: files read together must agree"
-            )
-    rows = parts[0].rows if len(parts) == 1 else concatenate([part.rows for part in parts])
-    samples, order = _grouped(rows, _prompt_ids(files, parts, (columns or {}).get(PROMPT_ID, PROMPT_ID)))
-    return Dump(samples, order, several_steps([part.steps for part in parts]))
 
 
 def to_table(samples: Samples) -> pa.Table:
@@ -181,6 +88,8 @@ def names_of(columns: Mapping[str, str], there: Collection[str]) -> dict[str, st
 
 def check_needed(path: Path, there: Sequence[str], names: Mapping[str, str], renamed: Collection[str]) -> None:
     """Raise `ValueError` if a file lacks a column that is needed, or one of ours that is said to be renamed."""
+    if set(there) >= TEXTS and not set(NEEDED) & set(there):
+        raise ValueError(f"{path} holds texts, not ids, in prompt and completion: give --tokenizer")
     for ours in (*NEEDED, *renamed):
         if names[ours] not in there:
             called = f" (read as {ours!r})" if ours in renamed else ""
@@ -190,37 +99,14 @@ def check_needed(path: Path, there: Sequence[str], names: Mapping[str, str], ren
             )
 
 
-class _Part(NamedTuple):
-    """What a file holds: a prompt for each row, so that an error's index is the file's row; ids and steps."""
+def rows_of(table: pa.Table, names: Mapping[str, str]) -> Samples:
+    """Return a table's rows as samples with a prompt each: in its order, so that an error's index is its row.
 
-    found: Rows
-    rows: Samples
-    ids: pa.ChunkedArray | None
-    steps: dict[str, list[str]]
-
-
-def _part(
-    path: Path,
-    renames: Mapping[str, str],
-    optional: Collection[str],
-    ignored: Collection[str],
-) -> _Part:
-    found = scan(path)
-    there = found.schema.names
-    names = names_of(renames, there)
-    check_needed(path, there, names, renames)
-    masks = masks_in(there, ignored)
-    read = {ours: names[ours] for ours in (PROMPT_ID, *NEEDED, *optional) if names[ours] in there}
-    steps = steps_in(there, read.values())
-    table = read_table(found, list(dict.fromkeys([*read.values(), *masks, *steps])))
-    rows = naming(found, _rows, table, read)
-    naming(found, ask_about_masks, table, rows, masks)
-    ids = table.column(read[PROMPT_ID]) if PROMPT_ID in read else None
-    return _Part(found, rows, ids, read_steps(table, steps))
-
-
-def _rows(table: pa.Table, names: Mapping[str, str]) -> Samples:
-    """Return one prompt per row: the table's own order, so that an error's index is the file's row."""
+    Raises
+    ------
+    RowError
+        If a row is refused.
+    """
     filled: dict[str, Any] = {}
     for ours, theirs in names.items():
         if ours != PROMPT_ID and (ours in NEEDED or arrow.is_known(table.column(theirs))):
@@ -257,33 +143,15 @@ def _error(columns: Mapping[str, Any], n: int) -> ValueError | None:
     return None
 
 
-def _prompt_ids(files: Sequence[Path], parts: Sequence[_Part], name: str) -> pa.Array | None:
-    """Return the ids of all rows as text, or `None` if there are none."""
-    known = [path for path, part in zip(files, parts, strict=True) if part.ids is not None]
-    if not any(part.ids is not None and arrow.is_known(part.ids) for part in parts):
-        return None
-    for path in files:
-        if path not in known:
-            raise ValueError(f"{path} has no column {name!r}, {known[0]} has: files read together must agree")
-    return pa.concat_arrays([naming(part.found, arrow.keys, name, part.ids) for part in parts])
-
-
-def _grouped(rows: Samples, ids: pa.Array | None) -> tuple[Samples, NDArray[np.int64]]:
-    groups = arrow.row_codes(rows.prompts)
-    if ids is not None:
-        pairs = np.stack([arrow.codes(ids), groups], axis=1)
-        groups = arrow.row_codes(Ragged.from_padded(pairs, lengths=np.full(len(pairs), 2)))
-    return by_prompt(rows, groups)
-
-
 def by_prompt(rows: Samples, groups: NDArray[np.int64]) -> tuple[Samples, NDArray[np.int64]]:
     """Put rows of one group together, whose prompts are equal; with the rows' numbers in the new order [N]."""
     order = np.argsort(groups, kind="stable")
     offsets = Groups.from_sizes(np.bincount(groups))
-    taken = {name: _take(getattr(rows, name), order) for name in rows.columns}
+    taken = {name: take(getattr(rows, name), order) for name in rows.columns}
     prompts = rows.prompts.take(order[offsets[:-1]])
     return Samples(prompts, rows.completions.take(order), offsets, **taken), order
 
 
-def _take(column: Any, order: NDArray[np.int64]) -> Any:
+def take(column: Any, order: NDArray[np.int64]) -> Any:
+    """Return some rows of a column."""
     return column.take(order) if isinstance(column, Ragged) else column[order]
