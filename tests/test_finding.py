@@ -244,7 +244,7 @@ def test_commands_ask_which_step_and_take_the_answer(tmp_path, esscher):
         assert "completions of 2 steps (1, 2), each of another policy: say which, --step N" in err
         code, out, err = esscher(command, tmp_path, "--step", "2", "--json")
         assert code == 0, err
-        assert json.loads(out)["sizes" if command == "evaluate" else "frontier"]
+        assert json.loads(out)["counts" if command == "evaluate" else "frontier"]
 
 
 # Engines.

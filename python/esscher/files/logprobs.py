@@ -10,7 +10,7 @@ import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
 from esscher.files import columns as arrow
 from esscher.files.blocks import read_table, scan
 from esscher.files.file_part import MASK, Place
-from esscher.files.finding import find
+from esscher.files.finding import find, of_step
 from esscher.files.formats import check_known_or_not, naming
 from esscher.files.masks import ROW_MASKS, TOKEN_MASKS
 from esscher.files.steps import rows_of_step, steps_in
@@ -121,10 +121,10 @@ def read_logprobs(
     array([-0.5,  nan])
     """
     told = {name for name in (train, rollout, mask) if name}
-    found = [
-        _scanned(file, told, tool) for file in find(paths, tool).files if step is None or file.step in (None, step)
-    ]
+    found = [_scanned(file, told, tool) for file in of_step(find(paths, tool).files, step)]
     files, tables = _rows_of_step(found, step)
+    if not files:
+        raise ValueError(f"{', '.join(map(str, paths[:3]))}: no completion is of step {step}")
     paths = [rows.path for rows in files]
     names = _names(paths[0], tables[0].column_names, Trainer(train or "", rollout or ""), mask)
     masks = (*names.token_masks, *names.row_masks)
