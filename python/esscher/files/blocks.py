@@ -66,7 +66,7 @@ class Rows:
     left_out
         Why rows of a tool's file are no samples, and how many.
     held
-        All rows of a tool's file, if it is no larger than a block.
+        All rows of a tool's file, if they are no more than a block may be.
     """
 
     path: Path
@@ -166,7 +166,7 @@ def _converted(source: Rows, reader: Reader) -> Rows:
         why = "; ".join(f"{count:,} {reason}" for reason, count in seen.left_out.items())
         raise ValueError(f"{rows.path} is {reader.NAME}'s and has no samples: {why or 'its rows hold none'}")
     return replace(
-        rows, schema=seen.schema, count=seen.count, rewards=seen.rewards, left_out=seen.left_out, held=seen.only
+        rows, schema=seen.schema, count=seen.count, rewards=seen.rewards, left_out=seen.left_out, held=seen.held
     )
 
 
