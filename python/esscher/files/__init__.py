@@ -1,4 +1,4 @@
-"""Samples in files: Parquet and JSON lines, in and out.
+"""Samples in files: ours, in and out, and what other tools write.
 
 One row is one completion. The columns, all but the first two optional:
 
@@ -14,9 +14,15 @@ token_kl              list<float32>      full-vocabulary KL at each token, in na
 policy_entropy        list<float32>      full-vocabulary entropy at each token
 rewards               double             finite or -inf
 terminated            bool               whether the completion ended by itself
+rollout_logprobs      list<float32>      the policy's, as the engine recorded them that sampled
+step                  integer            which step of training
 ====================  =================  ===========================================
 
-What trainers write instead is read too: `reward` where there are no `rewards`; other kinds of numbers, if they hold
+Files are Parquet, Arrow and JSON lines, the last packed or not. What a tool writes is recognised by its name and
+columns, and read as rows of ours (`readers`, a module for each tool), with what else it holds; ``tool="ours"`` takes
+rows as they stand. A tool's column of token values may hold one for each token, or for each that `action_mask` keeps.
+
+Other names and types are read too: `reward` where there are no `rewards`; other kinds of numbers, if they hold
 the same, booleans and text as rewards; 0 and 1, "stop" and "length" for `terminated`; each value in a list of its own.
 An optional column of nothing but nulls counts as not there. A column that is a mask by its name (`masks`), and leaves
 something out, is asked about.
@@ -28,8 +34,8 @@ JSON lines are valid JSON, so infinities are written as the numbers ``1e999`` an
 in any reader of doubles; they are taken back, and the literals that Python writes. NaN has no such number: a table that
 holds one is written as Parquet, and only where a file of JSON lines held ``NaN`` itself, it gets that back.
 
-`read` holds all rows of a file; `scan` and `read_blocks` read one of any size a block at a time, and `write_blocks`
-writes it so.
+`read` holds all rows of files, folders and patterns, of one step; `read_run` reads a run step by step. `scan` and
+`read_blocks` read a file of any size a block at a time, and `write_blocks` writes it so.
 """
 
 from esscher.files.asking import ask_about_masks, masks_in
