@@ -48,6 +48,7 @@ def evaluate(
 ) -> None:
     """Report what files of samples say of a policy: reward, KL, diversity, and its distance from a target."""
     from esscher import files
+    from esscher.evaluate.single_rewards import estimate_rewards
     from esscher.report import print_report, to_json, write_page
 
     target = _target_of(beta, threshold)
@@ -66,7 +67,11 @@ def evaluate(
         )
         progress.update(task, description=f"evaluating {dump.samples}", total=None)
         report = files.naming(paths, partial(esscher.evaluate, dump.samples, target, proposal=proposal))
-    report = replace(report, warnings=merge_warnings((*dump.warnings, *report.warnings)))
+    report = replace(
+        report,
+        warnings=merge_warnings((*dump.warnings, *report.warnings)),
+        rewards=estimate_rewards(dump.rewards_by_name, dump.samples.groups),
+    )
     # The page first, so that whoever reads only the beginning of the output has it.
     if html is not None:
         write_page(report, html, decode=decode, title=title_of(paths))
