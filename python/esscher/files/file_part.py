@@ -9,7 +9,7 @@ import numpy as np
 
 from esscher.files import columns as arrow
 from esscher.files.asking import ask_about_masks, masks_in
-from esscher.files.dump import NEEDED, PROMPT_ID, check_needed, names_of, rows_of, take
+from esscher.files.dump import NAMES, NEEDED, PROMPT_ID, check_needed, names_of, rows_of, take
 from esscher.files.formats import naming
 from esscher.files.named_rewards import named, reward, weighted
 from esscher.files.steps import read_steps, steps_in
@@ -142,7 +142,7 @@ def part_of(found: Rows, table: pa.Table, wanted: Wanted, reading: Reading, numb
         if "terminated" in names and table.column(names["terminated"]).null_count:
             del names["terminated"]
     rollout = names.pop(ROLLOUT, None)
-    rows = naming(located, rows_of, table, {ours: one for ours, one in names.items() if ours != MASK})
+    rows = naming(located, rows_of, table, {ours: one for ours, one in names.items() if ours in NAMES})
     naming(located, ask_about_masks, table, rows, reading.masks)
     beside = _rollout(table, rollout, rows) if rollout is not None and arrow.is_known(table.column(rollout)) else None
     ids = table.column(names[PROMPT_ID]) if PROMPT_ID in names else None
@@ -152,7 +152,8 @@ def part_of(found: Rows, table: pa.Table, wanted: Wanted, reading: Reading, numb
 
 def _rollout(table: pa.Table, name: str, rows: Samples) -> Ragged:
     """Return the sampler's log-probs of the tokens that the policy chose."""
-    found = arrow.raw_numbers(name, table.column(name))
+    raw = arrow.raw_numbers(name, table.column(name))
+    found = Ragged(raw.values.astype(np.float32), raw.offsets)
     if MASK not in table.column_names or not np.array_equal(found.offsets, rows.completions.offsets):
         return found
     kept = arrow.raw_numbers(MASK, table.column(MASK)).values == 1
