@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path  # noqa: TC003 - typer reads it
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -39,7 +39,9 @@ def evaluate(
     json: Json = False,
     explain: Explain = False,
     html: Html = None,
-    tokenizer: Annotated[str | None, typer.Option(help=f"Show n-grams as text. {MODEL_HELP}")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help=f"Make ids of texts, and show n-grams as text. {MODEL_HELP}")
+    ] = None,
     reward: Rewards = None,
     step: Step = None,
     tool: Tool = None,
@@ -53,7 +55,8 @@ def evaluate(
 
     target = _target_of(beta, threshold)
     check_outputs(paths, html)
-    decode = _decoder_of(tokenizer) if tokenizer else None
+    loaded = _tokenizer_of(tokenizer) if tokenizer else None
+    decode = None if loaded is None else _decoder_of(loaded)
     with show_progress() as progress:
         task = progress.add_task("reading", total=None)
         dump = files.read(
@@ -64,6 +67,7 @@ def evaluate(
             tool=tool,
             step=step,
             rewards=weights_of(reward),
+            tokenizer=loaded,
         )
         progress.update(task, description=f"evaluating {dump.samples}", total=None)
         report = files.naming(paths, partial(esscher.evaluate, dump.samples, target, proposal=proposal))
@@ -90,9 +94,12 @@ def _target_of(beta: float | None, threshold: float | None) -> Target | None:
     return None if threshold is None else Condition(threshold)
 
 
-def _decoder_of(model: str) -> Callable[[Sequence[int]], str]:
+def _tokenizer_of(model: str) -> Any:
     from esscher.lm.packaged import resolve
     from esscher.lm.transformers import load_tokenizer, locate
 
-    tokenizer = load_tokenizer(locate(resolve(model)))
+    return load_tokenizer(locate(resolve(model)))
+
+
+def _decoder_of(tokenizer: Any) -> Callable[[Sequence[int]], str]:
     return lambda ids: str(tokenizer.decode(list(ids)))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
 
 from esscher.files import columns as arrow
 from esscher.files.asking import ask_about_masks, masks_in
@@ -20,13 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from pathlib import Path
 
-    import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
     from numpy.typing import NDArray
 
     from esscher.files.blocks import Rows
+    from esscher.files.retokenising import TextTokenizer
 
 ROLLOUT, MASK = "rollout_logprobs", "action_mask"
-NO_REWARD = "completions without a reward"
+NO_REWARD = "completions without a reward, or without a token"
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,15 @@ class Wanted:
         Masks that matter not.
     rewards
         Which columns are rewards, and what each weighs; `None` for the file's own total.
+    tokenizer
+        What makes ids of texts, where a file has no ids.
     """
 
     columns: Mapping[str, str]
     optional: Collection[str]
     ignore_masks: Collection[str]
     rewards: Mapping[str, float] | None
+    tokenizer: TextTokenizer | None = None
 
 
 class Reading(NamedTuple):
@@ -131,6 +135,10 @@ def part_of(found: Rows, table: pa.Table, wanted: Wanted, reading: Reading, numb
     ValueError
         If a row is refused, or none has a reward where rewards are wanted.
     """
+    empty = 0
+    if found.tokenizer is not None:
+        whole = np.flatnonzero(arrow.token_ids(NEEDED[1], table.column(NEEDED[1])).lengths)
+        table, numbers, empty = table.take(pa.array(whole)), numbers[whole], len(numbers) - len(whole)
     located = Place(replace(found, held=None), numbers)
     names, lenient = dict(reading.names), found.reader is not None or wanted.rewards is not None
     single = {name: reward(table, column) for name, column in reading.single.items()}
@@ -146,7 +154,7 @@ def part_of(found: Rows, table: pa.Table, wanted: Wanted, reading: Reading, numb
     naming(located, ask_about_masks, table, rows, reading.masks)
     beside = _rollout(table, rollout, rows) if rollout is not None and arrow.is_known(table.column(rollout)) else None
     ids = table.column(names[PROMPT_ID]) if PROMPT_ID in names else None
-    part = FilePart(located, rows, numbers, ids, read_steps(table, reading.steps), single, beside, 0)
+    part = FilePart(located, rows, numbers, ids, read_steps(table, reading.steps), single, beside, empty)
     return part if total is None else _rewarded(part, total)
 
 
@@ -175,5 +183,5 @@ def _rewarded(part: FilePart, total: NDArray[np.float64]) -> FilePart:
         ids=None if part.ids is None else part.ids.take(kept),
         single={name: column[kept] for name, column in part.single.items()},
         rollout=None if part.rollout is None else part.rollout.take(kept),
-        left_out=len(total) - len(kept),
+        left_out=part.left_out + len(total) - len(kept),
     )

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from esscher.files.retokenising import TextTokenizer
+
 StrPath = str | PathLike[str]
 
 
@@ -68,6 +70,7 @@ def read(
     tool: str | None = None,
     step: int | str | None = None,
     rewards: Mapping[str, float] | None = None,
+    tokenizer: TextTokenizer | None = None,
 ) -> Dump:
     """Read samples from files, ours or a tool's, grouped by prompt; no other columns are read.
 
@@ -94,6 +97,8 @@ def read(
     rewards
         Which columns are rewards, and what each weighs in their sum; by default the tool's own total. Completions
         without one are left out, and counted in a warning.
+    tokenizer
+        What makes ids of texts, where files have no ids: a tokenizer of transformers, the policy's.
 
     Raises
     ------
@@ -118,7 +123,7 @@ def read(
     Samples(1 prompt, 1 completion, 2 tokens; rewards)
     """
     given = listed(paths)
-    wanted = Wanted(columns or {}, optional, ignore_masks, rewards)
+    wanted = Wanted(columns or {}, optional, ignore_masks, rewards, tokenizer)
     found = find(given, tool_of(tool, wanted))
     files = of_step(found.files, step)
     if step is None:
@@ -129,7 +134,7 @@ def read(
     for file in files:
         if progress is not None:
             progress(str(file.path))
-        rows = scan(file.path, file.tool)
+        rows = scan(file.path, file.tool, tokenizer)
         left_out.update(rows.left_out)
         part = _part(rows, wanted, step)
         if part is not None:
