@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,6 +89,7 @@ def top_weighted_ngrams(
 ) -> tuple[_I64, _I64, _F64]: ...
 def panic() -> None: ...
 
+@final
 class JsonLines:
     def __new__(cls) -> JsonLines: ...
     def see(self, text: bytes, threads: int | None = None) -> None: ...
