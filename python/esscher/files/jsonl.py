@@ -53,7 +53,7 @@ def blocks(path: Path, schema: pa.Schema, size: int) -> Iterator[pa.Table]:
 def of_size(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
     """Join batches of any sizes into tables of one size and what is left."""
     waiting: list[pa.RecordBatch] = []
-    for batch in batches:
+    for batch in filter(len, batches):
         waiting.append(batch)
         while sum(map(len, waiting)) >= size:
             table = pa.Table.from_batches(waiting)
@@ -104,8 +104,8 @@ def _batches(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     for piece in _pieces(path):
         batches, lines = _naming(path, _core.read_json_lines, piece, kinds, before)
         before += lines
-        for columns in batches:
-            yield pa.record_batch([_array(*pair) for pair in zip(schema.types, columns, strict=True)], schema=schema)
+        for rows in batches:
+            yield pa.RecordBatch.from_struct_array(_array(pa.struct(list(schema)), rows))
 
 
 def _type(kind: Any) -> Any:
