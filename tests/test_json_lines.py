@@ -339,7 +339,6 @@ def test_blank_lines_make_no_blocks_and_objects_without_keys_are_rows(tmp_path, 
         ]
     path.write_text("{}\n{}\n")
     assert [block.first for block in files.read_blocks(files.scan(path), 1)] == [0, 1]
-    assert len(files.load(path)) == 2
 
 
 def test_keys_by_the_hundred_are_columns_and_within_objects_a_map(tmp_path):

@@ -53,12 +53,15 @@ def blocks(path: Path, schema: pa.Schema, size: int) -> Iterator[pa.Table]:
 def of_size(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
     """Join batches of any sizes into tables of one size and what is left."""
     waiting: list[pa.RecordBatch] = []
-    for batch in filter(len, batches):
-        waiting.append(batch)
-        while sum(map(len, waiting)) >= size:
-            table = pa.Table.from_batches(waiting)
-            yield table.slice(0, size)
-            waiting = table.slice(size).to_batches()
+    held = 0
+    for batch in batches:
+        rest = batch
+        while held + len(rest) >= size:
+            yield pa.Table.from_batches([*waiting, rest.slice(0, size - held)])
+            rest, waiting, held = rest.slice(size - held), [], 0
+        if len(rest):
+            waiting.append(rest)
+            held += len(rest)
     if waiting:
         yield pa.Table.from_batches(waiting)
 
