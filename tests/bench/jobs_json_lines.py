@@ -170,7 +170,8 @@ def _write_ours(path: Path) -> None:
 def _write_nemo_rl(path: Path) -> None:
     completions = data.completions(COMPLETIONS, WIDTH)
     previous, generated = (_logprobs(completions, seed) for seed in (1, 2))
-    words = np.array(["the", "quick", "brown", "fox,", '"jumps"', "over", "—", "the\n", "lazy", "dog."])
+    text = 'the quick brown fox, which "jumps" over the lazy dog.\n and runs — as all foxes do it, day by day'
+    words = np.array(text.split(" "))
     rng = np.random.default_rng(0)
     with path.open("w") as file:
         for i, ids in enumerate(completions):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from esscher.ragged import Ragged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 ROLLOUT = "rollout_logprobs"
 SUFFIXES = (".parquet", ".jsonl")
+# Seconds between two looks at what training writes.
+PAUSE = 2.0
 
 
 class RunStep(NamedTuple):
@@ -73,7 +76,7 @@ def stamps_of(paths: Sequence[Path]) -> dict[Path, Stamp]:
     return {file: (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
 
 
-def following(paths: Sequence[Path], index: RunIndex, pause: Callable[[], object]) -> Iterator[tuple[int, list[Path]]]:
+def following(paths: Sequence[Path], index: RunIndex) -> Iterator[tuple[int, list[Path]]]:
     """Yield steps with their files as they come, for ever: once the files are the same in two looks at them."""
     last = -1
     before: dict[Path, Stamp] = {}
@@ -86,7 +89,7 @@ def following(paths: Sequence[Path], index: RunIndex, pause: Callable[[], object
                 yield step, files
                 last = step
         before = now
-        pause()
+        time.sleep(PAUSE)
 
 
 def read_step(number: int, paths: Sequence[Path], renames: Mapping[str, str], ignored: Collection[str]) -> RunStep:

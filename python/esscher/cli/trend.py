@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from functools import partial
 from pathlib import Path  # noqa: TC003 - typer reads it
 from typing import TYPE_CHECKING, Annotated
@@ -21,14 +20,12 @@ from esscher.warning import ReportWarning
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-    from esscher.trend import KnownFrontier, TrendEvent, TrendStep
+    from esscher.trend import KnownFrontier, Trend, TrendEvent, TrendStep
 
     Show = Callable[[TrendStep, list[TrendEvent]], object]
 
 # What is looked at of the prior's samples beside tokens.
 PRIOR_COLUMNS = ("rewards", "prior_logprobs")
-# Seconds between two looks at what training writes.
-PAUSE = 2.0
 # So many files that were left out are named.
 NAMED = 3
 
@@ -55,8 +52,7 @@ def trend(
     Files hold one step each, numbered by their names, or have a column that says which step a row is of. With --beta
     each step is held against that target, with --prior against what its KL could have bought. Ctrl-C ends --follow.
     """
-    from esscher.report.as_json import to_json_line
-    from esscher.report.trend import TrendLines, print_end, print_trend, write_trend_page
+    from esscher.report.trend import TrendLines
 
     check_outputs([*paths, *([] if prior is None else [prior])], html)
     target, renames, ignored = None if beta is None else Tilt(beta), renames_of(columns), tuple(ignore_mask or ())
@@ -67,43 +63,51 @@ def trend(
     show = _print_lines if json else TrendLines(console).show if follow else _print_nothing
     is_stopped = False
     try:
-        if follow:
-            parts = map(read, _until(following(paths, index, partial(time.sleep, PAUSE)), until))
-            _take_all(map(summarise, parts), recorder, show)
-        else:
-            found = index.steps(stamps_of(paths))
-            _check_found(found, paths, index)
-            with show_progress() as progress:
-                task = progress.add_task("reading and summarising steps", total=len(found))
-                steps = summarise_ahead(map(read, _until(found.items(), until)), summarise)
-                _take_all(_counted(steps, partial(progress.advance, task)), recorder, show)
+        found = following(paths, index) if follow else _found(paths, index)
+        parts = map(read, _until(found, until))
+        for step in map(summarise, parts) if follow else summarise_ahead(parts, summarise):
+            show(step, recorder.take(step))
     except KeyboardInterrupt:
         is_stopped = True
     story = recorder.story((*warnings, *_of_unread(index)))
-    # The page first, so that whoever reads only the beginning of the output has it.
-    if html is not None and story.steps:
-        write_trend_page(story, html, title=f"The story of a run: {title_of(paths)}")
-    if json:
-        print(to_json_line(story.end))
-    elif follow:
-        print_end(story, console, explain=explain)
-    else:
-        print_trend(story, console, explain=explain)
-    if not json:
-        say_where(html if story.steps else None)
+    _tell(story, title_of(paths), html, json=json, explain=explain, has_rows=follow)
     if is_stopped:
         sys.exit(INTERRUPTED)
 
 
-def _take_all(steps: Iterable[TrendStep], recorder: TrendRecorder, show: Show) -> None:
-    for step in steps:
-        show(step, recorder.take(step))
+def _tell(story: Trend, name: str, html: Path | None, *, json: bool, explain: bool, has_rows: bool) -> None:
+    """Write the page, and print what is left to say; `has_rows` says whether the steps have been printed."""
+    from esscher.report.as_json import to_json_line
+    from esscher.report.trend import print_end, print_trend, write_trend_page
+
+    html = html if story.steps else None
+    # The page first, so that whoever reads only the beginning of the output has it.
+    if html is not None:
+        write_trend_page(story, html, title=f"The story of a run: {name}")
+    if json:
+        print(to_json_line(story.end))
+        return
+    (print_end if has_rows else print_trend)(story, console, explain=explain)
+    say_where(html)
 
 
-def _counted(steps: Iterable[TrendStep], count: Callable[[], object]) -> Iterator[TrendStep]:
-    for step in steps:
-        count()
-        yield step
+def _found(paths: Sequence[Path], index: RunIndex) -> Iterator[tuple[int, list[Path]]]:
+    """Yield the steps that are there with their files.
+
+    Raises
+    ------
+    ValueError
+        If there are none.
+    """
+    found = index.steps(stamps_of(paths))
+    if not found:
+        named = ", ".join(map(str, paths))
+        raise next(iter(index.unread.values()), ValueError(f"{named}: no Parquet or JSON lines are there"))
+    with show_progress() as progress:
+        task = progress.add_task("reading and summarising steps", total=len(found))
+        for step in found.items():
+            yield step
+            progress.advance(task)
 
 
 def _until(steps: Iterable[tuple[int, list[Path]]], last: int | None) -> Iterator[tuple[int, list[Path]]]:
@@ -151,12 +155,6 @@ def _known(
     return files.naming(path, known_frontier, dump.samples, target), tuple(
         warning.at("the prior's samples") for warning in dump.warnings
     )
-
-
-def _check_found(found: Mapping[int, list[Path]], paths: Sequence[Path], index: RunIndex) -> None:
-    if not found:
-        named = ", ".join(map(str, paths))
-        raise next(iter(index.unread.values()), ValueError(f"{named}: no Parquet or JSON lines are there"))
 
 
 def _of_unread(index: RunIndex) -> list[ReportWarning]:

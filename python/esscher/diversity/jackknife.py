@@ -58,14 +58,23 @@ def _held(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Count the different n-grams of each row [N], and sum the weights of the group's rows that hold each [N]."""
     row, ngram = _ngrams(rows, n, groups.of)
-    order = np.argsort(ngram, kind="stable")  # rows are in order, and stay so within each n-gram
-    row, ngram = row[order], ngram[order]
+    row, ngram = _by_ngram(row, ngram)
     is_new = np.diff(ngram, prepend=-1) != 0
     is_first = is_new | (np.diff(row, prepend=-1) != 0)
     row, run = row[is_first], np.cumsum(is_new)[is_first]
     weight = np.bincount(run, weights[row])
     different, shared = np.bincount(row, minlength=len(rows)), np.bincount(row, weight[run], len(rows))
     return different.astype(np.float64), shared.astype(np.float64)
+
+
+def _by_ngram(row: NDArray[np.int64], ngram: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sort by n-gram, and by row within each; as single numbers where both fit into one, which is ten times as fast."""
+    bits = int(row.max(initial=0)).bit_length()
+    if int(ngram.max(initial=0)).bit_length() + bits > 63:
+        order = np.argsort(ngram, kind="stable")  # rows are in order, and stay so
+        return row[order], ngram[order]
+    both = np.sort((ngram << bits) | row)
+    return both & ((1 << bits) - 1), both >> bits
 
 
 def _ngrams(rows: Ragged | Masked, n: int, group_of: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

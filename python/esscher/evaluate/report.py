@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from esscher.diversity import DiversityEstimate
     from esscher.estimate import Estimate
     from esscher.evaluate.posterior import TargetReport
+    from esscher.samples import Tokens
     from esscher.warning import ReportWarning
 
 
@@ -80,6 +81,8 @@ class Report:
     mutual_information
         What completions and prompts say of each other; `None` without `cross_log_probs`, and unless the completions
         came from the policy.
+    tokens
+        What the completions' ids are; made from texts again, they need not be those that were sampled.
     target
         What the target would give; `None` without a target.
     diversity
@@ -117,3 +120,4 @@ class Report:
     warnings: tuple[ReportWarning, ...]
     unavailable: dict[str, str]
     mutual_information: MutualInformation | None = None
+    tokens: Tokens = "sampled"

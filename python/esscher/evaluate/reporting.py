@@ -42,6 +42,8 @@ TRAINERS: tuple[PresetName, ...] = ("trl-grpo", "trl-rloo", "trl-ppo", "openrlhf
 # A Vendi score is cubic in the completions of a prompt: beyond so many it takes longer than all the rest.
 MOST_VENDI = 256
 TOP_ORDERS = (2, 3, 4)
+# What is said of log-probs where there are no token ids that they could be of.
+TEXTS = "texts, not ids: give --tokenizer, and the log-probs of what it makes of them"
 TOP_COUNT = 10
 
 
@@ -133,6 +135,7 @@ def evaluate(
         warnings=merge_warnings([*warn_of_kl(samples, kl), *collapse, *(() if against is None else against.warnings)]),
         unavailable=unavailable,
         mutual_information=information,
+        tokens=samples.tokens,
     )
 
 
@@ -152,6 +155,8 @@ def _unavailable(samples: Samples, target: Target | None, proposal: Proposal) ->
         for what, names in missing.items()
         if names
     }
+    if samples.tokens == "words":
+        reasons |= {what: TEXTS for what in reasons if "logprobs" in reasons[what]}
     if proposal == "prior":
         reasons |= dict.fromkeys(("kl", "entropy"), "the completions came from the prior, not from the policy")
     if target is None:

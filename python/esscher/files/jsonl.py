@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 1000
 # What is read of a file at a time.
-BYTES_AT_ONCE = 8 * 2**20
+BYTES_AT_ONCE = 2 * 2**20
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 INFINITY = "1e999"
 # What the kernel calls the kind of values that are of no one type.

@@ -27,6 +27,7 @@ from esscher.frontier.prototype import Prototype
 from esscher.mismatch import Metrics, MismatchReport
 from esscher.report.as_json import COLUMNS
 from esscher.report.outcomes import Dissociation
+from esscher.samples import Tokens
 from esscher.target import Target, Tilt
 from esscher.trend import FrontierPlace, StepMismatch, TrendEnd, TrendEvent, TrendStep
 from esscher.warning import ReportWarning
@@ -52,6 +53,7 @@ NAMES = {
 } | {
     "np": np,
     "NDArray": NDArray,
+    "Tokens": Tokens,
 }
 NUMBER = {
     "description": "A number; null for NaN and for what is not known, a string for an infinity: JSON has neither.",

@@ -106,7 +106,9 @@ def counts(report: Report) -> str:
     """Return how much was evaluated, in one line."""
     c = report.counts
     ended = "" if c.terminated is None else f", {share(c.terminated, c.completions)} ended by themselves"
-    return f"{plural(c.prompts, 'prompt')}, {plural(c.completions, 'completion')}, {plural(c.tokens, 'token')}{ended}"
+    tokens = plural(c.tokens, "word" if report.tokens == "words" else "token")
+    again = ", of texts that were tokenised again" if report.tokens == "retokenised" else ""
+    return f"{plural(c.prompts, 'prompt')}, {plural(c.completions, 'completion')}, {tokens}{again}{ended}"
 
 
 def ngram_text(ngram: Ngram, decode: Decode | None) -> str:

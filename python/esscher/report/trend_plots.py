@@ -15,6 +15,7 @@ from esscher.report.frontier_chart import PathStep, frontier_chart, is_drawn
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from esscher.frontier import Prototype
     from esscher.trend import Trend, TrendStep
 
 # So many steps of a run are drawn, at equal distances, so that a page stays small.
@@ -44,37 +45,55 @@ class _Plot(NamedTuple):
 
 def figures(trend: Trend) -> tuple[Figure, ...]:
     """Return a plot of each number that some step tells."""
-    drawn = (_figure(plot, trend) for plot in (*_PLOTS, *_named_rewards(trend)))
-    return tuple(figure for figure in drawn if figure is not None)
+    plots = ((plot, _chart(plot, trend)) for plot in (*_PLOTS, *_named_rewards(trend)))
+    return tuple(Figure(plot.title, plot.caption, charts.svg(chart)) for plot, chart in plots if chart is not None)
+
+
+def overview_chart(trend: Trend) -> Any:
+    """Draw reward, KL, entropy and diversity, those that some step tells, in two rows."""
+    drawn = [
+        chart.properties(title=alt.Title(plot.title, color=INK, anchor="start", offset=16))
+        for plot in _PLOTS[:4]
+        if (chart := _chart(plot, trend)) is not None
+    ]
+    return alt.vconcat(*(alt.hconcat(*drawn[i : i + 2], spacing=36) for i in range(0, len(drawn), 2)), spacing=24)
 
 
 def path_figure(trend: Trend) -> Figure | None:
     """Return the path of the run over the frontier; `None` without samples of the prior."""
     if trend.known is None:
         return None
-    title, found = "The path over the frontier", trend.known.prototype
-    path = [
-        PathStep(step.step, step.best_kl.value, step.reward.value)
-        for step in _thinned(trend.steps)
-        if step.best_kl is not None
-        and step.reward is not None
-        and np.isfinite([step.best_kl.value, step.reward.value]).all()
-    ]
+    found, path = trend.known.prototype, _path(trend)
     inside = is_drawn(found, path)
     caption = (
         "The curve is the most reward that any policy can have at its KL. Each dot is a step, the later the darker. "
         "How far it lies under the curve is what its KL could have bought besides; how far to the right, what it paid."
     )
     if not all(inside):
-        out = path[len(inside) - inside[::-1].index(True)] if any(inside) else path[0]
         caption += (
-            f" From step {out.step} on the run lies to the right of what the prior's samples show: its last step has a "
-            f"KL of {digits.number(path[-1].kl, 3)} nats, and a reward of {digits.number(path[-1].reward, 3)}."
+            f" {inside.count(False)} of the {digits.plural(len(path), 'step')} that are looked at, the first of them "
+            f"step {path[inside.index(False)].step}, lie to the right of what the prior's samples show; the last one "
+            f"has a KL of {digits.number(path[-1].kl, 3)} nats and a reward of {digits.number(path[-1].reward, 3)}."
         )
-    return Figure(title, caption, charts.svg(frontier_chart(found, path=path)))
+    return Figure("The path over the frontier", caption, charts.svg(path_chart(trend, found)))
 
 
-def _figure(plot: _Plot, trend: Trend) -> Figure | None:
+def path_chart(trend: Trend, found: Prototype) -> Any:
+    """Draw the path of the run over a frontier."""
+    return frontier_chart(found, path=_path(trend))
+
+
+def _path(trend: Trend) -> list[PathStep]:
+    return [
+        PathStep(step.step, step.best_kl.value, step.reward.value)
+        for step in _thinned(trend.steps)
+        if step.best_kl is not None and step.reward is not None
+        if np.isfinite([step.best_kl.value, step.reward.value]).all()
+    ]
+
+
+def _chart(plot: _Plot, trend: Trend) -> Any:
+    """Draw the series of a plot, with what happened; `None` if no step tells any."""
     steps = _thinned(trend.steps)
     lines = [(line, rows) for line in plot.lines if (rows := _rows(line, steps, plot.ends))]
     if not lines:
@@ -95,7 +114,7 @@ def _figure(plot: _Plot, trend: Trend) -> Figure | None:
     if len(named) > 1:
         layers += [_label(line, place) for line, place in zip(named, (0.0, 0.5, 1.0), strict=False)]
     layers += _marks(trend)
-    return Figure(plot.title, plot.caption, charts.svg(alt.layer(*layers).properties(width=WIDTH, height=HEIGHT)))
+    return alt.layer(*layers).properties(width=WIDTH, height=HEIGHT)
 
 
 def _label(line: _Line, place: float) -> Any:

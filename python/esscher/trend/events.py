@@ -205,9 +205,10 @@ def _evidence(rule: _Rule, first: float, level: Level) -> str:
     """Say what was seen, turned back."""
     was, now, limit = (rule.shown(value) + 0.0 for value in (first, level.value, level.limit))  # -0.0 is 0.0
     side = "below" if now < limit else "above"
+    last = "the last step" if level.window == 1 else f"the last {level.window} steps"
     return (
-        f"{rule.noun} was {was:.3g}{rule.unit} in the first {FIRST} steps, and is {now:.3g} in the last "
-        f"{level.window}: {side} {limit:.3g}, {rule.why}, by {level.errors:.1f} standard errors."
+        f"{rule.noun} was {was:.3g}{rule.unit} in the first {FIRST} steps, and is {now:.3g} in {last}: "
+        f"{side} {limit:.3g}, {rule.why}, by {level.errors:.1f} standard errors."
     )
 
 

@@ -26,7 +26,7 @@ TOKEN_ID = np.dtype("<u4")
 LOGPROB = np.dtype("<f4")
 # Columns that a server computes, by their numbers on the wire; their names are those of Samples.
 # What ids are, by the numbers of the wire.
-_TOKENS: dict[Tokens, samples_pb2.Tokens] = {
+TOKENS: dict[Tokens, samples_pb2.Tokens] = {
     "sampled": samples_pb2.TOKENS_UNSPECIFIED,
     "retokenised": samples_pb2.TOKENS_RETOKENISED,
     "words": samples_pb2.TOKENS_WORDS,
@@ -44,7 +44,7 @@ def encode_tokens(samples: Samples) -> samples_pb2.Samples:
         completion_token_ids=samples.completions.values.astype(TOKEN_ID, copy=False).tobytes(),
         completion_lengths=samples.completions.lengths.tolist(),
         action_mask=b"" if samples.action_mask is None else samples.action_mask.values.tobytes(),
-        tokens=_TOKENS[samples.tokens],
+        tokens=TOKENS[samples.tokens],
     )
 
 
@@ -72,6 +72,9 @@ def encode_samples(samples: Samples) -> samples_pb2.Samples:
         column: Ragged | None = getattr(samples, name)
         if column is not None:
             setattr(message, name, encode_logprobs(name, column.values))
+    if samples.cross_log_probs is not None:
+        message.cross_log_probs = encode_logprobs("cross_log_probs", samples.cross_log_probs.values)
+        message.cross_lengths.extend(samples.cross_log_probs.lengths.tolist())
     if samples.rewards is not None:
         message.rewards.extend(samples.rewards.tolist())
     if samples.terminated is not None:
@@ -98,6 +101,8 @@ def decode_samples(message: samples_pb2.Samples) -> Samples:
         if getattr(message, name):
             values = decode_values(name, getattr(message, name), LOGPROB, int(actions.sum()), what)
             columns[name] = Ragged.from_lengths(values, actions)
+    if len(message.cross_lengths):
+        columns["cross_log_probs"] = _decode_rows(message, "cross_log_probs", LOGPROB, "cross_lengths")
     for name, dtype in (("rewards", np.float64), ("terminated", np.bool_)):
         column = getattr(message, name)
         if len(column):
@@ -112,7 +117,7 @@ def decode_samples(message: samples_pb2.Samples) -> Samples:
             "prompt_lengths",
             "completion_lengths",
         ),
-        tokens=_decode_tokens(message.tokens),
+        tokens=decode_tokens(message.tokens),
         **columns,
     )
 
@@ -125,11 +130,12 @@ def _decode_mask(message: samples_pb2.Samples, completions: Ragged) -> dict[str,
     return {"action_mask": Ragged(as_flags("action_mask", mask, n), completions.offsets)}
 
 
-def _decode_tokens(number: int) -> Tokens:
-    for tokens, known in _TOKENS.items():
+def decode_tokens(number: int) -> Tokens:
+    """Decode what token ids are; raises `ValueError` if it is not known here."""
+    for tokens, known in TOKENS.items():
         if number == known:
             return tokens
-    raise ValueError(f"tokens is {number}, which is not known here: there are {', '.join(map(str, _TOKENS.values()))}")
+    raise ValueError(f"tokens is {number}, which is not known here: there are {', '.join(map(str, TOKENS.values()))}")
 
 
 def encode_logprobs(name: str, values: NDArray[Any]) -> bytes:

@@ -124,18 +124,23 @@ impl Column {
 
     /// Read the elements of the list that begins here.
     fn read_all(&mut self, cursor: &mut Cursor<'_>) -> Parsed<()> {
-        cursor.elements(|cursor| {
+        let mut goes_on = cursor.open(b']')?;
+        while goes_on {
             let token = cursor.token()?;
             match &mut self.values {
-                Values::Double(values) if matches!(token, b'-' | b'0'..=b'9') => values.push(cursor.number()?.double()),
+                Values::Double(values) if matches!(token, b'-' | b'0'..=b'9') => {
+                    values.push(cursor.number()?.double());
+                    self.count();
+                }
                 Values::Integer(values) if matches!(token, b'-' | b'0'..=b'9') => {
                     values.push(cursor.number()?.integer().ok_or(CHANGED)?);
+                    self.count();
                 }
-                _ => return self.read(cursor),
+                _ => self.read(cursor)?,
             }
-            self.count();
-            Ok(())
-        })
+            goes_on = cursor.goes_on(b']')?;
+        }
+        Ok(())
     }
 
     /// Count a value that is no null.
@@ -205,16 +210,19 @@ impl Record {
     /// Read the object that begins here as row number `row`: other keys are passed over, those that lack are null.
     pub(super) fn read(&mut self, cursor: &mut Cursor<'_>, row: usize) -> Parsed<()> {
         let mut guess = 0;
-        cursor.members(|cursor, key| {
-            let Some(number) = self.names.find(&key, guess) else {
-                return cursor.skip().map(|_| ());
-            };
-            guess = number + 1;
-            let column = &mut self.columns[number];
-            // Of values under one key, the last counts.
-            column.truncate(row);
-            column.read(cursor)
-        })?;
+        let mut goes_on = cursor.open(b'}')?;
+        while goes_on {
+            match self.names.find(&cursor.key()?, guess) {
+                Some(number) => {
+                    guess = number + 1;
+                    // Of values under one key, the last counts.
+                    self.columns[number].truncate(row);
+                    self.columns[number].read(cursor)?;
+                }
+                None => cursor.skip().map(|_| ())?,
+            }
+            goes_on = cursor.goes_on(b'}')?;
+        }
         for column in &mut self.columns {
             if column.len == row {
                 column.push_null();

@@ -99,55 +99,56 @@ impl<'a> Cursor<'a> {
         Ok(text)
     }
 
-    /// Call `each` at every element of a list that begins here.
+    /// Go behind the bracket that begins here: is there something before the one that closes it? If not, behind that.
     #[inline(always)]
-    pub(super) fn elements(&mut self, each: impl FnMut(&mut Self) -> Parsed<()>) -> Parsed<()> {
-        self.within(b']', each)
-    }
-
-    /// Call `each` at every value of an object that begins here, with its key.
-    pub(super) fn members(&mut self, mut each: impl FnMut(&mut Self, Text<'a>) -> Parsed<()>) -> Parsed<()> {
-        self.within(b'}', |cursor| {
-            if cursor.token()? != b'"' {
-                return Err(Fault::Syntax("a key in quotes is missing"));
-            }
-            let key = cursor.string()?;
-            cursor.token()?;
-            if !cursor.takes(b":") {
-                return Err(Fault::Syntax("a colon is missing"));
-            }
-            cursor.token()?;
-            each(cursor, key)
-        })
-    }
-
-    /// Go from a bracket to that which closes it.
-    #[inline(always)]
-    fn within(&mut self, closing: u8, mut each: impl FnMut(&mut Self) -> Parsed<()>) -> Parsed<()> {
+    pub(super) fn open(&mut self, closing: u8) -> Parsed<bool> {
         if self.depth == DEEPEST {
             return Err(Fault::Unreadable("it is nested too deeply"));
         }
         self.depth += 1;
         self.at += 1;
-        if self.token()? != closing {
-            loop {
-                each(self)?;
-                match self.token()? {
-                    b',' => self.at += 1,
-                    byte if byte == closing => break,
-                    _ => return Err(Fault::Syntax("a comma or a closing bracket is missing")),
-                }
-            }
+        let is_empty = self.token()? == closing;
+        if is_empty {
+            self.close();
         }
-        self.at += 1;
+        Ok(!is_empty)
+    }
+
+    /// Go behind the comma that follows, if one does, or else behind the closing bracket.
+    #[inline(always)]
+    pub(super) fn goes_on(&mut self, closing: u8) -> Parsed<bool> {
+        let byte = self.token()?;
+        if byte == b',' {
+            self.at += 1;
+        } else if byte == closing {
+            self.close();
+        } else {
+            return Err(Fault::Syntax("a comma or a closing bracket is missing"));
+        }
+        Ok(byte == b',')
+    }
+
+    #[inline(always)]
+    fn close(&mut self) {
         self.depth -= 1;
-        Ok(())
+        self.at += 1;
+    }
+
+    /// The key that follows, and its colon.
+    pub(super) fn key(&mut self) -> Parsed<Text<'a>> {
+        if self.token()? != b'"' {
+            return Err(Fault::Syntax("a key in quotes is missing"));
+        }
+        let key = self.string()?;
+        self.token()?;
+        if self.takes(b":") { Ok(key) } else { Err(Fault::Syntax("a colon is missing")) }
     }
 
     /// The value that begins here as it is written, looked at only to find where it ends.
     pub(super) fn skip(&mut self) -> Parsed<&'a [u8]> {
+        let first = self.token()?;
         let start = self.at;
-        match self.bytes[start] {
+        match first {
             b'"' => self.skip_string()?,
             b'[' | b'{' => self.skip_nested()?,
             _ => {

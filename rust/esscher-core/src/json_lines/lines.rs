@@ -3,7 +3,7 @@
 use memchr::memchr2;
 
 /// So much text is a piece of its own; a line is never cut.
-const PIECE: usize = 1 << 20;
+const PIECE: usize = 1 << 18;
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Divide text behind line ends.

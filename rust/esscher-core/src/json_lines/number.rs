@@ -89,14 +89,20 @@ impl<'a> Number<'a> {
     /// The nearest double, as Python reads it: an integer has no negative zero.
     #[inline(always)]
     pub(super) fn double(&self) -> f64 {
+        let Digits { value, count } = self.digits;
         let place = self.exponent.unsigned_abs() as usize;
-        if self.digits.count > FITTING || self.digits.value > EXACT as u64 || place >= TENS.len() {
+        let size = if count > FITTING {
             return self.read().unwrap_or(f64::NAN);
-        }
-        // Both are exact, so that the one operation rounds correctly.
-        let digits = self.digits.value as f64;
-        let size = if self.exponent < 0 { digits / TENS[place] } else { digits * TENS[place] };
-        if self.is_negative && !(self.is_integer && self.digits.value == 0) { -size } else { size }
+        } else if value <= EXACT as u64 && place < TENS.len() {
+            // Both are exact, so that the one operation rounds correctly.
+            let digits = value as f64;
+            if self.exponent < 0 { digits / TENS[place] } else { digits * TENS[place] }
+        } else if self.exponent < 0 && place <= FITTING {
+            quotient(value, 10_u64.pow(place as u32))
+        } else {
+            return self.read().unwrap_or(f64::NAN);
+        };
+        if self.is_negative && !(self.is_integer && value == 0) { -size } else { size }
     }
 
     /// The value as Rust reads it, which knows all that is written here.
@@ -104,6 +110,17 @@ impl<'a> Number<'a> {
     fn read<T: std::str::FromStr>(&self) -> Option<T> {
         str::from_utf8(self.written).ok()?.parse().ok()
     }
+}
+
+/// The double nearest to the quotient of two integers, of which none is 0.
+fn quotient(dividend: u64, divisor: u64) -> f64 {
+    let (up, down) = (dividend.leading_zeros(), divisor.leading_zeros());
+    let dividend = u128::from(dividend << up) << 63;
+    let divisor = u128::from(divisor << down);
+    // Of at least 63 bits, of which a double holds 53: that the last is set where others would follow rounds correctly.
+    let whole = dividend / divisor;
+    let digits = whole as u64 | u64::from(whole * divisor != dividend);
+    digits as f64 * f64::from_bits(u64::from(1023 + down - up - 63) << 52)
 }
 
 /// Digits one after the other: those that 64 bits do not hold are lost, which their count tells.
@@ -136,13 +153,12 @@ impl Digits {
     /// The same, faster if there are about eight: without a branch that depends on it.
     #[inline(always)]
     fn followed_by_many(self, bytes: &[u8]) -> Self {
-        let Some(sixteen) = bytes.first_chunk::<16>() else { return self.followed_by(bytes) };
-        let (eight, others) = sixteen.split_at(8);
-        let halves =
-            [eight, others].map(|half| half.first_chunk().map_or(Self::default(), |half| Self::at_first(*half)));
-        let second = if halves[0].count == 8 { halves[1] } else { Self::default() };
-        let both = self.joined(halves[0]).joined(second);
-        if second.count == 8 { both.followed_by(&bytes[16..]) } else { both }
+        let Some((eight, others)) = bytes.split_first_chunk() else { return self.followed_by(bytes) };
+        let Some((next, rest)) = others.split_first_chunk() else { return self.followed_by(bytes) };
+        let (first, second) = (Self::at_first(*eight), Self::at_first(*next));
+        let second = if first.count == 8 { second } else { Self::default() };
+        let both = self.joined(first).joined(second);
+        if second.count == 8 { both.followed_by(rest) } else { both }
     }
 
     #[inline(always)]

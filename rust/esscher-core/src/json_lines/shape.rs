@@ -55,10 +55,14 @@ impl Shape {
             b'"' => self.seen |= if cursor.string()?.is_text() { TEXT } else { BROKEN },
             b'[' => {
                 let elements = self.elements.get_or_insert_default();
-                cursor.elements(|cursor| match cursor.token()? {
-                    b'-' | b'0'..=b'9' => elements.see_number(cursor),
-                    _ => elements.see(cursor),
-                })?;
+                let mut goes_on = cursor.open(b']')?;
+                while goes_on {
+                    match cursor.token()? {
+                        b'-' | b'0'..=b'9' => elements.see_number(cursor)?,
+                        _ => elements.see(cursor)?,
+                    }
+                    goes_on = cursor.goes_on(b']')?;
+                }
             }
             b'{' => self.members.get_or_insert_default().see(cursor, MOST_KEYS)?,
             b'n' => cursor.word(b"null")?,
@@ -136,13 +140,19 @@ impl Members {
     /// Take note of the object that begins here, of keys beyond `most` only that they are valid.
     pub(super) fn see(&mut self, cursor: &mut Cursor<'_>, most: usize) -> Parsed<()> {
         let mut guess = 0;
-        cursor.members(|cursor, key| match self.number_of(&key, guess, most) {
-            Some(number) => {
-                guess = number + 1;
-                self.shapes[number].see(cursor)
+        let mut goes_on = cursor.open(b'}')?;
+        while goes_on {
+            let key = cursor.key()?;
+            match self.number_of(&key, guess, most) {
+                Some(number) => {
+                    guess = number + 1;
+                    self.shapes[number].see(cursor)?;
+                }
+                None => Shape::default().see(cursor)?,
             }
-            None => Shape::default().see(cursor),
-        })
+            goes_on = cursor.goes_on(b'}')?;
+        }
+        Ok(())
     }
 
     fn number_of(&mut self, key: &Text<'_>, guess: usize, most: usize) -> Option<usize> {

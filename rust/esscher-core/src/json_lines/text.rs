@@ -28,10 +28,15 @@ impl<'a> Text<'a> {
                 }
                 return Ok((Self { written, is_escaped, has_half_pair }, at + 1));
             }
-            let (character, len) = escape(&bytes[at..])?;
             is_escaped = true;
-            has_half_pair |= character.is_none();
-            at += len;
+            at += match bytes.get(at + 1) {
+                Some(b'n' | b'"' | b'\\' | b't' | b'r' | b'/' | b'b' | b'f') => 2,
+                _ => {
+                    let (character, len) = escape(&bytes[at..])?;
+                    has_half_pair |= character.is_none();
+                    len
+                }
+            };
         }
         Err(Fault::Syntax("a string does not end"))
     }
