@@ -207,9 +207,11 @@ def test_requests_that_failed_are_left_out_and_counted(tmp_path):
     failed = dumps.vllm([2, 3]) | {"error": {"message": "too long"}}
     busy = dumps.vllm([2, 3])
     busy["response"] = {"status_code": 503, "body": {"error": "busy"}}
-    path = write_lines(tmp_path / "out.jsonl", [dumps.vllm([0, 1]), failed, busy])
+    empty = dumps.vllm([2])
+    empty["response"]["body"]["choices"][0] |= {"token_ids": [], "logprobs": None}
+    path = write_lines(tmp_path / "out.jsonl", [dumps.vllm([0, 1]), failed, busy, empty])
     assert column(path, "completion_token_ids") == COMPLETIONS[:2]
-    assert files.scan(path).left_out == {"requests that failed": 2}
+    assert files.scan(path).left_out == {"requests that failed": 2, "choices without a token": 1}
 
 
 def test_prompt_logprobs_over_prompt_and_completion_are_the_prior_s(tmp_path):

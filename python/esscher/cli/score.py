@@ -15,6 +15,7 @@ from rich.markup import escape
 from esscher.cli.allocator import keep_freed_memory
 from esscher.cli.options import MODEL_HELP, Device, Dtype, IgnoredMasks, Precision, Renames, Tool, renames_of
 from esscher.cli.output import console, errors, show_progress
+from esscher.cli.text_reading import Tokenizer, load_retokeniser
 from esscher.wire.addresses import check_address
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def score(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace columns that the file has.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Discard what a stopped run has finished.")] = False,
     block: Annotated[int, typer.Option(help="Rows that are scored, kept and resumed together.", min=1)] = 512,
+    tokenizer: Tokenizer = None,
     tool: Tool = None,
     columns: Renames = None,
     ignore_mask: IgnoredMasks = None,
@@ -94,6 +96,7 @@ def score(
             overwrite=overwrite,
             ignore_masks=ignore_mask or (),
             tool=tool,
+            texts=load_retokeniser(tokenizer) if tokenizer else None,
         )
 
         def tell(text: str) -> None:

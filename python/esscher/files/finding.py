@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # What is read of a file's end, to see whether its last line is whole; longer lines are read from where they begin.
 TAIL = 2**16
 # How parts of paths are called that hold what was sampled for validation.
-_VALIDATION = re.compile(r"(?:^|[_\-.])(?:eval|evals|val|valid|validation|test)(?:$|[_\-.])")
+_VALIDATION = re.compile(r"(?:^|[_\-.])(?:eval|evals|val|valid|validation)(?:$|[_\-.])")
 FOR_VALIDATION = "sampled for validation, beside what training sampled: give it by itself"
 UNFINISHED = "its last line is not whole yet"
 UNSTABLE = "its step is not finished: STABLE is not there yet"
@@ -194,7 +194,7 @@ def _looked_at(path: Path, root: Path, tool: str | None) -> tuple[RunFile, str |
         names, reason = [], str(error).removeprefix(f"{path} ")
     if reason is None:
         reader = choose(path, names, tool)
-        reason = _why_not(path, names, reader, tool)
+        reason = _why_not(path, names, reader)
     return RunFile(
         path, OURS if reader is None else reader.NAME, step_of(reader, root.name / path.relative_to(root))
     ), reason
@@ -233,7 +233,7 @@ def _keys(path: Path) -> tuple[list[str], str | None]:
     try:
         first = json.loads(line.decode("utf-8", "surrogateescape").removeprefix("\ufeff"))
     except (ValueError, RecursionError):
-        return [], UNFINISHED if not line.endswith(b"\n") else "no JSON lines: one whole {...} a line"
+        return [], UNFINISHED if not line.endswith((b"\n", b"\r")) else "no JSON lines: one whole {...} a line"
     if not isinstance(first, dict):
         return [], "no JSON lines: one whole {...} a line"
     return list(first), None if _ends_whole(path) else UNFINISHED
@@ -258,14 +258,12 @@ def _ends_whole(path: Path) -> bool:
     return True
 
 
-def _why_not(path: Path, names: list[str], reader: Reader | None, tool: str | None) -> str | None:
+def _why_not(path: Path, names: list[str], reader: Reader | None) -> str | None:
     if reader is not None and not reader.is_mine(path, names):
         return f"not {reader.NAME}'s, by its columns"
     if reader is not None and reader.NAME == "prime-rl" and not (path.parent / "STABLE").exists():
         return UNSTABLE
-    if reader is None and tool is None:
-        return why_no_samples(path, names) or why_no_rows(names)
-    return None
+    return (why_no_samples(path, names) or why_no_rows(names)) if reader is None else None
 
 
 def _check_one_tool(found: Sequence[RunFile]) -> None:
