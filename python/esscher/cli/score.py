@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from esscher import offline
+    from esscher.lm.transformers import TransformersLM
 
 # Seconds that each part of what a server is asked may take: a large one on a CPU, or while it restarts.
 SERVER_TIMEOUT = 600.0
@@ -164,19 +165,17 @@ def _loaded(
 ) -> Iterator[offline.Scorer]:
     from esscher import offline
     from esscher.lm.packaged import resolve
-    from esscher.lm.pair import check_same_tokenizer, load_lm
+    from esscher.lm.pair import load_lm
 
     keep_freed_memory()
-    loaded = {}
+    loaded: dict[str, TransformersLM] = {}
     identity: dict[str, object] = {"dtype": dtype, "torch": version("torch"), "transformers": version("transformers")}
     for role, model in (("prior", prior), ("policy", policy)):
         if model is not None:
             notify(f"loading {model}")
-            loaded[role] = load_lm(model, device, dtype, notify)
+            loaded[role] = load_lm(model, device, dtype, notify, prior=loaded.get("prior"))
             identity[role] = offline.model_fingerprint(model, resolve(model))
             identity |= {"device": loaded[role].device, "threads": loaded[role].threads}
-    if len(loaded) == 2:
-        check_same_tokenizer(loaded["policy"], loaded["prior"])
     yield offline.LocalModels(loaded.get("prior"), loaded.get("policy"), columns, identity, cross_prompts)
 
 
