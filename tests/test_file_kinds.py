@@ -225,7 +225,7 @@ def said(value):
 
 
 def test_a_column_of_another_type_in_every_piece_stays_as_it_is(tmp_path, monkeypatch):
-    monkeypatch.setattr("esscher.files.jsonl.LINES_AT_ONCE", 1)
+    monkeypatch.setattr("esscher.files.jsonl.BYTES_AT_ONCE", 1)
     for name, values in OTHERS.items():
         path = lines(tmp_path / f"{name}.jsonl", [row | {"other": one} for row, one in zip(ROWS, values, strict=True)])
         output = score(path, tmp_path / f"{name}-out.jsonl")
@@ -303,6 +303,28 @@ READ = {
     "not utf-8 where nobody reads": WHOLE.replace('"rewards"', '"text": "\xff", "rewards"').encode("latin-1"),
     "keys in other orders": "\n".join(json.dumps(dict(reversed(row.items()))) for row in ROWS).encode(),
 }
+
+
+@pytest.mark.parametrize("name", ["rows.ndjson", "rows.json", "rows.jsonl.gz", "rows.ndjson.zst", "rows.jsonl"])
+@pytest.mark.parametrize("data", READ.values(), ids=READ)
+def test_lines_are_read_packed_and_under_every_name(tmp_path, name, data):
+    path = tmp_path / name
+    pack = {".gz": gzip.compress, ".zst": lambda text: pa.compress(text, "zstd").to_pybytes()}.get(path.suffix, bytes)
+    path.write_bytes(pack(data))
+    plain = lines(tmp_path / "plain.jsonl", ROWS)
+    np.testing.assert_array_equal(files.read(path).samples.rewards, files.read(plain).samples.rewards)
+    assert files.load(path, TOKENS) == files.load(plain, TOKENS)
+
+
+@pytest.mark.parametrize("new", [pa.ipc.new_file, pa.ipc.new_stream], ids=["file", "stream"])
+def test_arrow_files_are_read_whatever_kind_they_are(tmp_path, new):
+    path = tmp_path / "rows.arrow"
+    table = pa.Table.from_pylist(ROWS)
+    with new(path, table.schema) as file:
+        file.write_table(table, max_chunksize=2)
+    assert_means_the_same(changed(tmp_path / "same.parquet"), tmp_path)
+    assert files.load(path) == table
+    assert [len(block.table) for block in files.read_blocks(files.scan(path), 1)] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("data", READ.values(), ids=READ)
@@ -465,11 +487,12 @@ def engines(train, rollout):
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("rows.jsonl", gzip.compress(WHOLE.encode()), "is compressed: unpack it first, with gunzip"),
-        ("rows.jsonl.gz", gzip.compress(WHOLE.encode()), "is compressed: unpack it first, with gunzip"),
-        ("rows.parquet", b"\x28\xb5\x2f\xfd", "is compressed: unpack it first, with unzstd"),
+        ("rows.parquet", b"\x28\xb5\x2f\xfd", "is compressed, which only JSON lines may be: unpack it first"),
+        ("rows.parquet.gz", gzip.compress(b"PAR1"), "has the suffix '.gz': files are Parquet (.parquet), Arrow"),
+        ("rows.jsonl.gz", gzip.compress(WHOLE.encode())[:-20], "cannot be unpacked; was it cut off?"),
+        ("rows.jsonl.zst", pa.compress(WHOLE.encode(), "zstd").to_pybytes()[:-20], "cannot be unpacked; was it cut"),
         ("rows.jsonl", b"PAR1....PAR1", "is a .parquet file: name it so"),
-        ("rows.json", WHOLE.encode(), "has the suffix '.json': files are Parquet (.parquet) or JSON lines (.jsonl)"),
+        ("rows.arrow", b"{}", "is not a whole Arrow file; was it cut off?"),
         ("rows.jsonl", b"", "is empty"),
         ("rows.jsonl", b"\n \n", "has no rows"),
         ("rows.jsonl", BOM, "has no rows"),

@@ -9,6 +9,7 @@ from esscher.divergence import (
     aggregate_logprobs,
     estimate_kl,
     estimate_kls,
+    estimate_mutual_information,
     kl,
     kl_estimators,
     sequence_logprobs,
@@ -39,7 +40,7 @@ from esscher.inference.resampling import resample
 from esscher.inference.smc import tempered_smc
 from esscher.inference.token_smc import token_smc
 from esscher.mismatch import mismatch
-from esscher.ragged import Padded, Ragged
+from esscher.ragged import Masked, Padded, Ragged
 from esscher.samples import Samples, concatenate
 from esscher.target import Condition, Moments, Product, Tilt
 from esscher.token_scores import token_scores
@@ -57,6 +58,7 @@ __all__ = [
     "Frontier",
     "Interval",
     "KlEstimate",
+    "Masked",
     "Moments",
     "Padded",
     "Product",
@@ -81,6 +83,7 @@ __all__ = [
     "estimate_diversity",
     "estimate_kl",
     "estimate_kls",
+    "estimate_mutual_information",
     "evaluate",
     "exponential_weights",
     "f_dpg",

@@ -21,6 +21,7 @@ HEADLINES = {
     "infinite-kl": "The KL is infinite",
     "above-the-frontier": "The policy got more than any policy of its KL can",
     "copied-log-probs": "The KL is exactly 0 in every completion",
+    "template-collapse": "The policy does not heed its prompts",
     "equal-rewards": "The reward prefers no completion to another",
     "no-weight": "No completion has weight under the target",
     "infinite-gap": "The inference gap is infinite",
@@ -43,6 +44,8 @@ HEADLINES = {
     "not-available": "Something is not available",
     "one-prompt": "There is one prompt",
     "few-prompts": "Standard errors are rough: they rest on few prompts",
+    "rows-without-actions": "Rows in which the policy chose nothing are left out",
+    "without-gold": "Completions without a gold reward are left out",
     "unshared-prompts": "Only prompts that all samples share are compared",
     "rounded": "Values that rounding left beyond 0 are read as 0",
 }

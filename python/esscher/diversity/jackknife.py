@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from esscher.groups import as_groups
+from esscher.ragged import pieces_of
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from esscher.groups import Groups
-    from esscher.ragged import Ragged
+    from esscher.ragged import Masked, Ragged
 
 
-def bias_of_pairs(rows: Ragged, n: int, weights: NDArray[np.float64], groups: ArrayLike) -> NDArray[np.float64]:
+def bias_of_pairs(
+    rows: Ragged | Masked, n: int, weights: NDArray[np.float64], groups: ArrayLike
+) -> NDArray[np.float64]:
     """Return the bias of each group's distinct-n of 2 [P] by the jackknife over its completions.
 
     Distinct-n of 2 is a ratio of sums over pairs of completions, ``sum w_i w_j |G_i or G_j| / sum w_i w_j (L_i + L_j)``
@@ -33,7 +36,8 @@ def bias_of_pairs(rows: Ragged, n: int, weights: NDArray[np.float64], groups: Ar
     groups = as_groups(groups, len(rows))
     sizes, sums, spread = groups.sizes, groups.sums, groups.spread
     held, shared = _held(rows, n, weights, groups)
-    length = np.maximum(rows.lengths - (n - 1), 0).astype(np.float64)
+    pieces, of_rows = pieces_of(rows)
+    length = of_rows.sums(np.maximum(pieces.lengths - (n - 1), 0).astype(np.float64))
 
     def pairs(mass: NDArray[np.float64], overlap: NDArray[np.float64]) -> NDArray[np.float64]:
         """Weight of the pairs of each completion with every other [N], `mass` being what each brings."""
@@ -50,7 +54,7 @@ def bias_of_pairs(rows: Ragged, n: int, weights: NDArray[np.float64], groups: Ar
 
 
 def _held(
-    rows: Ragged, n: int, weights: NDArray[np.float64], groups: Groups
+    rows: Ragged | Masked, n: int, weights: NDArray[np.float64], groups: Groups
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Count the different n-grams of each row [N], and sum the weights of the group's rows that hold each [N]."""
     row, ngram = _ngrams(rows, n, groups.of)
@@ -73,14 +77,16 @@ def _by_ngram(row: NDArray[np.int64], ngram: NDArray[np.int64]) -> tuple[NDArray
     return both & ((1 << bits) - 1), both >> bits
 
 
-def _ngrams(rows: Ragged, n: int, group_of: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _ngrams(rows: Ragged | Masked, n: int, group_of: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Give the row of each n-gram, and a number of it that no other, and none of another group, has."""
-    row = rows.rows.of
-    starts = np.flatnonzero(row[: max(len(row) - n + 1, 0)] == row[n - 1 :])
-    bits = int(rows.values.max(initial=1)).bit_length()
-    number = group_of[row[starts]]
+    pieces, of_rows = pieces_of(rows)
+    piece = pieces.rows.of
+    starts = np.flatnonzero(piece[: max(len(piece) - n + 1, 0)] == piece[n - 1 :])
+    row = of_rows.of[piece[starts]]
+    bits = int(pieces.values.max(initial=1)).bit_length()
+    number = group_of[row]
     for k in range(n):
         if int(number.max(initial=0)).bit_length() + bits > 63:
             number = np.unique(number, return_inverse=True)[1]
-        number = (number << bits) | rows.values[starts + k].astype(np.int64)
-    return row[starts], number
+        number = (number << bits) | pieces.values[starts + k].astype(np.int64)
+    return row, number

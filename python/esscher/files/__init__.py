@@ -14,12 +14,17 @@ token_kl              list<float32>      full-vocabulary KL at each token, in na
 policy_entropy        list<float32>      full-vocabulary entropy at each token
 rewards               double             finite or -inf
 terminated            bool               whether the completion ended by itself
+action_mask           list<bool>         which completion tokens the policy chose
+cross_log_probs       list<float32>      log-prob of the completion after other prompts
 ====================  =================  ===========================================
+
+Where there is an `action_mask`, nothing is counted but the tokens that it keeps, and a row of which it keeps none is
+left out. The columns of tokens have a value for each completion token, null at the others, or one for each action.
 
 What trainers write instead is read too: `reward` where there are no `rewards`; other kinds of numbers, if they hold
 the same, booleans and text as rewards; 0 and 1, "stop" and "length" for `terminated`; each value in a list of its own.
-An optional column of nothing but nulls counts as not there. A column that is a mask by its name (`masks`), and leaves
-something out, is asked about.
+An optional column of nothing but nulls counts as not there. A column that is a mask by its name (`masks`), under
+another name than ours, and leaves something out, is asked about.
 
 Columns of any other name are not looked at, whatever they hold, and kept as they are by what writes the rows again.
 Where no one type holds all values of a column of JSON lines, they are kept as JSON, in Parquet too.
@@ -35,12 +40,15 @@ writes it so.
 from esscher.files.asking import ask_about_masks, masks_in
 from esscher.files.blocks import Block, Rows, load, read_blocks, scan
 from esscher.files.columns import RowError, check_values
-from esscher.files.dump import Dump, check_needed, names_of, read, to_table
+from esscher.files.dump import MASK, NEEDED, Dump, check_needed, names_of, read, to_table
 from esscher.files.formats import check_output, check_writable, is_json_lines, naming, write, write_blocks
 from esscher.files.logprobs import LogprobColumns, read_logprobs
+from esscher.files.numbers import read_numbers, with_numbers
 from esscher.files.scores import completions, grouped, to_columns, token_columns, with_columns
 
 __all__ = [
+    "MASK",
+    "NEEDED",
     "Block",
     "Dump",
     "LogprobColumns",
@@ -61,11 +69,13 @@ __all__ = [
     "read",
     "read_blocks",
     "read_logprobs",
+    "read_numbers",
     "scan",
     "to_columns",
     "to_table",
     "token_columns",
     "with_columns",
+    "with_numbers",
     "write",
     "write_blocks",
 ]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
 import pyarrow.parquet as pq  # type: ignore[import-untyped]  # it ships no annotations
@@ -12,19 +13,43 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]  # it ships no anno
 from esscher.atomic import check_place, replacing
 from esscher.files import columns as arrow
 from esscher.files import jsonl
+from esscher.files.streams import is_packed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
-PARQUET, JSON_LINES = ".parquet", ".jsonl"
+PARQUET, JSON_LINES, ARROW = ".parquet", ".jsonl", ".arrow"
+# What the kinds of files that rows are read from are called, and how packed ones of JSON lines are, behind that.
+SUFFIXES = {PARQUET: PARQUET, JSON_LINES: JSON_LINES, ".ndjson": JSON_LINES, ".json": JSON_LINES, ARROW: ARROW}
+PACKED = (".gz", ".zst")
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin")
-COMPRESSED = {".gz": "gunzip", ".zst": "unzstd"}
-# How files of a kind begin, whatever they are called.
-BEGINNINGS = {b"PAR1": PARQUET, b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst"}
+# What turns a pickle into lines that are read, where its author is trusted: rows of slime's, or columns of verl's.
+CONVERT = (
+    "python -c 'import json, sys, torch; d = torch.load(sys.argv[1], weights_only=False); "
+    'rows = d["samples"] if isinstance(d, dict) and "samples" in d else '
+    '[i.to_dict() if hasattr(i, "to_dict") else {**i.batch, **i.non_tensor_batch} for i in d]; '
+    'print(*(json.dumps(r, default=lambda x: x.tolist() if hasattr(x, "tolist") else str(x)) for r in rows), '
+    "sep=chr(10))' {path} > {name}.jsonl"
+)
+# How files that are called something else begin.
+BEGINNINGS = {b"PAR1": PARQUET, b"ARRO": ARROW}
+
+
+class Located(Protocol):
+    """What knows the line of a file that each of its rows is from, `None` where there are no lines."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        ...
+
+    def line_of(self, row: int) -> int | None:
+        """Return the number of a row's line in the file, from 1."""
+        ...
 
 
 def check_readable(path: Path) -> str:
-    """Return the suffix of a file that rows can be read from.
+    """Return the kind of a file that rows can be read from: how its files are called.
 
     Raises
     ------
@@ -35,33 +60,39 @@ def check_readable(path: Path) -> str:
     """
     if path.is_dir():
         raise ValueError(f"{path} is a folder: {_in_folder(path)}")
-    _check_unpacked(path, path.suffix)
-    suffix = _suffix(path)
+    kind = _kind(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there")
     with path.open("rb") as file:
         beginning = file.read(4)
     if not beginning:
         raise ValueError(f"{path} is empty")
-    kind = next((kind for begins, kind in BEGINNINGS.items() if beginning.startswith(begins)), suffix)
-    _check_unpacked(path, kind)
-    if kind != suffix:
-        raise ValueError(f"{path} is a {kind} file: name it so")
-    return suffix
+    begun = next((known for begins, known in BEGINNINGS.items() if beginning.startswith(begins)), kind)
+    if begun != kind:
+        raise ValueError(f"{path} is a {begun} file: name it so")
+    if kind != JSON_LINES and is_packed(beginning):
+        raise ValueError(f"{path} is compressed, which only JSON lines may be: unpack it first")
+    return kind
 
 
-def naming(where: Path | Sequence[Path], function: Callable[..., Any], *arguments: Any) -> Any:
+def naming(where: Path | Located | Sequence[Path], function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function, and put the file before what it finds wrong; of many files, the first three."""
     try:
         return function(*arguments)
     except ValueError as error:
-        shown = str(where) if isinstance(where, Path) else ", ".join(map(str, where[:3])) + ", ..." * (len(where) > 3)
-        if isinstance(where, Path) and isinstance(error, arrow.RowError) and is_json_lines(where):
-            shown += f", line {jsonl.line_of(where, error.row)}"
-        raise ValueError(f"{shown}: {error}") from error
+        raise ValueError(f"{_shown(where, error)}: {error}") from error
 
 
-def check_known_or_not(files: Sequence[Path], tables: Sequence[pa.Table], name: str) -> None:
+def _shown(where: Path | Located | Sequence[Path], error: ValueError) -> str:
+    if isinstance(where, Sequence):
+        return ", ".join(map(str, where[:3])) + ", ..." * (len(where) > 3)
+    if isinstance(where, Path):
+        return str(where)
+    line = where.line_of(error.row) if isinstance(error, arrow.RowError) else None
+    return f"{where.path}" + (f", line {line}" if line is not None else "")
+
+
+def check_known_or_not(files: Sequence[Located], tables: Sequence[pa.Table], name: str) -> None:
     """Raise `ValueError` if a column holds a null, unless it holds nothing else in any file."""
     columns = [table.column(name) for table in tables]
     if any(map(arrow.is_known, columns)):
@@ -102,8 +133,19 @@ def write_blocks(tables: Iterable[pa.Table], path: str | os.PathLike[str]) -> No
 
 
 def is_json_lines(path: Path) -> bool:
-    """Tell by its suffix whether a file is written as JSON lines."""
-    return path.suffix == JSON_LINES
+    """Tell by its suffix whether a file holds JSON lines, packed or not."""
+    return SUFFIXES.get(suffix_of(path)) == JSON_LINES
+
+
+def suffix_of(path: Path) -> str:
+    """Return the suffix that tells a file's kind, which that of packing may follow.
+
+    Examples
+    --------
+    >>> suffix_of(Path("rollouts.jsonl.gz"))
+    '.jsonl'
+    """
+    return Path(path.stem).suffix if path.suffix in PACKED else path.suffix
 
 
 def check_output(path: str | os.PathLike[str]) -> None:
@@ -133,20 +175,32 @@ def _in_folder(path: Path) -> str:
     return f"give files, Parquet ({PARQUET}) or JSON lines ({JSON_LINES})"
 
 
-def _suffix(path: Path) -> str:
-    if path.suffix in PICKLES:
+def _kind(path: Path) -> str:
+    _check_no_pickle(path)
+    kind = SUFFIXES.get(suffix_of(path), "")
+    if not kind or (path.suffix in PACKED and kind != JSON_LINES):
         raise ValueError(
-            f"{path} looks like a pickle, which runs code of its author's choice when it is opened: it is refused. "
-            "Export the rows as Parquet or JSON lines"
+            f"{path} has the suffix {path.suffix!r}: files are Parquet (.parquet), Arrow (.arrow) or JSON lines "
+            "(.jsonl, .ndjson, .json, each also with .gz or .zst)"
         )
+    return kind
+
+
+def _suffix(path: Path) -> str:
+    """Return the suffix of a file that is to be written."""
+    _check_no_pickle(path)
     if path.suffix not in (PARQUET, JSON_LINES):
         raise ValueError(f"{path} has the suffix {path.suffix!r}: files are Parquet (.parquet) or JSON lines (.jsonl)")
     return path.suffix
 
 
-def _check_unpacked(path: Path, kind: str) -> None:
-    if kind in COMPRESSED:
-        raise ValueError(f"{path} is compressed: unpack it first, with {COMPRESSED[kind]}")
+def _check_no_pickle(path: Path) -> None:
+    if path.suffix in PICKLES:
+        raise ValueError(
+            f"{path} looks like a pickle, which runs code of its author's choice when it is opened: it is refused. "
+            "Write its rows as Parquet or JSON lines; if you trust it, where its trainer is installed: "
+            + CONVERT.replace("{path}", str(path)).replace("{name}", path.stem)
+        )
 
 
 def _write_parquet(tables: Iterable[pa.Table], file: IO[bytes]) -> None:

@@ -8,18 +8,19 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
 
 from esscher.files import columns as arrow
-from esscher.files.blocks import load
+from esscher.files.blocks import read_table, scan
 from esscher.files.formats import check_known_or_not, naming
-from esscher.files.masks import ROW_MASKS, TOKEN_MASKS
+from esscher.files.masks import ROW_MASKS, TOKEN_MASKS, of_completions
 from esscher.groups import Groups
 from esscher.ragged import Ragged
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from esscher.files.blocks import Rows
 
 PROMPTS = ("prompt_id", "prompt_token_ids")
 TERMINATED, TOKEN_IDS = "terminated", "token_ids"
@@ -70,7 +71,11 @@ class LogprobColumns(NamedTuple):
 
 
 def read_logprobs(
-    paths: Sequence[Path], train: str | None = None, rollout: str | None = None, mask: str | None = None
+    paths: Sequence[Path],
+    train: str | None = None,
+    rollout: str | None = None,
+    mask: str | None = None,
+    tool: str | None = None,
 ) -> LogprobColumns:
     """Read two columns of log-probs as they are: no value is refused, a null is NaN, a null row is empty.
 
@@ -86,6 +91,9 @@ def read_logprobs(
     mask
         What the mask of the tokens that count is called, of 0 and 1 or booleans, or one of rows; "" if all tokens and
         rows count. By default any whose name says so, if all such masks of tokens agree.
+    tool
+        Which tool wrote the files, as `scan` takes it. Where columns are named that a file has as it stands, it is read
+        so.
 
     Raises
     ------
@@ -105,7 +113,8 @@ def read_logprobs(
     ...     read_logprobs([path]).rollout.values
     array([-0.5,  nan])
     """
-    tables = [load(path) for path in paths]
+    files = [_scanned(path, {train, rollout, mask} - {None, ""}, tool) for path in paths]
+    tables = [read_table(rows) for rows in files]
     names = _names(paths[0], tables[0].column_names, Trainer(train or "", rollout or ""), mask)
     masks = (*names.token_masks, *names.row_masks)
     wanted = [name for name in (*names[:2], *masks, *PROMPTS, TERMINATED, TOKEN_IDS) if name in tables[0].column_names]
@@ -113,11 +122,18 @@ def read_logprobs(
         for name in wanted:
             if name not in table.column_names:
                 raise ValueError(f"{path} has no column {name!r}, {paths[0]} has: files read together must agree")
-    parts = [naming(path, _columns, table, names) for path, table in zip(paths, tables, strict=True)]
-    columns = _grouped(_concatenate(parts), _prompt_codes(paths, tables, names))
-    kept = [naming(path, _kept_rows, table, names.row_masks) for path, table in zip(paths, tables, strict=True)]
+    parts = [naming(rows, _columns, table, names) for rows, table in zip(files, tables, strict=True)]
+    columns = _grouped(_concatenate(parts), _prompt_codes(files, tables, names))
+    kept = [naming(rows, _kept_rows, table, names.row_masks) for rows, table in zip(files, tables, strict=True)]
     used = (*names.token_masks[:1], *names.row_masks)
     return _of_rows(columns._replace(masks=used), np.concatenate(kept))
+
+
+def _scanned(path: Path, named: Collection[str | None], tool: str | None) -> Rows:
+    """Look at a file: as it stands, if it has the columns that are named, else as its tool's."""
+    found = scan(path, tool)
+    stands = found.source or found
+    return stands if tool is None and named and set(named) <= set(stands.schema.names) else found
 
 
 def _names(path: Path, there: list[str], asked: Trainer, mask: str | None) -> _Names:
@@ -180,11 +196,7 @@ def _of_completions(mask: Ragged, columns: Ragged, table: pa.Table) -> Ragged:
     """Return a mask without its prompts' part, where it goes over prompt and completion and log-probs do not."""
     if PROMPTS[1] not in table.column_names or np.array_equal(mask.lengths, columns.lengths):
         return mask
-    prompts = arrow.raw_numbers(PROMPTS[1], table.column(PROMPTS[1])).lengths
-    if not np.array_equal(mask.lengths, prompts + columns.lengths):
-        return mask
-    keep = mask.rows.place >= mask.rows.spread(prompts)
-    return Ragged.from_lengths(mask.values[keep], columns.lengths)
+    return of_completions(mask, arrow.raw_numbers(PROMPTS[1], table.column(PROMPTS[1])).lengths, columns.lengths)
 
 
 def _kept_rows(table: pa.Table, masks: tuple[str, ...]) -> NDArray[np.bool_]:
@@ -234,6 +246,8 @@ def _mask(table: pa.Table, name: str) -> Ragged:
 
 
 def _masked(name: str, column: Ragged, mask: Ragged) -> Ragged:
+    if np.array_equal(column.lengths, mask.rows.sums(mask.values == 1)):  # a value for each token that the mask keeps
+        return column
     differ = np.flatnonzero(column.lengths != mask.lengths)
     if len(differ):
         i = int(differ[0])
@@ -271,14 +285,14 @@ def _grouped(columns: LogprobColumns, codes: NDArray[np.int64] | None) -> Logpro
     )
 
 
-def _prompt_codes(paths: Sequence[Path], tables: list[pa.Table], names: _Names) -> NDArray[np.int64] | None:
+def _prompt_codes(files: Sequence[Rows], tables: list[pa.Table], names: _Names) -> NDArray[np.int64] | None:
     """Give rows of one prompt an equal number; `None` if the tables do not tell prompts."""
     told = [name for name in PROMPTS if name in tables[0].column_names]
     for name in told:
-        check_known_or_not(paths, tables, name)
-    codes = [_codes(paths, tables, name) for name in told if arrow.is_known(tables[0].column(name))]
+        check_known_or_not(files, tables, name)
+    codes = [_codes(files, tables, name) for name in told if arrow.is_known(tables[0].column(name))]
     if not codes and names.mask and TOKEN_IDS in tables[0].column_names:
-        before = [naming(path, _before_mask, table, names.mask) for path, table in zip(paths, tables, strict=True)]
+        before = [naming(rows, _before_mask, table, names.mask) for rows, table in zip(files, tables, strict=True)]
         codes.append(arrow.row_codes(Ragged.concatenate(before)))
     if not codes:
         return None
@@ -286,9 +300,9 @@ def _prompt_codes(paths: Sequence[Path], tables: list[pa.Table], names: _Names) 
     return arrow.row_codes(both)
 
 
-def _codes(paths: Sequence[Path], tables: list[pa.Table], name: str) -> NDArray[np.int64]:
+def _codes(files: Sequence[Rows], tables: list[pa.Table], name: str) -> NDArray[np.int64]:
     convert = arrow.keys if name == "prompt_id" else arrow.token_ids
-    parts = [naming(path, convert, name, table.column(name)) for path, table in zip(paths, tables, strict=True)]
+    parts = [naming(rows, convert, name, table.column(name)) for rows, table in zip(files, tables, strict=True)]
     return arrow.codes(pa.concat_arrays(parts)) if name == "prompt_id" else arrow.row_codes(Ragged.concatenate(parts))
 
 

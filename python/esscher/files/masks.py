@@ -1,4 +1,15 @@
-"""What trainers call their masks: a file that has one is read with it, or asked about."""
+"""What trainers call their masks, and the part of one that is about the completion."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from esscher.ragged import Ragged
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 # Of the tokens of each row, 1 or true where a token counts.
 TOKEN_MASKS = (
@@ -19,3 +30,25 @@ TOKEN_MASKS = (
 )
 # Of whole rows, 1 or true where a row counts.
 ROW_MASKS = ("sample_loss_mask", "sample_mask")
+
+
+def of_completions(mask: Ragged, prompts: NDArray[np.int64], completions: NDArray[np.int64]) -> Ragged:
+    """Return a mask without the part over the prompt, in rows where it goes over prompt and completion.
+
+    Parameters
+    ----------
+    mask
+        A row for each completion, of whatever length.
+    prompts, completions
+        How many tokens the prompt and the completion of each row have [N].
+
+    Examples
+    --------
+    >>> mask = Ragged.from_rows([[0, 0, 1, 1], [1, 0]])
+    >>> [row.tolist() for row in of_completions(mask, np.array([2, 2]), np.array([2, 2]))]
+    [[1, 1], [1, 0]]
+    """
+    both = mask.lengths == prompts + completions
+    before = np.where(both, prompts, 0)
+    keep = mask.rows.place >= mask.rows.spread(before)
+    return Ragged.from_lengths(mask.values[keep], mask.lengths - before)

@@ -108,7 +108,9 @@ def make_plan(
     rows = files.scan(file)
     names = files.names_of(renames, rows.schema.names)
     files.check_needed(file, rows.schema.names, names, [ours for ours in renames if ours not in columns])
-    masks = tuple(files.masks_in(rows.schema.names, ignore_masks))
+    if names[files.MASK] not in rows.schema.names or names[files.MASK] in ignore_masks:
+        del names[files.MASK]
+    masks = tuple(files.masks_in(rows.schema.names, (*ignore_masks, names.get(files.MASK, ""))))
     plan = Plan(rows, fingerprint, output, names, tuple(columns), block, overwrite, masks)
     if not is_done(output):
         check_written(plan)
@@ -145,7 +147,7 @@ def check_rows(plan: Plan, limits: Sequence[LanguageModel | ModelLimits], notify
         JSON lines, the line.
     """
     for block in files.read_blocks(plan.rows, ROWS_AT_ONCE, _looked_at(plan)):
-        files.naming(plan.rows.path, _check_block, plan, limits, block)
+        files.naming(plan.rows, _check_block, plan, limits, block)
         notify(block.first + len(block.table))
 
 
@@ -175,7 +177,8 @@ def _may_be_unsayable(plan: Plan) -> bool:
 
 def _check_ids(plan: Plan, limits: LanguageModel | ModelLimits, first: int, samples: Samples) -> None:
     rule = token_id_rule(limits.name, limits.vocabulary_size)
-    for name, ids in zip(files.token_columns(plan.names), (samples.prompts, samples.completions), strict=True):
+    for ours, ids in zip(files.NEEDED, (samples.prompts, samples.completions), strict=True):
+        name = plan.names[ours]
         files.check_values(name, ids, ids.values < limits.vocabulary_size, rule, first)
 
 

@@ -9,6 +9,8 @@ import numpy as np
 
 from esscher.report import charts
 from esscher.report.charts import INK, MUTED, SAMPLES, TARGET
+from esscher.report.gold_chart import with_gold_curve
+from esscher.report.gold_table import gold_words
 from esscher.report.prototype import counts
 
 if TYPE_CHECKING:
@@ -67,13 +69,19 @@ def frontier_chart(found: Prototype, policies: Sequence[PolicyPoint] = (), path:
     layers = [_out_of_reach(found.frontier, frame), _band(found.frontier, frame), *_curve(found.frontier, frame)]
     layers += [*_best_of_n(found, frame), *_betas(found.frontier, frame), *_prior(found.frontier, frame, policies)]
     layers += [*_limit(found.frontier, frame), *_policies(policies, frame), *_path(path, frame)]
-    return alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=_title(found))
+    drawn = alt.layer(*layers)
+    if found.gold is not None:
+        drawn = with_gold_curve(drawn, found.frontier, found.gold, frame.shown, frame.x)
+    return drawn.properties(width=WIDTH, height=HEIGHT, title=_title(found))
 
 
 def _title(found: Prototype) -> alt.Title:
     return alt.Title(
         "The most reward that a policy can have at its KL from the prior",
-        subtitle=f"From {counts(found)}. β: the KL penalty whose optimum lies there. Band: 95 % interval.",
+        subtitle=[
+            f"From {counts(found)}. β: the KL penalty whose optimum lies there. Band: 95 % interval.",
+            *([] if found.gold is None else [gold_words(found.frontier, found.gold)]),
+        ],
         anchor="start",
         color=INK,
         subtitleColor=MUTED,

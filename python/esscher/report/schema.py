@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esscher.compare import Comparison, LogZ, PolicyPoint
-from esscher.divergence import KlEstimate
+from esscher.divergence import KlEstimate, MutualInformation
 from esscher.diversity import DiversityEstimate
 from esscher.estimate import Estimate, Interval
 from esscher.evaluate import Report
@@ -27,6 +27,7 @@ from esscher.frontier.prototype import Prototype
 from esscher.mismatch import Metrics, MismatchReport
 from esscher.report.as_json import COLUMNS
 from esscher.report.outcomes import Dissociation
+from esscher.samples import Tokens
 from esscher.target import Target, Tilt
 from esscher.trend import FrontierPlace, StepMismatch, TrendEnd, TrendEvent, TrendStep
 from esscher.warning import ReportWarning
@@ -47,9 +48,12 @@ KINDS = {
 # What records' modules import for type checkers alone.
 PARTS = (Comparison, PolicyPoint, KlEstimate, DiversityEstimate, Estimate, Interval, Report, LogZ, Frontier, Metrics)
 OF_TREND = (FrontierPlace, StepMismatch, TrendEvent)
-NAMES = {one.__name__: one for one in (*PARTS, ReportWarning, TargetReport, Prototype, Tilt, *OF_TREND)} | {
+NAMES = {
+    one.__name__: one for one in (*PARTS, MutualInformation, ReportWarning, TargetReport, Prototype, Tilt, *OF_TREND)
+} | {
     "np": np,
     "NDArray": NDArray,
+    "Tokens": Tokens,
 }
 NUMBER = {
     "description": "A number; null for NaN and for what is not known, a string for an infinity: JSON has neither.",
