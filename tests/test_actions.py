@@ -435,8 +435,8 @@ def test_a_row_of_which_the_mask_keeps_nothing_is_left_out_and_counted(tmp_path)
     assert dump.samples.rewards.tolist() == [0, 2, 0, 2]
     assert dump.order.tolist() == [0, 2, 4, 6]
     (warning,) = dump.warnings
-    assert warning.code == "rows-without-actions"
-    assert warning.evidence.startswith("4 rows of which the mask keeps no token are left out")
+    assert warning.code == "left-out"
+    assert warning == "Left out: 4 rows of which the mask keeps no token."
     with pytest.raises(ValueError, match="has no row in which the mask 'action_mask' keeps a token"):
         files.read(lines(tmp_path / "none.jsonl", [{**ROW, "action_mask": [0, 0, 0]}]))
 

@@ -276,7 +276,7 @@ def test_files_read_together_may_differ_in_what_is_not_needed(tmp_path):
     second = lines(tmp_path / "2.jsonl", [dict(reversed(row.items())) | {"step": "three"} for row in ROWS])
     third = changed(tmp_path / "3.parquet", extra=[b"x"] * 3, reward=pa.array([True, False, True]))
     fourth = changed(tmp_path / "4.parquet", prompt_id=pa.array(["7", "8", "7"]))
-    samples = files.read([first, second, third, fourth]).samples
+    samples = files.read([first, second, third, fourth], step="all").samples
     assert samples.groups.tolist() == [0, 8, 12]
     assert samples.rewards.tolist() == [1.0] * 8 + [0.0] * 4
 
@@ -518,14 +518,17 @@ def test_a_parquet_file_without_rows_is_refused_alike(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
-def test_a_folder_is_called_one_and_its_files_are_named(tmp_path, kind):
-    for name in ("shards", "shards.parquet"):
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / f"0.{kind}").touch()
-        assert f"{folder} is a folder: give the files in it, {folder}/*.{kind}" in refused_alike(folder, tmp_path)
-    (tmp_path / "dataset").mkdir()
-    (tmp_path / "dataset" / "data-00000-of-00001.arrow").touch()
-    assert "write its rows as Parquet with to_parquet" in refused_alike(tmp_path / "dataset", tmp_path)
+def test_a_folder_is_read_whole_and_scored_file_by_file(tmp_path, kind):
+    folder = tmp_path / f"shards.{kind}"
+    folder.mkdir()
+    for i, rows in enumerate((ROWS[:1], ROWS[1:])):
+        files.write(pa.Table.from_pylist(rows), folder / f"{i}.{kind}")
+    plain = files.read(lines(tmp_path / "plain.jsonl", ROWS)).samples
+    np.testing.assert_array_equal(files.read(folder).samples.completions.values, plain.completions.values)
+    with pytest.raises(ValueError, match=f"shards.{kind} is a folder: here files are taken one by one, such as .*/0."):
+        score(folder, tmp_path / "out.jsonl")
     (tmp_path / "empty").mkdir()
-    assert "empty is a folder: give files, Parquet (.parquet) or JSON" in refused_alike(tmp_path / "empty", tmp_path)
+    with pytest.raises(ValueError, match="empty is a folder: give a file, Parquet"):
+        score(tmp_path / "empty", tmp_path / "out.jsonl")
+    with pytest.raises(ValueError, match="empty is a folder, and no files are in it"):
+        files.read(tmp_path / "empty")

@@ -315,9 +315,9 @@ def test_completions_without_gold_are_left_out_and_counted(samples, gold, tmp_pa
 @pytest.mark.parametrize(
     ("column", "message"),
     [
-        ("jugde", r"prior.parquet: there is no column 'jugde'. It has: prompt_id, "),
+        ("jugde", "prior.parquet has no reward 'jugde'. There are: nothing"),
         ("nothing", "column 'nothing' holds no number"),
-        ("completion_token_ids", "column 'completion_token_ids'"),
+        ("completion_token_ids", "has no reward 'completion_token_ids'"),
     ],
 )
 def test_a_column_that_is_no_gold_is_named(samples, tmp_path, esscher, column, message):

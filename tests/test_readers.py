@@ -82,15 +82,15 @@ def test_rows_come_in_blocks_of_any_size(tmp_path, monkeypatch, tool, write, col
     path = write(tmp_path)
     whole = files.load(path)
     monkeypatch.setattr("esscher.files.blocks.ROWS_AT_ONCE", 1)
+    assert files.load(path) == whole
+    monkeypatch.setattr("esscher.files.conversion.HELD_BYTES", 0)
     rows = files.scan(path, tool)
     assert rows.held is None
     blocks = list(files.read_blocks(rows, 3))
     assert [(block.first, len(block.table)) for block in blocks] == [(0, 3), (3, 1)]
     joined = pa.concat_tables([block.table for block in blocks])
     assert chosen_only(joined["policy_logprobs"].to_pylist(), CHOSEN) == columns["policy_logprobs"]
-    assert joined.drop_columns("action_mask" if "mask" in columns else []) == whole.drop_columns(
-        "action_mask" if "mask" in columns else []
-    )
+    assert joined == whole
 
 
 def test_a_file_is_read_as_its_user_says(tmp_path):
@@ -322,3 +322,157 @@ def test_what_is_wrong_in_a_converted_row_has_the_line_of_the_file(tmp_path):
 
 def test_spread_is_what_it_says():
     assert spread([1, 2], [0, 1, 0, 1], None) == [None, 1, None, 2]
+
+
+# prime-rl.
+
+
+def test_prime_rl_s_numbers_that_are_not_finite_matter_only_where_they_count(tmp_path):
+    path = write_lines(tmp_path / "step_3" / "rank_0.jsonl", [dumps.prime_rl(i) for i in range(4)])
+    assert files.scan(path).reader.NAME == "prime-rl"
+    assert column(path, "completion_token_ids") == COMPLETIONS
+    assert chosen_only(column(path, "policy_logprobs"), CHOSEN) == TRAINER
+    assert chosen_only(column(path, "rollout_logprobs"), CHOSEN) == SAMPLER
+    # null at what a tool said, and nowhere else
+    assert column(path, "policy_logprobs")[2][1:3] == [0.0, 0.0]
+    assert chosen_only(column(path, "policy_entropy"), CHOSEN) == [[0.5] * len(row) for row in TRAINER]
+    rows = [dumps.prime_rl(i) for i in range(2)]
+    rows[1]["trainer_logprobs"][-1] = None
+    path = write_lines(path, [{key: value for key, value in row.items() if key != "step"} for row in rows])
+    assert column(path, "step") == [3, 3]
+    with pytest.raises(ValueError, match=r"rank_0.jsonl, line 2: column 'policy_logprobs', row 1 holds a null"):
+        files.read(path)
+    assert np.isnan(files.read_logprobs([path]).train.values).sum() == 1
+
+
+# open-instruct.
+
+
+def test_open_instruct_s_rows_with_tools_are_left_out_since_no_mask_tells_them(tmp_path):
+    rows = [dumps.open_instruct(i, step) for step in (1, 2) for i in range(4)]
+    rows[2] |= {"request_info": {"tool_calleds": True, "tool_outputs": "4"}}
+    rows[3] |= {"request_info": {"tool_calleds": False, "tool_outputs": ""}, "reward": None}
+    rows[4]["response_tokens"] = []
+    path = write_lines(tmp_path / "run_rollouts_000000.jsonl", rows)
+    assert list(files.scan(path).left_out.values()) == [1, 1]
+    assert column(path, "prompt_id") == ["1/0", "1/0", "1/1", "2/0", "2/1", "2/1"]
+    assert column(path, "step") == [1, 1, 1, 2, 2, 2]
+    assert column(path, "rewards") == [*REWARDS[:2], None, *REWARDS[1:]]
+    assert column(path, "terminated") == [True, True, True, True, False, True]
+    assert column(path, "sample_idx") == [0, 1, 3, 1, 2, 3]
+    dump = files.read(path, step=1)
+    assert [len(row) for row in dump.samples.policy_logprobs] == [3, 2]
+    assert "1 completions without a reward" in " ".join(dump.warnings)
+
+
+def test_open_instruct_without_log_probs_has_none(tmp_path):
+    path = write_lines(tmp_path / "x_rollouts_0.jsonl", [dumps.open_instruct(i, logprobs=None) for i in range(4)])
+    assert files.read(path).samples.columns == ("rewards", "terminated")
+
+
+# SkyRL and AReaL.
+
+
+def test_skyrl_s_scores_may_be_lists_and_its_step_is_in_the_path(tmp_path):
+    scores = [0.5, [0.0, 0.0, 1.0], None]
+    rows = [
+        {"input_prompt": "a", "output_response": "b", "score": score, "stop_reason": reason, "env_extras": {}}
+        for score, reason in zip(scores, ["stop", "length", None], strict=True)
+    ]
+    path = write_lines(tmp_path / "dumped_evals" / "global_step_20_evals" / "math.jsonl", rows)
+    assert files.scan(path).reader.NAME == "skyrl"
+    assert column(path, "rewards") == [0.5, 1.0, None]
+    assert column(path, "terminated") == [True, False, None]
+    assert column(path, "step") == [20] * 3
+    assert column(path, "prompt") == ["a"] * 3
+
+
+def test_areal_s_step_is_the_last_version_that_sampled(tmp_path):
+    rows = [
+        {"task_id": 7, "sample_idx": i, "seqlen": 9, "prompt_len": 4, "head_version": 1, "tail_version": 3}
+        | {"reward": 1.0 * i, "prompt": "p", "completion": "c"}
+        for i in range(2)
+    ]
+    path = write_lines(tmp_path / "rollout" / "3" / "7.jsonl", rows)
+    assert files.scan(path).reader.NAME == "areal"
+    assert column(path, "step") == [3, 3]
+    assert column(path, "prompt_id") == ["7", "7"]
+    assert column(path, "rewards") == [0.0, 1.0]
+    assert column(path, "prompt_len") == [4, 4]
+
+
+# ms-swift.
+
+
+def test_each_line_of_ms_swift_is_a_table(tmp_path):
+    tables = [
+        {
+            "step": [str(step)] * 2,
+            "prompt": ["p", "q"],
+            "completion": ["a", "b"],
+            "format": [1.0, None],
+            "accuracy": [0.5, None],
+            "advantages": [0.1, -0.1],
+            "entropy": [2.0],
+        }
+        for step in (1, 2)
+    ]
+    path = write_lines(tmp_path / "completions.jsonl", tables)
+    rows = files.scan(path)
+    assert (rows.reader.NAME, rows.count, rows.rewards) == ("ms-swift", 4, ("format", "accuracy"))
+    assert column(path, "completion") == ["a", "b"] * 2
+    assert column(path, "rewards") == [1.5, None] * 2
+    assert column(path, "step") == [1, 1, 2, 2]
+    assert column(path, "entropy") == [2.0, None] * 2
+    assert column(path, "advantages") == [0.1, -0.1] * 2
+    assert rows.line_of(2) == 2
+    megatron = [{("gen_step" if key == "step" else key): value for key, value in table.items()} for table in tables]
+    assert column(write_lines(tmp_path / "m.jsonl", megatron), "step") == [1, 1, 2, 2]
+
+
+# lm-eval.
+
+
+def lm_eval(doc, texts, filtered="all", **columns):
+    return {
+        "doc_id": doc,
+        "doc": {"question": "x"},
+        "target": "t",
+        "arguments": {"gen_args_0": {"arg_0": f"prompt {doc}", "arg_1": {"until": ["\n"]}}},
+        "resps": [texts],
+        "filtered_resps": texts[:1],
+        "filter": filtered,
+        "metrics": ["exact_match"],
+        "exact_match": 1.0,
+        **columns,
+    }
+
+
+def test_lm_eval_s_repeats_are_completions_of_each_document_once(tmp_path):
+    rows = [lm_eval(doc, [f"{doc}a", f"{doc}b"], one) for one in ("strict", "flexible") for doc in (0, 1)]
+    path = write_lines(tmp_path / "samples_task_2026.jsonl", rows)
+    assert column(path, "completion") == ["0a", "0b", "1a", "1b"]
+    assert column(path, "prompt") == ["prompt 0"] * 2 + ["prompt 1"] * 2
+    assert column(path, "prompt_id") == ["0", "0", "1", "1"]
+    # The metric is of the first text alone, and no reward unless it is named.
+    assert column(path, "exact_match") == [1.0, None, 1.0, None]
+    assert "rewards" not in files.scan(path).schema.names
+    assert files.scan(path).left_out == {"rows of a further filter": 2}
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_lm_eval_s_further_filters_are_left_out_in_later_blocks_too(tmp_path, monkeypatch, size):
+    monkeypatch.setattr("esscher.files.blocks.ROWS_AT_ONCE", size)
+    rows = [lm_eval(doc, ["x"], one) for one in ("strict", "flexible") for doc in range(4)]
+    assert files.scan(write_lines(tmp_path / "samples_task_2026.jsonl", rows)).count == 4
+
+
+def test_lm_eval_s_scored_choices_are_no_samples_and_conversations_are(tmp_path):
+    choices = [[["-12.3", "False"]], [["-inf", "True"]]]
+    path = write_lines(tmp_path / "samples_choice_2026.jsonl", [lm_eval(0, []) | {"resps": choices}])
+    with pytest.raises(ValueError, match=r"lm-eval's and has no samples: 1 documents of which choices were scored"):
+        files.scan(path)
+    talk = [{"role": "user", "content": "Hi"}]
+    chat = [lm_eval(0, ["x"], arguments=[[json.dumps(talk), {}]]), lm_eval(1, ["y"], arguments=[["plain", {}]])]
+    path = write_lines(tmp_path / "samples_chat_2026.jsonl", chat)
+    assert [json.loads(text) for text in column(path, "prompt")] == [talk, "plain"]

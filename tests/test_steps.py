@@ -34,7 +34,7 @@ def write(path, rows):
 @pytest.mark.parametrize("name", ["step", "global_step", "training_step", "policy_version"])
 def test_several_steps_are_told_by_name(tmp_path, kind, name):
     path = write(tmp_path / f"rows{kind}", [row(i, **{name: 10 * (i % 3)}) for i in range(8)])
-    (said,) = files.read(path).warnings
+    (said,) = files.read(path, step="all").warnings
     assert said.startswith(
         f"The column {name!r} holds 3 values (0, 10, 20): completions of several steps are of several"
     )
@@ -43,7 +43,7 @@ def test_several_steps_are_told_by_name(tmp_path, kind, name):
 def test_steps_are_told_across_files_and_cut_short(tmp_path):
     paths = [write(tmp_path / f"{n}.jsonl", [row(i, step=n) for i in range(2)]) for n in range(5)]
     assert files.read(paths[:1]).warnings == ()
-    (said,) = files.read(paths).warnings
+    (said,) = files.read(paths, step="all").warnings
     assert "'step' holds 5 values (0, 1, 2, ...)" in said
 
 
@@ -65,7 +65,8 @@ def test_every_report_says_so(tmp_path, command):
     mixed = write(tmp_path / "mixed.jsonl", [row(i, step=i % 2) for i in range(40)])
     prior = write(tmp_path / "prior.jsonl", [row(i) for i in range(40)])
     with_prior = ["--prior", str(prior)] if command == "compare" else []
-    result = CliRunner().invoke(app, [command, str(mixed), *with_prior, "--json"])
+    all_steps = [] if command == "compare" else ["--step", "all"]
+    result = CliRunner().invoke(app, [command, str(mixed), *with_prior, *all_steps, "--json"])
     assert result.exit_code == 0, result.output
     first = json.loads(result.stdout)["warnings"][0]
     assert first["code"] == "several-steps"

@@ -76,9 +76,11 @@ def _read(paths: list[Path], prior: Path, renames: dict[str, str], ignored: Coll
     """Read the policies' files and then the prior's, which may have been written by another program."""
     from esscher import files
 
-    read = {path: files.read(path, columns=renames, optional=COLUMNS, ignore_masks=ignored) for path in paths}
+    read = {
+        path: files.read(path, columns=renames, optional=COLUMNS, ignore_masks=ignored, step="all") for path in paths
+    }
     if renames:
         there = files.scan(prior).schema.names
         renames = {ours: theirs for ours, theirs in renames.items() if theirs in there}
-    read[prior] = files.read(prior, columns=renames, optional=COLUMNS, ignore_masks=ignored)
+    read[prior] = files.read(prior, columns=renames, optional=COLUMNS, ignore_masks=ignored, step="all")
     return read

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 import esscher
-from esscher.cli.options import MODEL_HELP, Explain, IgnoredMasks, Renames, renames_of
+from esscher.cli.options import (
+    MODEL_HELP,
+    Explain,
+    IgnoredMasks,
+    Renames,
+    Rewards,
+    Step,
+    Tool,
+    renames_of,
+    weights_of,
+)
 from esscher.cli.output import Html, Json, check_outputs, console, say_where, show_progress, title_of
 from esscher.target import Condition, Tilt
 from esscher.warning import merge_warnings
@@ -22,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    paths: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Samples, .parquet or .jsonl.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Samples: files, folders or patterns.")],
     beta: Annotated[float | None, typer.Option(help="Target prior·exp(reward/beta)/Z.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Target: the prior given reward ≥ threshold.")] = None,
     proposal: Annotated[Literal["policy", "prior"], typer.Option(help="Where the completions came from.")] = "policy",
@@ -30,6 +40,9 @@ def evaluate(
     explain: Explain = False,
     html: Html = None,
     tokenizer: Annotated[str | None, typer.Option(help=f"Show n-grams as text. {MODEL_HELP}")] = None,
+    reward: Rewards = None,
+    step: Step = None,
+    tool: Tool = None,
     columns: Renames = None,
     ignore_mask: IgnoredMasks = None,
 ) -> None:
@@ -41,12 +54,15 @@ def evaluate(
     check_outputs(paths, html)
     decode = _decoder_of(tokenizer) if tokenizer else None
     with show_progress() as progress:
-        task = progress.add_task("reading", total=len(paths))
+        task = progress.add_task("reading", total=None)
         dump = files.read(
             paths,
             columns=renames_of(columns),
             ignore_masks=ignore_mask or (),
-            progress=lambda path: progress.update(task, advance=1, description=f"reading {path}"),
+            progress=lambda path: progress.update(task, description=f"reading {path}"),
+            tool=tool,
+            step=step,
+            rewards=weights_of(reward),
         )
         progress.update(task, description=f"evaluating {dump.samples}", total=None)
         report = files.naming(paths, partial(esscher.evaluate, dump.samples, target, proposal=proposal))

@@ -8,23 +8,26 @@ from typing import Annotated
 import typer
 
 import esscher
+from esscher.cli.options import Step, Tool  # noqa: TC001 - typer reads them
 from esscher.cli.output import Html, Json, check_outputs, console, errors, say_where, show_progress, title_of
 
 
 def mismatch(
-    paths: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Completions, .parquet or .jsonl.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Completions: files, folders or patterns.")],
     train: Annotated[str | None, typer.Option(help="Column of the trainer's log-probs.  [policy_logprobs]")] = None,
     rollout: Annotated[str | None, typer.Option(help="Column of the sampler's.  [rollout_logprobs]")] = None,
     mask: Annotated[
         str | None, typer.Option(help="Column of 0 and 1: which tokens count; '' if all do.  [any mask]")
     ] = None,
+    step: Step = None,
+    tool: Tool = None,
     json: Json = False,
     html: Html = None,
 ) -> None:
     """Compare the log-probs of the engine that trains with those of the engine that sampled, and say why they differ.
 
-    Without options the columns are also found under the names that NeMo-RL (prev_logprobs, generation_logprobs) and
-    prime-rl (trainer_logprobs, inference_logprobs) give them, and masks under those of any trainer.
+    Without options the columns are those of the tool that wrote the files, such as NeMo-RL (prev_logprobs,
+    generation_logprobs) and prime-rl (trainer_logprobs, inference_logprobs), and masks go by the names of any trainer.
     """
     from esscher import files
     from esscher.report import to_json
@@ -33,7 +36,7 @@ def mismatch(
     check_outputs(paths, html)
     with show_progress(counted=False) as progress:
         task = progress.add_task("reading", total=None)
-        columns = files.read_logprobs(paths, train, rollout, mask)
+        columns = files.read_logprobs(paths, train, rollout, mask, tool, step)
         progress.update(task, description=f"comparing {len(columns.train):,} completions")
         report = esscher.mismatch(columns.train, columns.rollout, columns.groups, columns.terminated, columns.numbers)
     if columns.masks:

@@ -50,7 +50,26 @@ IgnoredMasks = Annotated[
         help="A mask such as *loss_mask* that is ignored: all tokens and rows count. May be given several times.",
     ),
 ]
-
+Tool = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="TOOL",
+        help="Which tool wrote the files, such as **verl**; **ours** if none did.  [default: it is recognised]",
+    ),
+]
+Step = Annotated[
+    str | None,
+    typer.Option(metavar="N", help="The step of training to read, where there are several; **all** takes all as one."),
+]
+Rewards = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--reward",
+        metavar="NAME[=WEIGHT]",
+        help="A column that is a reward; of several the weighted sum is.  [default: the tool's own total]",
+    ),
+]
 
 Explain = Annotated[bool, typer.Option("--explain", help="Print all that warnings say, and what to do.")]
 
@@ -62,6 +81,20 @@ def renames_of(columns: list[str] | None) -> dict[str, str]:
         if not (ours and equals and theirs):
             raise ValueError(f"--columns {ours}{equals}{theirs}: write it as ours=theirs, for example rewards=score")
     return {ours: theirs for ours, _, theirs in pairs}
+
+
+def weights_of(rewards: list[str] | None) -> dict[str, float] | None:
+    """Return what each reward weighs, as the values of ``--reward`` say; `None` if none are given."""
+    if not rewards:
+        return None
+    weights = {}
+    for one in rewards:
+        name, _, weight = one.partition("=")
+        try:
+            weights[name] = float(weight or 1)
+        except ValueError as error:
+            raise ValueError(f"--reward {one}: write it as NAME or NAME=WEIGHT, for example length=0.5") from error
+    return weights
 
 
 def with_settings(record: type[Any], texts: Mapping[str, str], **called: str) -> Callable[[Command], Command]:

@@ -11,7 +11,7 @@ import numpy as np
 import typer
 
 import esscher
-from esscher.cli.options import Explain, IgnoredMasks, Renames, renames_of
+from esscher.cli.options import Explain, IgnoredMasks, Renames, Rewards, Step, Tool, renames_of, weights_of
 from esscher.cli.output import Html, Json, Picture, check_outputs, console, say_where, show_progress, title_of
 from esscher.target import Tilt
 from esscher.warning import ReportWarning, merge_warnings
@@ -33,7 +33,9 @@ Gold = Annotated[
 
 
 def prototype(
-    paths: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Samples of the prior, .parquet or .jsonl.")],
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Samples of the prior: files, folders or patterns.")
+    ],
     beta: Annotated[
         list[float] | None, typer.Option(help="A beta to look at; may be given several times.  [default: 64 of them]")
     ] = None,
@@ -42,6 +44,9 @@ def prototype(
     explain: Explain = False,
     html: Html = None,
     picture: Picture = None,
+    reward: Rewards = None,
+    step: Step = None,
+    tool: Tool = None,
     columns: Renames = None,
     ignore_mask: IgnoredMasks = None,
 ) -> None:
@@ -60,8 +65,17 @@ def prototype(
         Tilt(one)  # raises what is wrong with it
     with show_progress(counted=False) as progress:
         task = progress.add_task("reading", total=None)
-        dump = files.read(paths, columns=renames_of(columns), optional=COLUMNS, ignore_masks=ignore_mask or ())
-        samples, column, left_out = (dump.samples, None, ()) if gold is None else _with_gold(paths, gold, dump)
+        dump = files.read(
+            paths,
+            columns=renames_of(columns),
+            optional=COLUMNS,
+            ignore_masks=ignore_mask or (),
+            tool=tool,
+            step=step,
+            rewards=weights_of(reward),
+            beside=() if gold is None else (gold,),
+        )
+        samples, column, left_out = (dump.samples, None, ()) if gold is None else _with_gold(gold, dump)
         progress.update(task, description=f"weighing {samples}")
         found = files.naming(paths, partial(esscher.prototype, gold=column), samples, beta)
     found = replace(found, warnings=merge_warnings((*dump.warnings, *left_out, *found.warnings)))
@@ -76,16 +90,12 @@ def prototype(
         say_where(html, picture)
 
 
-def _with_gold(
-    paths: list[Path], name: str, dump: files.Dump
-) -> tuple[esscher.Samples, NDArray[np.float64], tuple[ReportWarning, ...]]:
+def _with_gold(name: str, dump: files.Dump) -> tuple[esscher.Samples, NDArray[np.float64], tuple[ReportWarning, ...]]:
     """Return the completions that have a gold reward, several a prompt, with it; those that have none are counted."""
-    from esscher import files
-
-    column = files.read_numbers(paths, name)[dump.order]
+    column = dump.rewards_by_name[name]
     known, groups = ~np.isnan(column), dump.samples.groups
     if not known.any():
-        raise ValueError(f"{', '.join(map(str, paths))}: column {name!r} holds no number")
+        raise ValueError(f"column {name!r} holds no number")
     kept = known & ~groups.spread((groups.sums(known) == 1) & (groups.sizes > 1))
     if not kept.any():  # of single completions, `frontier` says what it needs
         kept = known

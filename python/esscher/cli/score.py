@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 
 from esscher.cli.allocator import keep_freed_memory
-from esscher.cli.options import MODEL_HELP, Device, Dtype, IgnoredMasks, Precision, Renames, renames_of
+from esscher.cli.options import MODEL_HELP, Device, Dtype, IgnoredMasks, Precision, Renames, Tool, renames_of
 from esscher.cli.output import console, errors, show_progress
 from esscher.wire.addresses import check_address
 
@@ -66,6 +66,7 @@ def score(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace columns that the file has.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Discard what a stopped run has finished.")] = False,
     block: Annotated[int, typer.Option(help="Rows that are scored, kept and resumed together.", min=1)] = 512,
+    tool: Tool = None,
     columns: Renames = None,
     ignore_mask: IgnoredMasks = None,
     device: Device = None,
@@ -91,6 +92,7 @@ def score(
             block=block,
             overwrite=overwrite,
             ignore_masks=ignore_mask or (),
+            tool=tool,
         )
 
         def tell(text: str) -> None:
@@ -104,6 +106,8 @@ def score(
         with models as scorer:
             offline.score_file(plan, scorer, restart=restart, notify=_show_pace(progress, task, plan, kept))
             by = f"the models of {server}" if server else " and ".join(limits.name for limits in scorer.limits)
+    for reason, count in plan.rows.left_out.items():
+        errors.print(f"left out: {count:,} {reason}", highlight=False, soft_wrap=True)
     console.print(f"{output}: {', '.join(chosen)} of {plan.rows.count:,} completions under {by}", soft_wrap=True)
 
 

@@ -40,11 +40,16 @@ writes it so.
 from esscher.files.asking import ask_about_masks, masks_in
 from esscher.files.blocks import Block, Rows, load, read_blocks, scan
 from esscher.files.columns import RowError, check_values
-from esscher.files.dump import MASK, NEEDED, Dump, check_needed, names_of, read, to_table
+from esscher.files.dump import NEEDED, check_needed, names_of, to_table
+from esscher.files.finding import RunFile, RunFiles, find
 from esscher.files.formats import check_output, check_writable, is_json_lines, naming, write, write_blocks
 from esscher.files.logprobs import LogprobColumns, read_logprobs
-from esscher.files.numbers import read_numbers, with_numbers
+from esscher.files.masks import MASK
+from esscher.files.numbers import with_numbers
+from esscher.files.runs import Dump, read
 from esscher.files.scores import completions, grouped, to_columns, token_columns, with_columns
+from esscher.files.stepping import Step, read_run
+from esscher.files.steps import SeveralStepsError
 
 __all__ = [
     "MASK",
@@ -54,12 +59,17 @@ __all__ = [
     "LogprobColumns",
     "RowError",
     "Rows",
+    "RunFile",
+    "RunFiles",
+    "SeveralStepsError",
+    "Step",
     "ask_about_masks",
     "check_needed",
     "check_output",
     "check_values",
     "check_writable",
     "completions",
+    "find",
     "grouped",
     "is_json_lines",
     "load",
@@ -69,7 +79,7 @@ __all__ = [
     "read",
     "read_blocks",
     "read_logprobs",
-    "read_numbers",
+    "read_run",
     "scan",
     "to_columns",
     "to_table",

@@ -13,6 +13,7 @@ from esscher.files import jsonl
 from esscher.files.conversion import batches_of, conformed, look_through, of_size
 from esscher.files.formats import ARROW, JSON_LINES, PARQUET, check_readable, naming
 from esscher.files.readers import choose
+from esscher.files.readers.no_samples import why_no_samples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -65,7 +66,7 @@ class Rows:
     left_out
         Why rows of a tool's file are no samples, and how many.
     held
-        All rows of a tool's file, if it is no larger than a block.
+        All rows of a tool's file, if they are no more than a block may be.
     """
 
     path: Path
@@ -111,7 +112,12 @@ def scan(path: Path, tool: str | None = None) -> Rows:
     """
     found = _as_it_stands(path)
     reader = choose(path, found.schema.names, tool)
-    return found if reader is None else _converted(found, reader)
+    if reader is not None:
+        return _converted(found, reader)
+    reason = why_no_samples(path, found.schema.names) if tool is None else None
+    if reason is not None:
+        raise ValueError(f"{path} has no samples, but {reason}")
+    return found
 
 
 def load(path: Path, columns: Sequence[str] | None = None, tool: str | None = None) -> pa.Table:
@@ -160,7 +166,7 @@ def _converted(source: Rows, reader: Reader) -> Rows:
         why = "; ".join(f"{count:,} {reason}" for reason, count in seen.left_out.items())
         raise ValueError(f"{rows.path} is {reader.NAME}'s and has no samples: {why or 'its rows hold none'}")
     return replace(
-        rows, schema=seen.schema, count=seen.count, rewards=seen.rewards, left_out=seen.left_out, held=seen.only
+        rows, schema=seen.schema, count=seen.count, rewards=seen.rewards, left_out=seen.left_out, held=seen.held
     )
 
 

@@ -10,13 +10,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np  # noqa: TC002 - the record's type is read by tools
 import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
+import pyarrow.compute as pc  # type: ignore[import-untyped]  # it ships no annotations
 
 from esscher.files.columns import is_json
+from esscher.files.masks import MASK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
+
+
+# As much as a block of a thousand rows of a thousand tokens has: smaller files are converted once.
+HELD_BYTES = 64 * 2**20
+# A mask that leaves nothing out in the whole file is not kept.
 
 
 class Converted(NamedTuple):
@@ -42,28 +49,42 @@ class Converted(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What all blocks of a tool's file hold; `only` is their table, where there is one block."""
+    """What all blocks of a tool's file hold; `held` is all of it, where that is no more than a block may be."""
 
     schema: pa.Schema
     count: int
     rewards: tuple[str, ...]
     left_out: dict[str, int]
-    only: pa.Table | None
+    held: pa.Table | None
 
 
 def look_through(blocks: Iterable[Converted]) -> Found:
-    """Return the columns and the number of samples of all blocks, holding one at a time."""
-    schema, count, only = pa.schema([]), 0, None
+    """Return the columns and the number of samples of all blocks, holding one at a time and what is little."""
+    schema, count = pa.schema([]), 0
     rewards: dict[str, None] = {}
     left_out: Counter[str] = Counter()
-    for i, (table, _, names, out) in enumerate(blocks):
+    held: list[pa.Table] | None = []
+    has_gaps = False
+    for table, _, names, out in blocks:
         if len(table):
             schema = table.schema.remove_metadata() if count == 0 else joined(schema, table.schema)
         count += len(table)
         rewards |= dict.fromkeys(names)
         left_out.update(out)
-        only = table if i == 0 else None
-    return Found(schema, count, tuple(rewards), dict(left_out), only)
+        has_gaps = has_gaps or _has_gaps(table)
+        if held is not None:
+            held.append(table)
+            held = held if sum(one.nbytes for one in held) <= HELD_BYTES else None
+    if not has_gaps:
+        schema = pa.schema([field for field in schema if field.name != MASK])
+    whole = None if not held or count == 0 else pa.concat_tables([conformed(table, schema) for table in held])
+    return Found(schema, count, tuple(rewards), dict(left_out), whole)
+
+
+def _has_gaps(table: pa.Table) -> bool:
+    if MASK not in table.column_names:
+        return False
+    return not pc.all(pa.chunked_array([chunk.flatten() for chunk in table.column(MASK).chunks], pa.bool_())).as_py()
 
 
 def joined(one: pa.Schema, other: pa.Schema) -> pa.Schema:

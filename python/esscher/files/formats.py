@@ -166,13 +166,11 @@ def check_writable(table: pa.Table, path: str | os.PathLike[str], first: int = 0
 
 
 def _in_folder(path: Path) -> str:
-    """Say what to give instead of a folder."""
-    there = next((kind for kind in (PARQUET, JSON_LINES) if any(path.glob(f"*{kind}"))), None)
+    """Say what to give instead of a folder, where one file is read."""
+    there = next((file.name for kind in SUFFIXES for file in sorted(path.glob(f"*{kind}"))), None)
     if there is not None:
-        return f"give the files in it, {path}/*{there} (score takes them one by one)"
-    if any(path.glob("*.arrow")):
-        return "a dataset's of the Hugging Face, it seems; write its rows as Parquet with to_parquet"
-    return f"give files, Parquet ({PARQUET}) or JSON lines ({JSON_LINES})"
+        return f"here files are taken one by one, such as {path / there}"
+    return f"give a file, Parquet ({PARQUET}) or JSON lines ({JSON_LINES})"
 
 
 def _kind(path: Path) -> str:

@@ -9,8 +9,11 @@ import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
 
 from esscher.files import columns as arrow
 from esscher.files.blocks import read_table, scan
+from esscher.files.file_part import Place
+from esscher.files.finding import find, of_step
 from esscher.files.formats import check_known_or_not, naming
-from esscher.files.masks import ROW_MASKS, TOKEN_MASKS, of_completions
+from esscher.files.masks import MASK, ROW_MASKS, TOKEN_MASKS, of_completions
+from esscher.files.steps import rows_of_step, steps_in
 from esscher.groups import Groups
 from esscher.ragged import Ragged
 
@@ -21,9 +24,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from esscher.files.blocks import Rows
+    from esscher.files.finding import RunFile
 
 PROMPTS = ("prompt_id", "prompt_token_ids")
-TERMINATED, TOKEN_IDS = "terminated", "token_ids"
+COMPLETIONS, TERMINATED, TOKEN_IDS = "completion_token_ids", "terminated", "token_ids"
 
 
 class Trainer(NamedTuple):
@@ -76,6 +80,7 @@ def read_logprobs(
     rollout: str | None = None,
     mask: str | None = None,
     tool: str | None = None,
+    step: int | str | None = None,
 ) -> LogprobColumns:
     """Read two columns of log-probs as they are: no value is refused, a null is NaN, a null row is empty.
 
@@ -94,6 +99,8 @@ def read_logprobs(
     tool
         Which tool wrote the files, as `scan` takes it. Where columns are named that a file has as it stands, it is read
         so.
+    step
+        Which step's rows to read, where there are several; all by default, since engines differ alike at each.
 
     Raises
     ------
@@ -113,8 +120,12 @@ def read_logprobs(
     ...     read_logprobs([path]).rollout.values
     array([-0.5,  nan])
     """
-    files = [_scanned(path, {train, rollout, mask} - {None, ""}, tool) for path in paths]
-    tables = [read_table(rows) for rows in files]
+    told = {name for name in (train, rollout, mask) if name}
+    found = [_scanned(file, told, tool) for file in of_step(find(paths, tool).files, step)]
+    files, tables = _rows_of_step(found, step)
+    if not files:
+        raise ValueError(f"{', '.join(map(str, paths[:3]))}: no completion is of step {step}")
+    paths = [rows.path for rows in files]
     names = _names(paths[0], tables[0].column_names, Trainer(train or "", rollout or ""), mask)
     masks = (*names.token_masks, *names.row_masks)
     wanted = [name for name in (*names[:2], *masks, *PROMPTS, TERMINATED, TOKEN_IDS) if name in tables[0].column_names]
@@ -129,11 +140,37 @@ def read_logprobs(
     return _of_rows(columns._replace(masks=used), np.concatenate(kept))
 
 
-def _scanned(path: Path, named: Collection[str | None], tool: str | None) -> Rows:
+def _scanned(file: RunFile, named: Collection[str], tool: str | None) -> Rows:
     """Look at a file: as it stands, if it has the columns that are named, else as its tool's."""
-    found = scan(path, tool)
+    found = scan(file.path, file.tool)
     stands = found.source or found
     return stands if tool is None and named and set(named) <= set(stands.schema.names) else found
+
+
+def _rows_of_step(found: Sequence[Rows], step: int | str | None) -> tuple[list[Place], list[pa.Table]]:
+    """Return the rows of files that are of a step, and where each is from."""
+    files, tables = [], []
+    for rows in found:
+        table = read_table(rows)
+        numbers = rows_of_step(table, steps_in(table.column_names, ()), step)
+        if len(numbers):
+            files.append(Place(rows, numbers))
+            tables.append(table if len(numbers) == len(table) else table.take(pa.array(numbers)))
+    return files, _all_masked(tables)
+
+
+def _all_masked(tables: list[pa.Table]) -> list[pa.Table]:
+    """Return tables that all have a mask of actions, if some do: of tools' files only those with gaps have one."""
+    if all(MASK in table.column_names for table in tables) or not any(MASK in table.column_names for table in tables):
+        return tables
+    return [_masked_whole(table) for table in tables]
+
+
+def _masked_whole(table: pa.Table) -> pa.Table:
+    if MASK in table.column_names or COMPLETIONS not in table.column_names:
+        return table
+    lengths = arrow.raw_numbers(COMPLETIONS, table.column(COMPLETIONS)).lengths
+    return table.append_column(MASK, arrow.to_lists(Ragged.from_lengths(np.ones(lengths.sum(), np.bool_), lengths)))
 
 
 def _names(path: Path, there: list[str], asked: Trainer, mask: str | None) -> _Names:
@@ -285,7 +322,7 @@ def _grouped(columns: LogprobColumns, codes: NDArray[np.int64] | None) -> Logpro
     )
 
 
-def _prompt_codes(files: Sequence[Rows], tables: list[pa.Table], names: _Names) -> NDArray[np.int64] | None:
+def _prompt_codes(files: Sequence[Place], tables: list[pa.Table], names: _Names) -> NDArray[np.int64] | None:
     """Give rows of one prompt an equal number; `None` if the tables do not tell prompts."""
     told = [name for name in PROMPTS if name in tables[0].column_names]
     for name in told:
@@ -300,7 +337,7 @@ def _prompt_codes(files: Sequence[Rows], tables: list[pa.Table], names: _Names) 
     return arrow.row_codes(both)
 
 
-def _codes(files: Sequence[Rows], tables: list[pa.Table], name: str) -> NDArray[np.int64]:
+def _codes(files: Sequence[Place], tables: list[pa.Table], name: str) -> NDArray[np.int64]:
     convert = arrow.keys if name == "prompt_id" else arrow.token_ids
     parts = [naming(rows, convert, name, table.column(name)) for rows, table in zip(files, tables, strict=True)]
     return arrow.codes(pa.concat_arrays(parts)) if name == "prompt_id" else arrow.row_codes(Ragged.concatenate(parts))

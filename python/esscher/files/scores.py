@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
 
 from esscher.files import columns as arrow
-from esscher.files.dump import MASK, NEEDED, OF_PROMPTS, as_float32, by_prompt, with_gaps
-from esscher.files.masks import of_completions
+from esscher.files.dump import NEEDED, OF_PROMPTS, as_float32, by_prompt, with_gaps
+from esscher.files.masks import MASK, of_completions, whole_where
 from esscher.ragged import Ragged
 from esscher.samples import Samples
 
@@ -55,7 +55,8 @@ def _mask(block: Block, name: str, prompts: Ragged, rows: Ragged) -> Ragged | No
     if name not in block.table.column_names or not arrow.is_known(block.table.column(name)):
         return None
     whole = arrow.flags(name, block.table.column(name), block.first)
-    mask = of_completions(whole, prompts.lengths, rows.lengths)
+    missing = np.asarray(block.table.column(name).is_null())
+    mask = whole_where(missing, of_completions(whole, prompts.lengths, rows.lengths), rows.lengths)
     differ = np.flatnonzero(mask.lengths != rows.lengths)
     if len(differ):
         row = int(differ[0])

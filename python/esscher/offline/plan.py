@@ -70,6 +70,7 @@ def make_plan(
     block: int,
     overwrite: bool,
     ignore_masks: Collection[str] = (),
+    tool: str | None = None,
 ) -> Plan:
     """Look at a file and at where it goes; JSON lines are read through once.
 
@@ -87,6 +88,8 @@ def make_plan(
         Whether columns that the file has already are replaced.
     ignore_masks
         Masks that are said to matter not; others that leave something out are asked about.
+    tool
+        Which tool wrote the file, as `files.scan` takes it.
 
     Raises
     ------
@@ -105,7 +108,7 @@ def make_plan(
         raise PermissionError(f"{output.resolve().parent} cannot be written to: name an output elsewhere")
     # Before anything is read of it; what is not there or no file is said below.
     fingerprint = file_fingerprint(file) if file.is_file() else {}
-    rows = files.scan(file)
+    rows = files.scan(file, "ours" if tool is None and {*files.NEEDED} & {*renames} else tool)
     names = files.names_of(renames, rows.schema.names)
     files.check_needed(file, rows.schema.names, names, [ours for ours in renames if ours not in columns])
     if names[files.MASK] not in rows.schema.names or names[files.MASK] in ignore_masks:

@@ -22,6 +22,7 @@ from esscher.files.readers import (
     verl,
     vllm,
 )
+from esscher.files.readers.reading import step_in
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -70,6 +71,11 @@ READERS: tuple[Reader, ...] = (
     ms_swift,
 )
 TOOLS = (*(reader.NAME for reader in READERS), OURS)
+
+
+def step_of(reader: Reader | None, path: Path) -> int | None:
+    """Return the step that a file's path tells, by the tool that wrote it."""
+    return None if reader is None else step_in(path, reader.STEP)
 
 
 def choose(path: Path, names: Collection[str], tool: str | None = None) -> Reader | None:

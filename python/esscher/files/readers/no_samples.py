@@ -13,15 +13,13 @@ TEXTS_OR_IDS = ("prompt_token_ids", "completion_token_ids", "completion", "promp
 
 
 def why_no_samples(path: Path, names: Collection[str]) -> str | None:
-    """Return why a file of these columns, which is no known tool's, has no samples; `None` if it may have some.
+    """Return what a file is, by its name and columns, that tools write beside samples; `None` if it is none such.
 
     Examples
     --------
     >>> from pathlib import Path
     >>> why_no_samples(Path("aggregated_results.jsonl"), ["eval/all/avg_score"])
     'totals of an evaluation (SkyRL)'
-    >>> why_no_samples(Path("x.jsonl"), ["loss", "lr"])
-    'no samples: neither texts nor token ids in its columns loss, lr'
     """
     if path.name.startswith("aggregated_results."):
         return "totals of an evaluation (SkyRL)"
@@ -29,7 +27,18 @@ def why_no_samples(path: Path, names: Collection[str]) -> str | None:
         return "what a run is called and where it is from (open-instruct)"
     if {"total_reward", "steps"} <= set(names) or {"ob_len", "ac_len"} <= set(names):
         return "lengths and rewards without texts or token ids (tinker-cookbook)"
-    if not set(TEXTS_OR_IDS) & set(names):
-        shown = ", ".join(list(names)[:6]) + ", ..." * (len(names) > 6)
-        return f"no samples: neither texts nor token ids in its columns {shown}"
     return None
+
+
+def why_no_rows(names: Collection[str]) -> str | None:
+    """Return why rows of these columns, which no tool's are, cannot be samples; `None` if they can.
+
+    Examples
+    --------
+    >>> why_no_rows(["loss", "lr"])
+    'no samples: neither texts nor token ids in its columns loss, lr'
+    """
+    if set(TEXTS_OR_IDS) & set(names):
+        return None
+    shown = ", ".join(list(names)[:6]) + ", ..." * (len(names) > 6)
+    return f"no samples: neither texts nor token ids in its columns {shown}"

@@ -222,10 +222,9 @@ def token_column(rows: Ragged, mask: Ragged) -> pa.Array:
     return pa.ListArray.from_arrays(rows.offsets.astype(np.int32), pa.array(numbers, from_pandas=True))
 
 
-def action_mask(mask: Ragged) -> pa.Array | None:
-    """Return which tokens of completions the policy chose, as a column; `None` if it chose all."""
-    chosen = mask.values == 1
-    return None if chosen.all() else arrow.to_lists(Ragged(chosen, mask.offsets))
+def action_mask(mask: Ragged) -> pa.Array:
+    """Return which tokens of completions the policy chose, as a column."""
+    return arrow.to_lists(Ragged(mask.values == 1, mask.offsets))
 
 
 def same_lengths(name: str, rows: Ragged, other: str, others: Ragged, first: int) -> None:

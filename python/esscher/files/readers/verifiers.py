@@ -74,7 +74,7 @@ def convert(path: Path, table: pa.Table, _first: int) -> Converted:
         **_logprobs(found),
         "rewards": pa.array([_total(one.trace) for one in found], pa.float64()),
         "terminated": reading.endings([one.reason for one in found]),
-        "action_mask": None if all(map(all, chosen)) else pa.array(chosen),
+        "action_mask": pa.array(chosen, pa.list_(pa.bool_())),
         "step": _steps(path, found),
     }
     single = _rewards(found)
