@@ -21,6 +21,7 @@ class Levels:
     cut_off: float = 0.1
     alike: float = 0.1
     mismatch: float = 0.004
+    mutual_information: float = 1.5
 
 
 def seen(step, levels, rng, prompts=16, completions=8, *, same_prompts=False):
@@ -51,6 +52,7 @@ def seen(step, levels, rng, prompts=16, completions=8, *, same_prompts=False):
         kl={"k1": noisy(levels.kl, 0.1 + 0.5 * (2 * max(levels.kl, 0.0)) ** 0.5)},
         entropy=noisy(levels.entropy, 0.25),
         exact_entropy=None,
+        mutual_information=noisy(levels.mutual_information, 0.3),
         distinct_2=noisy(levels.distinct_2, 0.03),
         unique_share=Estimate(1.0, 0.0),
         length=Estimate(32.0, 1.0),
@@ -78,4 +80,5 @@ def healthy(i):
         cut_off=0.05 + 0.2 * far,
         alike=0.05 + 0.5 * far,
         mismatch=0.004 * (1 + far),
+        mutual_information=1.5 - 0.3 * far,
     )

@@ -21,8 +21,6 @@ from pages import Page, check_page, plain
 from report_json import validator
 from run_stories import Levels, healthy, seen
 
-pytestmark = pytest.mark.timeout(180)
-
 torch.set_num_threads(1)
 
 
@@ -286,6 +284,23 @@ def test_a_long_run_is_thinned_with_the_steps_of_its_events(capsys):
 def test_a_page_of_a_long_run_stays_small(tmp_path):
     write_trend_page(long_run(1500), tmp_path / "page.html")
     check_page((tmp_path / "page.html").read_text())
+
+
+@pytest.mark.parametrize("count", [1, 12])
+def test_a_page_of_little_is_a_page_too(esscher, tmp_path, count):
+    """Samples without log-probs, of a single completion a prompt in part, and of one step or several."""
+    write_steps(tmp_path / "run", range(count))
+    code, output, errors = esscher(
+        "trend", tmp_path / "run", "--beta", 1, "--html", tmp_path / "page.html", "--explain"
+    )
+    assert code == 0, errors
+    told = plain(output)
+    assert "KL not available: the samples lack policy_logprobs or prior_logprobs. `esscher score` adds them." in told
+    assert "The numbers of the target are not available" in told
+    html = (tmp_path / "page.html").read_text()
+    check_page(html)
+    assert "Diversity" in html
+    assert "KL(policy‖prior)" not in html
 
 
 def test_a_page_of_no_steps_is_refused(tmp_path):

@@ -32,6 +32,7 @@ HAPPENS = {
     "kl-runaway": lambda i, length: {"kl": away(i, length)},
     "reward-without-diversity": lambda i, length: {"distinct_2": healthy(i).distinct_2 * (1 - 0.7 * ramp(i, length))},
     "mismatch": lambda i, length: {"mismatch": healthy(i).mismatch * (1 + 10 * ramp(i, length))},
+    "prompt-ignored": lambda i, length: {"mutual_information": 1.5 * (1 - 0.95 * ramp(i, length))},
     "lengths-at-limit": lambda i, length: {"cut_off": healthy(i).cut_off + 0.75 * ramp(i, length)},
     "rewards-alike": lambda i, length: {"alike": healthy(i).alike + (1 - healthy(i).alike) * ramp(i, length)},
 }

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 
-from esscher import Estimate, Ragged, Tilt, compare, evaluate, mismatch, summarise_step, trend
+from esscher import (
+    Estimate,
+    Ragged,
+    Tilt,
+    compare,
+    estimate_mutual_information,
+    evaluate,
+    mismatch,
+    summarise_step,
+    trend,
+)
 from esscher.lm.tabular import TabularLM
 from esscher.trend import known_frontier, summarise_ahead
 
@@ -70,6 +80,27 @@ def test_lengths_and_shares_are_those_by_hand(samples):
     rewards[: groups[2]] = 0.25
     assert summarise_step(0, replace(samples, rewards=rewards)).alike.value == pytest.approx(2 / 6)
     assert step.alike.value == 0.0
+
+
+def test_what_an_environment_said_does_not_count(samples):
+    """Trajectories with tool results say what the same completions do without them."""
+    result = np.array([9, 9, 9], np.uint32)
+    rows = [np.concatenate([row[:1], result, row[1:]]) for row in samples.completions]
+    mask = [np.concatenate([[True], np.zeros(3, bool), np.ones(len(row) - 1, bool)]) for row in samples.completions]
+    trajectories = replace(samples, completions=Ragged.from_rows(rows), action_mask=Ragged.from_rows(mask))
+    step, plain = summarise_step(0, trajectories, target=TARGET), summarise_step(0, samples, target=TARGET)
+    without = {"distinct_2", "excess_collapse"}  # no n-gram spans a gap
+    for field in fields(step):
+        if field.name not in without:
+            assert getattr(step, field.name) == getattr(plain, field.name), field.name
+
+
+def test_what_completions_say_of_their_prompts(samples):
+    cross = Ragged.from_rows(np.full((240, 3), -4.0))
+    found = summarise_step(0, replace(samples, cross_log_probs=cross)).mutual_information
+    expected = estimate_mutual_information(replace(samples, cross_log_probs=cross))
+    assert found == (expected.value, expected.stderr)
+    assert summarise_step(0, samples).mutual_information is None
 
 
 def test_what_samples_lack_is_not_told():

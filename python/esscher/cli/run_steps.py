@@ -60,7 +60,7 @@ class RunIndex:
         return dict(sorted(found.items()))
 
 
-def stamps_of(paths: Sequence[Path]) -> dict[Path, Stamp]:
+def _stamps_of(paths: Sequence[Path]) -> dict[Path, Stamp]:
     """Return the files that are given, and those of the folders that are given, with size and time of change.
 
     Raises
@@ -76,42 +76,68 @@ def stamps_of(paths: Sequence[Path]) -> dict[Path, Stamp]:
     return {file: (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
 
 
-def following(paths: Sequence[Path], index: RunIndex) -> Iterator[tuple[int, list[Path]]]:
-    """Yield steps with their files as they come, for ever: once the files are the same in two looks at them."""
-    last = -1
-    before: dict[Path, Stamp] = {}
-    while True:
-        now = stamps_of(paths)
-        for step, files in index.steps(
-            {path: stamp for path, stamp in now.items() if before.get(path) == stamp}
-        ).items():
-            if step > last:
-                yield step, files
-                last = step
-        before = now
-        time.sleep(PAUSE)
+class RunReader:
+    """Reads a run step by step, in the order of steps, holding one of them.
 
-
-def read_step(number: int, paths: Sequence[Path], renames: Mapping[str, str], ignored: Collection[str]) -> RunStep:
-    """Read the completions of one step; those of other steps in its files are left out.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        As `files.read`.
+    Parameters
+    ----------
+    paths
+        Files, and folders of files.
+    renames, ignored
+        As `files.read` takes them: what our columns are called, and masks that are ignored.
     """
-    from esscher import files
-    from esscher.files.columns import raw_numbers
 
-    dump = files.read(paths, columns=renames, ignore_masks=ignored)
-    samples, rollout = dump.samples, None
-    if all(ROLLOUT in files.scan(path).schema.names for path in paths):
-        columns = [files.load(path, [ROLLOUT]).column(ROLLOUT) for path in paths]
-        rollout = Ragged.concatenate([raw_numbers(ROLLOUT, column) for column in columns]).take(dump.order)
-    mine = np.flatnonzero(np.concatenate([_steps(path) for path in paths])[dump.order] == number)
-    if len(mine) < len(samples):
-        samples, rollout = samples.take_completions(mine), None if rollout is None else rollout.take(mine)
-    return RunStep(number, samples, rollout)
+    def __init__(self, paths: Sequence[Path], renames: Mapping[str, str], ignored: Collection[str]) -> None:
+        self._paths, self._renames, self._ignored, self._index = paths, renames, ignored, RunIndex()
+
+    @property
+    def unread(self) -> dict[Path, ValueError]:
+        """Files that were left out, and why."""
+        return self._index.unread
+
+    def steps(self) -> Iterator[RunStep]:
+        """Read the steps that are there.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If a file is not there, none has steps, or as `files.read`.
+        """
+        found = self._index.steps(_stamps_of(self._paths))
+        if not found:
+            named = ", ".join(map(str, self._paths))
+            raise next(iter(self.unread.values()), ValueError(f"{named}: no Parquet or JSON lines are there"))
+        for number, files in found.items():
+            yield self._read(number, files)
+
+    def follow(self) -> Iterator[RunStep]:
+        """Read the steps that are there and those that come, for ever: once their files are the same in two looks."""
+        last = -1
+        before: dict[Path, Stamp] = {}
+        while True:
+            now = _stamps_of(self._paths)
+            settled = {path: stamp for path, stamp in now.items() if before.get(path) == stamp}
+            for number, files in self._index.steps(settled).items():
+                if number > last:
+                    yield self._read(number, files)
+                    last = number
+            before = now
+            time.sleep(PAUSE)
+
+    def _read(self, number: int, paths: Sequence[Path]) -> RunStep:
+        """Read the completions of one step; those of other steps in its files are left out."""
+        from esscher import files
+        from esscher.files.columns import raw_numbers
+
+        dump = files.read(paths, columns=self._renames, ignore_masks=self._ignored)
+        samples, rollout = dump.samples, None
+        if all(ROLLOUT in files.scan(path).schema.names for path in paths):
+            columns = [files.load(path, [ROLLOUT]).column(ROLLOUT) for path in paths]
+            rollout = Ragged.concatenate([raw_numbers(ROLLOUT, column) for column in columns]).take(dump.order)
+        mine = np.flatnonzero(np.concatenate([_steps(path) for path in paths])[dump.order] == number)
+        if len(mine) < len(samples):
+            samples, rollout = samples.take_completions(mine), None if rollout is None else rollout.take(mine)
+        return RunStep(number, samples, rollout)
 
 
 def _steps(path: Path) -> NDArray[np.int64]:

@@ -11,14 +11,14 @@ import typer
 
 from esscher.cli.options import Explain, IgnoredMasks, Renames, renames_of
 from esscher.cli.output import Html, Json, check_outputs, console, say_where, show_progress, title_of
-from esscher.cli.run_steps import RunIndex, RunStep, following, read_step, stamps_of
+from esscher.cli.run_steps import RunReader, RunStep
 from esscher.cli.train import INTERRUPTED
 from esscher.target import Tilt
 from esscher.trend import TrendRecorder, known_frontier, summarise_ahead, summarise_step
 from esscher.warning import ReportWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from esscher.trend import KnownFrontier, Trend, TrendEvent, TrendStep
 
@@ -57,19 +57,17 @@ def trend(
     check_outputs([*paths, *([] if prior is None else [prior])], html)
     target, renames, ignored = None if beta is None else Tilt(beta), renames_of(columns), tuple(ignore_mask or ())
     known, warnings = (None, ()) if prior is None else _known(prior, target, renames, ignored)
-    recorder, index = TrendRecorder(None if target is None else str(target), known), RunIndex()
-    read = partial(_read, renames=renames, ignored=ignored)
+    recorder, reader = TrendRecorder(None if target is None else str(target), known), RunReader(paths, renames, ignored)
     summarise = partial(_summarise, target=target, known=known)
     show = _print_lines if json else TrendLines(console).show if follow else _print_nothing
     is_stopped = False
     try:
-        found = following(paths, index) if follow else _found(paths, index)
-        parts = map(read, _until(found, until))
+        parts = _until(reader.follow() if follow else _watched(reader.steps()), until)
         for step in map(summarise, parts) if follow else summarise_ahead(parts, summarise):
             show(step, recorder.take(step))
     except KeyboardInterrupt:
         is_stopped = True
-    story = recorder.story((*warnings, *_of_unread(index)))
+    story = recorder.story((*warnings, *_of_unread(reader)))
     _tell(story, title_of(paths), html, json=json, explain=explain, has_rows=follow)
     if is_stopped:
         sys.exit(INTERRUPTED)
@@ -91,36 +89,22 @@ def _tell(story: Trend, name: str, html: Path | None, *, json: bool, explain: bo
     say_where(html)
 
 
-def _found(paths: Sequence[Path], index: RunIndex) -> Iterator[tuple[int, list[Path]]]:
-    """Yield the steps that are there with their files.
-
-    Raises
-    ------
-    ValueError
-        If there are none.
-    """
-    found = index.steps(stamps_of(paths))
-    if not found:
-        named = ", ".join(map(str, paths))
-        raise next(iter(index.unread.values()), ValueError(f"{named}: no Parquet or JSON lines are there"))
-    with show_progress() as progress:
-        task = progress.add_task("reading and summarising steps", total=len(found))
-        for step in found.items():
-            yield step
-            progress.advance(task)
+def _watched(parts: Iterable[RunStep]) -> Iterator[RunStep]:
+    """Show which step is being read."""
+    with show_progress(counted=False) as progress:
+        task = progress.add_task("looking at what is there", total=None)
+        for part in parts:
+            progress.update(task, description=f"summarising step {part.number}")
+            yield part
 
 
-def _until(steps: Iterable[tuple[int, list[Path]]], last: int | None) -> Iterator[tuple[int, list[Path]]]:
+def _until(parts: Iterable[RunStep], last: int | None) -> Iterator[RunStep]:
     """Yield steps up to the last one that is asked for, without waiting for one that comes after it."""
-    for number, paths in steps:
-        if last is None or number <= last:
-            yield number, paths
-        if last is not None and number >= last:
+    for part in parts:
+        if last is None or part.number <= last:
+            yield part
+        if last is not None and part.number >= last:
             return
-
-
-def _read(step: tuple[int, list[Path]], renames: Mapping[str, str], ignored: Collection[str]) -> RunStep:
-    return read_step(*step, renames, ignored)
 
 
 def _summarise(part: RunStep, target: Tilt | None, known: KnownFrontier | None) -> TrendStep:
@@ -157,9 +141,9 @@ def _known(
     )
 
 
-def _of_unread(index: RunIndex) -> list[ReportWarning]:
-    if not index.unread:
+def _of_unread(reader: RunReader) -> list[ReportWarning]:
+    if not reader.unread:
         return []
-    named = "; ".join(str(error) for error in list(index.unread.values())[:NAMED])
-    more = f"; and {len(index.unread) - NAMED} more" if len(index.unread) > NAMED else ""
+    named = "; ".join(str(error) for error in list(reader.unread.values())[:NAMED])
+    more = f"; and {len(reader.unread) - NAMED} more" if len(reader.unread) > NAMED else ""
     return [ReportWarning("unread-files", f"{named}{more}.", "--follow takes them up once they are whole.")]

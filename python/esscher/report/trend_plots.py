@@ -221,6 +221,12 @@ _PLOTS = (
         (_Line("ESS", SAMPLES, lambda step: step.ess),),
     ),
     _Plot(
+        "Mutual information of prompt and completion",
+        "nats",
+        "How much a completion tells of its prompt: 0 where the policy answers every prompt alike.",
+        (_Line("mutual information", SAMPLES, lambda step: step.mutual_information),),
+    ),
+    _Plot(
         "Lengths",
         "tokens",
         "Mean tokens of a completion. The KL is a sum over them.",

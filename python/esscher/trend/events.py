@@ -31,6 +31,7 @@ WHAT = {
     "entropy-collapse": "The entropy collapses",
     "kl-runaway": "The KL runs away",
     "reward-without-diversity": "The reward rises while diversity is lost",
+    "prompt-ignored": "The completions depend less and less on their prompt",
     "left-the-frontier": "The run has left the frontier",
     "mismatch": "The engine that samples no longer agrees with the one that trains",
     "lengths-at-limit": "Completions are cut off at the longest length",
@@ -39,8 +40,8 @@ WHAT = {
 # The chance that a healthy run has any event named, over its whole length, and that of each kind.
 RUN_RATE = 0.05
 RATE = RUN_RATE / len(WHAT)
-# Entropy collapses below this share of its first level; completions that end in time become fewer than this share of
-# theirs.
+# Entropy collapses below this share of its first level, as does what completions say of their prompt; completions that
+# end in time become fewer than this share of theirs.
 HALF = 0.5
 # Diversity is lost below this share of its first level, or this far below the target's.
 MOST_OF, BELOW_TARGET = 0.75, 0.1
@@ -266,6 +267,16 @@ RULES = (
         why="three quarters of it, while the reward has risen",
         rate=RATE / 2,
         with_reward=True,
+    ),
+    _Rule(
+        "prompt-ignored",
+        "The mutual information of prompt and completion",
+        " nats",
+        lambda step: _minus(step.mutual_information),
+        shown=lambda value: -value,
+        limit=lambda first: HALF * first,
+        slope=HALF,
+        why="half of it",
     ),
     _Rule(
         "mismatch",

@@ -116,7 +116,7 @@ def known_frontier(prior: Samples, target: Target | None = None) -> KnownFrontie
     if target is not None:
         weights = weigh(target.log_potential(rewards), prior.groups)
         log_z, relative = weights.corrected_log_z, np.exp(weights.log_weights)
-        distinct = ngram_statistics(prior.completions, [ORDER], prior.groups, relative, SUBSAMPLE).rarefied[0]
+        distinct = ngram_statistics(prior.actions, [ORDER], prior.groups, relative, SUBSAMPLE).rarefied[0]
     rows = {key: row for row, key in enumerate(prompt_keys(prior))}
     return KnownFrontier(
         target, prototype(prior), _without_tokens(prior.prompts, rewards, prior.groups), rows, log_z, distinct

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from esscher.divergence import kl_estimators
+from esscher.divergence import estimate_mutual_information, kl_estimators
 from esscher.divergence.checked_columns import exact_kl_of
 from esscher.diversity import SUBSAMPLE, ngram_statistics, unique_share
 from esscher.estimate import Estimate, clustered_mean, clustered_ratio
@@ -87,21 +87,22 @@ def summarise_step(
     """
     check_samples("samples", samples)
     kl, per_sequence = _kl(samples)
-    lengths, is_cut = samples.completions.lengths.astype(np.float64), _is_cut(samples)
-    pairs = ngram_statistics(samples.completions, [ORDER], samples.groups, None, SUBSAMPLE).rarefied[0]
+    lengths, is_cut = samples.actions.lengths.astype(np.float64), _is_cut(samples)
+    pairs = ngram_statistics(samples.actions, [ORDER], samples.groups, None, SUBSAMPLE).rarefied[0]
     against = _against(samples, target)
     return TrendStep(
         step=int(number),
         prompts=len(samples.prompts),
         completions=len(samples),
-        tokens=len(samples.completions.values),
+        tokens=int(lengths.sum()),
         reward=None if samples.rewards is None else clustered_mean(samples.rewards, samples.groups),
         rewards_by_name={name: _named(name, rewards, samples) for name, rewards in (rewards_by_name or {}).items()},
         kl=kl,
         entropy=None if samples.policy_logprobs is None else _of_tokens(-samples.policy_log_prob, samples),
         exact_entropy=_exact_entropy(samples),
+        mutual_information=_mutual_information(samples),
         distinct_2=mean_of_known(pairs),
-        unique_share=mean_of_known(unique_share(samples.completions, samples.groups)),
+        unique_share=mean_of_known(unique_share(samples.actions, samples.groups)),
         length=clustered_mean(lengths, samples.groups),
         longest=int(lengths.max()),
         cut_off=clustered_mean(is_cut.astype(np.float64), samples.groups),
@@ -130,7 +131,7 @@ def _kl(samples: Samples) -> tuple[dict[str, Estimate], Floats | None]:
 
 def _of_tokens(sums: Floats, samples: Samples) -> Estimate:
     """Average over tokens what each completion's add up to [N]."""
-    return clustered_ratio(sums, samples.completions.lengths.astype(np.float64), samples.groups)
+    return clustered_ratio(sums, samples.actions.lengths.astype(np.float64), samples.groups)
 
 
 def _exact_entropy(samples: Samples) -> Estimate | None:
@@ -140,9 +141,16 @@ def _exact_entropy(samples: Samples) -> Estimate | None:
     return _of_tokens(samples.policy_entropy.rows.sums(values), samples)
 
 
+def _mutual_information(samples: Samples) -> Estimate | None:
+    if samples.policy_logprobs is None or samples.cross_log_probs is None:
+        return None
+    found = estimate_mutual_information(samples)
+    return Estimate(found.value, found.stderr)
+
+
 def _is_cut(samples: Samples) -> NDArray[np.bool_]:
     """Say which completions are as long as the longest, and did not end by themselves where that is known [N]."""
-    is_longest: NDArray[np.bool_] = samples.completions.lengths == samples.completions.lengths.max()
+    is_longest: NDArray[np.bool_] = samples.actions.lengths == samples.actions.lengths.max()
     return is_longest if samples.terminated is None else is_longest & ~samples.terminated
 
 

@@ -50,6 +50,9 @@ class TrendStep:
         Mean negative log-prob of a token under the policy, in nats: an estimate of its entropy a token.
     exact_entropy
         Mean entropy over the whole vocabulary, in nats a token.
+    mutual_information
+        What completions and prompts say of each other (see `estimate_mutual_information`), in nats: 0 if the policy
+        does not heed its prompt.
     distinct_2
         Distinct 2-grams of two completions of a prompt over their 2-grams, mean over prompts ("distinct-2 of 2" of
         `estimate_diversity`): it does not move with the number of completions.
@@ -58,7 +61,7 @@ class TrendStep:
     length
         Mean tokens of a completion.
     longest
-        Tokens of the longest completion.
+        Of the tokens that the policy chose, as all numbers of tokens here: those of the longest completion.
     cut_off
         The share of completions that are as long as the longest, and did not end by themselves where that is known.
     terminated
@@ -85,6 +88,7 @@ class TrendStep:
     kl: dict[str, Estimate]
     entropy: Estimate | None
     exact_entropy: Estimate | None
+    mutual_information: Estimate | None
     distinct_2: Estimate
     unique_share: Estimate
     length: Estimate

@@ -103,7 +103,7 @@ class TrendRecorder:
 
     def story(self, warnings: Iterable[ReportWarning] = ()) -> Trend:
         """Return the story so far, with what else is to be warned of."""
-        told = [*warnings, *_of_places(self._steps)]
+        told = [*warnings, *_of_places(self._steps), *_of_absent(self._steps, self._target)]
         if self._known is not None:
             told += self._known.prototype.warnings
         end = TrendEnd(_core.__version__, self._target, len(self._steps), tuple(self._events), merge_warnings(told))
@@ -167,6 +167,25 @@ def summarise_ahead(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def _of_absent(steps: list[TrendStep], target: str | None) -> Iterator[ReportWarning]:
+    """Say what no step tells for lack of a column."""
+    absent: dict[str, tuple[Callable[[TrendStep], object], str, str]] = {
+        "Reward": (lambda step: step.reward, "rewards", ""),
+        "Entropy": (
+            lambda step: step.best_entropy,
+            "policy_logprobs",
+            "Have the engine return those of what it samples.",
+        ),
+        "KL": (lambda step: step.best_kl, "policy_logprobs or prior_logprobs", "`esscher score` adds them."),
+    }
+    for what, (of, column, remedy) in absent.items():
+        if steps and all(of(step) is None for step in steps):
+            yield ReportWarning("not-available", f"{what} not available: the samples lack {column}.", remedy)
+    if target is not None and steps and all(step.ess is None for step in steps):
+        needed = "rewards, policy_logprobs and prior_logprobs, and several completions of a prompt"
+        yield ReportWarning("not-available", f"The numbers of the target are not available: they need {needed}.")
 
 
 def _of_places(steps: list[TrendStep]) -> list[ReportWarning]:
