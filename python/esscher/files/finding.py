@@ -32,6 +32,7 @@ TAIL = 2**16
 _VALIDATION = re.compile(r"(?:^|[_\-.])(?:eval|evals|val|valid|validation)(?:$|[_\-.])")
 FOR_VALIDATION = "sampled for validation, beside what training sampled: give it by itself"
 UNFINISHED = "its last line is not whole yet"
+TWICE = "a part of what is in the folder all beside it"
 UNSTABLE = "its step is not finished: STABLE is not there yet"
 SHOWN = 2
 # Whose files are one a step: two of the same step are of two runs.
@@ -263,6 +264,8 @@ def _why_not(path: Path, names: list[str], reader: Reader | None) -> str | None:
         return f"not {reader.NAME}'s, by its columns"
     if reader is not None and reader.NAME == "prime-rl" and not (path.parent / "STABLE").exists():
         return UNSTABLE
+    if path.parent.name == "effective" and path.parent.with_name("all").joinpath(path.name).exists():
+        return TWICE
     return (why_no_samples(path, names) or why_no_rows(names)) if reader is None else None
 
 
