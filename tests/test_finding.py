@@ -78,6 +78,8 @@ def test_what_a_folder_holds_besides_is_passed_over_and_said(tmp_path):
     dump = files.read(tmp_path)
     assert len(dump.samples) == 4
     assert [warning.code for warning in dump.warnings] == ["passed-over"]
+    # A model's files are no news.
+    assert "safetensors" not in said(found)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ TAIL = 2**16
 _VALIDATION = re.compile(r"(?:^|[_\-.])(?:eval|evals|val|valid|validation)(?:$|[_\-.])")
 FOR_VALIDATION = "sampled for validation, beside what training sampled: give it by itself"
 UNFINISHED = "its last line is not whole yet"
+OTHER_KIND = "no file of rows"
 TWICE = "a part of what is in the folder all beside it"
 UNSTABLE = "its step is not finished: STABLE is not there yet"
 SHOWN = 2
@@ -207,7 +208,7 @@ def _columns(path: Path) -> tuple[list[str], str | None]:
         return [], "a pickle, which runs code when it is opened: convert it"
     kind = SUFFIXES.get(suffix_of(path))
     if kind is None:
-        return [], "no file of rows"
+        return [], OTHER_KIND
     if path.stat().st_size == 0:
         return [], "empty"
     check_readable(path)
@@ -301,7 +302,8 @@ def _summary(passed: Sequence[tuple[Path, str]]) -> Iterator[str]:
 
 
 def _said(passed: Sequence[tuple[Path, str]]) -> tuple[ReportWarning, ...]:
-    return (ReportWarning("passed-over", " ".join(_summary(passed))),) if passed else ()
+    told = [(path, reason) for path, reason in passed if reason != OTHER_KIND]
+    return (ReportWarning("passed-over", " ".join(_summary(told))),) if told else ()
 
 
 def _twice(files: Sequence[RunFile]) -> tuple[ReportWarning, ...]:
