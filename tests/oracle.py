@@ -52,8 +52,14 @@ def over(reward, beta):
 
 
 def ngrams(row, n):
-    row = [int(token) for token in row]
-    return [tuple(row[i : i + n]) for i in range(len(row) - n + 1)]
+    """All n-grams of a row; None is a gap, which none spans."""
+    row = [None if token is None else int(token) for token in row]
+    windows = (tuple(row[i : i + n]) for i in range(len(row) - n + 1))
+    return [window for window in windows if None not in window]
+
+
+def length(row):
+    return sum(token is not None for token in row)
 
 
 def distinct(rows, n):
@@ -71,14 +77,15 @@ def self_bleu(rows, n, smoothing):
 
 def _bleu(row, others, n, smoothing):
     precisions = [_precision(row, others, order) for order in range(1, n + 1)]
-    closest = min((len(other) for other in others), key=lambda length: (abs(length - len(row)), length))
-    return _score(len(row), closest, precisions, smoothing)
+    own = length(row)
+    closest = min(map(length, others), key=lambda other: (abs(other - own), other))
+    return _score(own, closest, precisions, smoothing)
 
 
-def _score(length, closest, precisions, smoothing):
+def _score(own, closest, precisions, smoothing):
     if precisions[0][0] == 0:
         return 0.0
-    penalty = 1.0 if length > closest else math.exp(1 - closest / length)
+    penalty = 1.0 if own > closest else math.exp(1 - closest / own)
     zero = {"none": lambda _: 2.2250738585072014e-308, "method1": lambda total: 0.1 / total}[smoothing]
     logs = [math.log(Fraction(m, t) if m else zero(t)) for m, t in precisions]
     return penalty * math.exp(math.fsum(logs) / len(logs))
@@ -95,11 +102,11 @@ def fast_self_bleu(rows, n, smoothing):
     """As `self_bleu`, for many rows: the largest count elsewhere is the second largest, or the largest."""
     if len(rows) < 2:
         return math.nan
-    lengths = Counter(len(row) for row in rows)
+    lengths = Counter(map(length, rows))
     precisions = zip(*(_all_precisions(rows, order) for order in range(1, n + 1)), strict=True)
-    closest = {length: _closest_other(lengths, length) for length in lengths}
-    of_rows = ((len(row), p) for row, p in zip(rows, precisions, strict=True))
-    return math.fsum(_score(length, closest[length], p, smoothing) for length, p in of_rows) / len(rows)
+    closest = {own: _closest_other(lengths, own) for own in lengths}
+    of_rows = ((length(row), p) for row, p in zip(rows, precisions, strict=True))
+    return math.fsum(_score(own, closest[own], p, smoothing) for own, p in of_rows) / len(rows)
 
 
 def _all_precisions(rows, order):
@@ -116,9 +123,9 @@ def _all_precisions(rows, order):
     return precisions
 
 
-def _closest_other(lengths, length):
-    others = [other for other, count in lengths.items() if other != length or count > 1]
-    return min(others, key=lambda other: (abs(other - length), other))
+def _closest_other(lengths, own):
+    others = [other for other, count in lengths.items() if other != own or count > 1]
+    return min(others, key=lambda other: (abs(other - own), other))
 
 
 def top_ngrams(rows, n, k):

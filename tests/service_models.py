@@ -162,6 +162,14 @@ def _column(name, values):
     )
 
 
+def _mask(change):
+    def break_it(message):
+        ones = np.ones(len(message.completion_token_ids) // 4, np.uint8)
+        message.action_mask = change(ones).astype(np.uint8).tobytes()
+
+    return break_it
+
+
 # How a request is broken, and the words that its error must hold.
 HOSTILE = {
     "empty": (lambda message: message.Clear(), "completions is empty"),
@@ -189,6 +197,11 @@ HOSTILE = {
     "a NaN log-prob": (_column("prior_logprobs", np.nan), r"prior_logprobs\[0\]\[0\] is nan"),
     "a positive log-prob": (_column("policy_logprobs", 0.5), r"policy_logprobs\[0\]\[0\] is 0.5"),
     "a negative KL": (_column("token_kl", -1.0), r"token_kl\[0\]\[0\] is -1"),
+    "a mask one short": (_mask(lambda mask: mask[:-1]), "action_mask has .* completion_lengths sum"),
+    "a mask of other bytes": (_mask(lambda mask: 2 * mask), r"action_mask\[0\] is 2: a mask is 0 or 1"),
+    "a mask of nothing": (_mask(lambda mask: 0 * mask), "policy_logprobs has .* the actions of action_mask sum to 0"),
+    "log-probs of all beside a mask": (_mask(lambda mask: np.r_[0, mask[1:]]), "policy_logprobs has .* the actions of"),
+    "unknown tokens": (lambda message: setattr(message, "tokens", 9), "tokens is 9, which is not known here"),
 }
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esscher import Condition, Ragged, Samples, Tilt
-from esscher.divergence import KlEstimate
+from esscher.divergence import KlEstimate, MutualInformation
 from esscher.diversity import DiversityEstimate
 from esscher.estimate import Estimate, Interval
 from esscher.evaluate import Counts, Ngram, PerCompletion, Report
@@ -31,8 +31,17 @@ estimate = st.builds(Estimate, number, number)
 text = st.text(max_size=8)
 
 
+tokens = st.sampled_from(["sampled", "retokenised", "words"])
+
+
 def maybe(strategy):
     return st.none() | strategy
+
+
+def cross(n):
+    """Log-probs of n completions after one to three other prompts."""
+    rows = st.lists(float32.map(lambda x: -abs(x)), min_size=1, max_size=3).map(np.float32)
+    return st.lists(rows, min_size=n, max_size=n).map(Ragged.from_rows)
 
 
 @st.composite
@@ -48,6 +57,8 @@ def any_samples(draw):
         return None if flat is None else Ragged.from_lengths(np.array(flat, np.float32), lengths)
 
     at_most_0, at_least_0 = float32.map(lambda x: -abs(x)), float32.map(abs)
+    mask = np.array(draw(st.lists(st.booleans(), min_size=t, max_size=t)))
+    mask[np.cumsum(lengths) - 1] = True
     return Samples(
         prompts=Ragged.from_rows(prompts, np.uint32),
         completions=Ragged.from_lengths(draw(st.lists(st.integers(0, 2**32 - 1), min_size=t, max_size=t)), lengths),
@@ -58,6 +69,9 @@ def any_samples(draw):
         terminated=draw(maybe(st.lists(st.booleans(), min_size=n, max_size=n))),
         token_kl=column(at_least_0),
         policy_entropy=column(at_least_0),
+        action_mask=draw(maybe(st.just(Ragged.from_lengths(mask, lengths)))),
+        tokens=draw(tokens),
+        cross_log_probs=draw(maybe(cross(n))),
     )
 
 
@@ -97,6 +111,7 @@ def kl(n):
 def any_report(draw):
     """A report with anything missing and any number in it."""
     n = draw(st.integers(1, 3))
+    information = st.builds(MutualInformation, number, number, interval, number)
     numbers = st.lists(number, min_size=n, max_size=n).map(np.array)
     count = st.integers(0, 2**40)
     diversity = st.builds(DiversityEstimate, text, estimate, interval, count, maybe(number))
@@ -119,6 +134,8 @@ def any_report(draw):
         ),
         warnings=draw(some),
         unavailable=draw(st.dictionaries(text, text, max_size=2)),
+        mutual_information=draw(maybe(information)),
+        tokens=draw(tokens),
     )
 
 

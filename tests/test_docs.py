@@ -87,7 +87,7 @@ def test_the_table_of_estimators_is_what_enumeration_gives():
     assert f"whose KL is {kl:.2f} nats" in " ".join(page.split())
 
 
-@pytest.mark.parametrize("script", ["frontier_figure.py", "training_figure.py"])
+@pytest.mark.parametrize("script", ["frontier_figure.py", "training_figure.py", "trend_figure.py"])
 def test_scripts_that_are_run_by_hand_find_what_they_import(script):
     """What they need takes minutes."""
     assert callable(runpy.run_path(str(ROOT / "docs" / script), run_name="imported")["main"])

@@ -225,7 +225,7 @@ def said(value):
 
 
 def test_a_column_of_another_type_in_every_piece_stays_as_it_is(tmp_path, monkeypatch):
-    monkeypatch.setattr("esscher.files.jsonl.LINES_AT_ONCE", 1)
+    monkeypatch.setattr("esscher.files.jsonl.BYTES_AT_ONCE", 1)
     for name, values in OTHERS.items():
         path = lines(tmp_path / f"{name}.jsonl", [row | {"other": one} for row, one in zip(ROWS, values, strict=True)])
         output = score(path, tmp_path / f"{name}-out.jsonl")

@@ -427,7 +427,7 @@ def test_json_lines_in_blocks_are_the_table_of_the_whole_file(tmp_path_factory, 
     size = data.draw(st.integers(1, 5))
     # Of several rows at a time in both passes, as in a large file.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("esscher.files.jsonl.LINES_AT_ONCE", data.draw(st.integers(1, 5)))
+        patch.setattr("esscher.files.jsonl.BYTES_AT_ONCE", data.draw(st.integers(1, 5)))
         rows = files.scan(path)
         blocks = list(files.read_blocks(rows, size))
     whole = files.load(path)
@@ -463,7 +463,7 @@ def test_parquet_in_blocks_is_the_table_of_the_whole_file(tmp_path, size):
 
 @pytest.mark.parametrize("line", ['{"a": 1', '{"a": 1}{"a": 2}', "[1]", "not json"])
 def test_a_bad_line_is_named_by_its_number_in_the_file(tmp_path, line, monkeypatch):
-    monkeypatch.setattr("esscher.files.jsonl.LINES_AT_ONCE", 2)
+    monkeypatch.setattr("esscher.files.jsonl.BYTES_AT_ONCE", 2)
     path = tmp_path / "rows.jsonl"
     path.write_text('{"a": 1}\n\n' * 3 + line + "\n")
     with pytest.raises(ValueError, match=r"rows.jsonl, line 7 is "):

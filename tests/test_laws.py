@@ -95,6 +95,17 @@ def test_the_target_attains_the_bound(beta):
 
 
 @pytest.mark.parametrize("beta", BETAS)
+def test_the_gain_in_reward_is_beta_times_both_kls_and_a_covariance_under_the_prior(beta):
+    target, _ = posterior(beta)
+    gain = per_prompt((target - PRIOR) * WORLD.rewards)
+    forward, backward = per_prompt(target * np.log(target / PRIOR)), per_prompt(PRIOR * np.log(PRIOR / target))
+    assert gain == pytest.approx(beta * (forward + backward), abs=1e-10)
+    assert (np.abs(forward - backward) > 1e-4).all()
+    means = per_prompt(PRIOR * WORLD.rewards)[WORLD.groups.of]
+    assert gain == pytest.approx(per_prompt(PRIOR * (target / PRIOR - 1) * (WORLD.rewards - means)), abs=1e-10)
+
+
+@pytest.mark.parametrize("beta", BETAS)
 def test_a_constant_reward_shifts_log_z(beta):
     shifted_target, shifted = posterior(beta, WORLD.rewards + 2.5)
     target, log_z = posterior(beta)

@@ -27,6 +27,7 @@ LAYERS = [
     {"frontier", "mismatch"},
     {"evaluate"},
     {"compare"},
+    {"trend"},
     {"report", "files"},
     {"v1"},
     {"wire"},

@@ -27,7 +27,7 @@ def test_rewards_are_weighed_and_summed_and_completions_without_one_are_left_out
     assert dump.order.tolist() == [0, 1, 2]
     assert dump.rewards_by_name["text"].tolist() == [0.5, 1.5, 2.0]
     assert dump.rewards_by_name["tokens"].tolist() == [0.75, 1.0, 0.0]
-    assert "Left out: 1 completions without a reward, or without a token." in dump.warnings
+    assert "Left out: 1 completions without a reward." in dump.warnings
 
 
 def test_a_reward_without_weight_is_reported_and_leaves_nothing_out(rows):

@@ -14,13 +14,14 @@ import time
 import urllib.request
 import weakref
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from esscher import Condition, Ragged, Tilt, _core, kl_estimators
+from esscher import Condition, Ragged, Tilt, _core, concatenate, kl_estimators
 from esscher.client import AsyncClient, Client
 from esscher.evaluate import evaluate
 from esscher.lm.base import NoTokenizerError
@@ -121,6 +122,22 @@ def test_scores_over_grpc_are_the_models(client):
 def test_evaluation_over_grpc_is_that_in_process_bit_for_bit(client, target, proposal):
     samples = draw(11, prompts=12, n=30)
     assert_equal(client.evaluate(samples, target, proposal=proposal), evaluate(samples, target, proposal=proposal))
+
+
+def with_a_mask(samples, seed=0):
+    """The same completions, of which only some tokens are the policy's."""
+    mask = np.random.default_rng(seed).random(len(samples.completions.values)) < 0.6
+    mask[samples.completions.offsets[:-1]] = True
+    return replace(samples, action_mask=Ragged(mask, samples.completions.offsets))
+
+
+def test_of_trajectories_actions_alone_are_scored_whatever_the_parts(client):
+    samples = concatenate([with_a_mask(draw(5)), draw(6), with_a_mask(draw(7), 1)])
+    scored = client.score(samples)
+    expected = tabular().logprobs(samples.prompts, samples.actions, samples.groups)
+    np.testing.assert_array_equal(scored.prior_logprobs.values, expected.values.astype(np.float32))
+    assert scored.prior_logprobs.offsets.tolist() == samples.actions.rows.offsets.tolist()
+    assert_equal(client.evaluate(samples), evaluate(samples))
 
 
 def test_a_response_says_who_answered_and_how_long_it_took(stub):

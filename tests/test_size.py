@@ -28,7 +28,7 @@ LARGER = {
     "inference.token_smc.token_smc": "arguments and the loop over tokens",
 }
 # Names of modules that several rooms have: a command, a page or a reader is called as what it is of.
-SEVERAL_ROOMS = {"__init__", "comparison", "demo", "mismatch", "prototype", "trl", "verl"}
+SEVERAL_ROOMS = {"__init__", "comparison", "demo", "mismatch", "prototype", "trend", "trl", "verl"}
 
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.parent.name != "v1")
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)

@@ -20,6 +20,7 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from esscher import Ragged, Samples, Tilt, distinct, estimate_kl, evaluate
 from esscher.integrations.trl import EsscherCallback, EsscherReward
+from esscher.integrations.trl_judge import TrainerBatch, samples_of
 from models import THREADS, alice, alice_folder
 
 pytestmark = [
@@ -453,14 +454,56 @@ def test_evaluation_is_not_mixed_up_with_training(server, tmp_path):
 def test_what_the_capture_does_not_understand_is_logged_once(server, tmp_path, caplog):
     trainer = make("rloo", tmp_path, [letters], steps=3)
     original = trainer._generate_and_score_completions
-    trainer._generate_and_score_completions = lambda inputs: {**original(inputs), "tool_mask": torch.ones(16, 8)}
+    trainer._generate_and_score_completions = lambda inputs: {**original(inputs), "pixel_values": torch.ones(16, 8)}
     with caplog.at_level(logging.WARNING, "esscher"):
         lines = watch(trainer, server.address)
     assert [ours(line) for line in lines] == [ALWAYS] * 3
-    assert [record.getMessage() for record in caplog.records if "results of tools" in record.getMessage()] == [
-        "the trainer's completions cannot be judged: ValueError: they have results of tools, which the server's prior "
-        "does not read"
+    assert [record.getMessage() for record in caplog.records if "images" in record.getMessage()] == [
+        "the trainer's completions cannot be judged: ValueError: they have images, which the server's prior does "
+        "not read"
     ]
+
+
+def test_results_of_tools_are_read_and_not_counted():
+    mask = torch.tensor([[1, 1, 1, 1, 0], [1, 1, 1, 0, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]])
+    tools = torch.tensor([[1, 0, 0, 1, 1], [1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    ids = torch.arange(20).reshape(4, 5)
+    batch = TrainerBatch(
+        step=1,
+        columns={
+            "prompt_ids": torch.tensor([[7], [7], [8], [8]]),
+            "prompt_mask": torch.ones(4, 1, dtype=torch.long),
+            "completion_ids": ids,
+            "completion_mask": mask,
+            "tool_mask": tools,
+        },
+        rewards=torch.tensor([[0.0], [1.0], [2.0], [3.0]]),
+        weights=torch.ones(1),
+        reward_range=None,
+        logprobs=-ids / 10,
+    )
+    samples, rewards, _ = samples_of(batch)
+    # The third is a tool's alone, the fourth is left out by the trainer.
+    assert [row.tolist() for row in samples.completions] == [[0, 1, 2, 3], [5, 6, 7]]
+    assert [row.tolist() for row in samples.actions.kept] == [[0, 3], [5, 6, 7]]
+    np.testing.assert_allclose(samples.policy_log_prob, [-0.3, -1.8], rtol=1e-6)
+    assert rewards.tolist() == [0.0, 1.0]
+
+
+def test_completions_with_results_of_tools_are_judged(server, tmp_path):
+    trainer = make("grpo", tmp_path, [letters], steps=1)
+    original = trainer._generate_and_score_completions
+
+    def generate(inputs):
+        output = original(inputs)
+        tools = torch.ones_like(output["completion_mask"])
+        tools[:, 1] = 0
+        return {**output, "tool_mask": tools}
+
+    trainer._generate_and_score_completions = generate
+    (line,) = watch(trainer, server.address)
+    assert {"esscher/kl", *DIVERSITY} <= ours(line)
+    assert line["esscher/failed"] == 0
 
 
 def test_the_reward_is_the_local_one_for_texts_and_messages(server):

@@ -9,6 +9,7 @@ from esscher.divergence import (
     aggregate_logprobs,
     estimate_kl,
     estimate_kls,
+    estimate_mutual_information,
     kl,
     kl_estimators,
     sequence_logprobs,
@@ -39,10 +40,11 @@ from esscher.inference.resampling import resample
 from esscher.inference.smc import tempered_smc
 from esscher.inference.token_smc import token_smc
 from esscher.mismatch import mismatch
-from esscher.ragged import Padded, Ragged
+from esscher.ragged import Masked, Padded, Ragged
 from esscher.samples import Samples, concatenate
 from esscher.target import Condition, Moments, Product, Tilt
 from esscher.token_scores import token_scores
+from esscher.trend import summarise_step, trend
 
 if TYPE_CHECKING:
     from esscher.client import AsyncClient, Client, ColumnError
@@ -56,6 +58,7 @@ __all__ = [
     "Frontier",
     "Interval",
     "KlEstimate",
+    "Masked",
     "Moments",
     "Padded",
     "Product",
@@ -80,6 +83,7 @@ __all__ = [
     "estimate_diversity",
     "estimate_kl",
     "estimate_kls",
+    "estimate_mutual_information",
     "evaluate",
     "exponential_weights",
     "f_dpg",
@@ -105,11 +109,13 @@ __all__ = [
     "sequence_logprobs",
     "solve_beta",
     "solve_moments",
+    "summarise_step",
     "tempered_smc",
     "tilt_log_z",
     "token_scores",
     "token_smc",
     "top_ngrams",
+    "trend",
 ]
 
 

@@ -8,9 +8,12 @@ _F32 = NDArray[np.float32]
 _F64 = NDArray[np.float64]
 _I64 = NDArray[np.int64]
 _U32 = NDArray[np.uint32]
+# Offsets, and a mask where rows have gaps; or, of padded rows, lengths or a mask.
+_Layout = NDArray[Any] | tuple[_I64, NDArray[np.uint8]]
 
 __all__ = [
     "ROUNDING",
+    "JsonLines",
     "__version__",
     "aggregate_logprobs",
     "distinct",
@@ -23,6 +26,7 @@ __all__ = [
     "normalise",
     "panic",
     "pareto_smooth",
+    "read_json_lines",
     "resample",
     "self_bleu",
     "tilt_excess",
@@ -36,13 +40,13 @@ __version__: Final[str]
 ROUNDING: Final[float]
 
 def aggregate_logprobs(
-    logprobs: NDArray[Any], layout: NDArray[Any], threads: int | None = None
+    logprobs: NDArray[Any], layout: _Layout, threads: int | None = None
 ) -> tuple[_F64, _F64, _I64]: ...
 def kl(
     policy_logprobs: NDArray[Any],
-    policy_layout: NDArray[Any],
+    policy_layout: _Layout,
     prior_logprobs: NDArray[Any],
-    prior_layout: NDArray[Any],
+    prior_layout: _Layout,
     level: str,
     precision: str,
     threads: int | None = None,
@@ -64,14 +68,14 @@ def tilt_excess(
 def tilt_shapes(rewards: _F64, betas: _F64, groups: _I64, tail_rule: str, threads: int | None = None) -> _F64: ...
 def resample(log_weights: _F64, groups: _I64, uniforms: _F64, threads: int | None = None) -> _I64: ...
 def distinct(
-    token_ids: _U32, offsets: _I64, groups: _I64, orders: Sequence[int], threads: int | None = None
+    token_ids: _U32, layout: _Layout, groups: _I64, orders: Sequence[int], threads: int | None = None
 ) -> _F64: ...
 def distinct_without_each(
-    token_ids: _U32, offsets: _I64, groups: _I64, orders: Sequence[int], threads: int | None = None
+    token_ids: _U32, layout: _Layout, groups: _I64, orders: Sequence[int], threads: int | None = None
 ) -> _F64: ...
 def ngram_statistics(
     token_ids: _U32,
-    offsets: _I64,
+    layout: _Layout,
     groups: _I64,
     orders: Sequence[int],
     weights: _F64 | None = None,
@@ -79,10 +83,22 @@ def ngram_statistics(
     threads: int | None = None,
 ) -> tuple[_F64, _F64, _F64 | None]: ...
 def self_bleu(
-    token_ids: _U32, offsets: _I64, groups: _I64, n: int, smoothing: str, threads: int | None = None
+    token_ids: _U32, layout: _Layout, groups: _I64, n: int, smoothing: str, threads: int | None = None
 ) -> _F64: ...
-def top_ngrams(token_ids: _U32, offsets: _I64, n: int, k: int, threads: int | None = None) -> tuple[_I64, _I64]: ...
+def top_ngrams(token_ids: _U32, layout: _Layout, n: int, k: int, threads: int | None = None) -> tuple[_I64, _I64]: ...
 def top_weighted_ngrams(
-    token_ids: _U32, offsets: _I64, weights: _F64, n: int, k: int, threads: int | None = None
+    token_ids: _U32, layout: _Layout, weights: _F64, n: int, k: int, threads: int | None = None
 ) -> tuple[_I64, _I64, _F64]: ...
 def panic() -> None: ...
+
+class JsonLines:
+    def __new__(cls) -> JsonLines: ...
+    def see(self, text: bytes, threads: int | None = None) -> None: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def kinds(self) -> dict[str, Any]: ...
+
+def read_json_lines(
+    text: bytes, kinds: dict[str, Any], before: int, threads: int | None = None
+) -> tuple[list[list[tuple[int, list[NDArray[Any] | None], list[Any]]]], int]: ...

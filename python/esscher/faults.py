@@ -198,7 +198,8 @@ def _past_end(samples: Samples) -> ReportWarning | None:
 
     Where samples say that all such rows were cut off, they are of a model that repeats itself.
     """
-    values, offsets, lengths = samples.completions.values, samples.completions.offsets, samples.completions.lengths
+    kept = samples.actions.kept
+    values, offsets, lengths = kept.values, kept.offsets, kept.lengths
     longer = np.flatnonzero(lengths > 1)
     last = offsets[1:][longer] - 1
     filled = last[values[last] == values[last - 1]]
@@ -220,7 +221,7 @@ def _past_end(samples: Samples) -> ReportWarning | None:
 
 def _rows_that_go_on(samples: Samples, end: int) -> tuple[Indices, int]:
     """Return the completions that repeat a token up to their end, and how many tokens are too many; 0 if by right."""
-    values, offsets = samples.completions.values, samples.completions.offsets
+    values, offsets = samples.actions.kept.values, samples.actions.kept.offsets
     places = np.flatnonzero(values == end)
     within = places[~np.isin(places + 1, offsets)]
     if (values[within + 1] != end).any():

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
@@ -147,6 +148,11 @@ class Ragged:
         return self.offsets
 
     @property
+    def kept(self) -> Ragged:
+        """The rows themselves: all of them count. See `Masked`."""
+        return self
+
+    @property
     def rows(self) -> Groups:
         """Which values share a row, to sum and average them."""
         return Groups(self.offsets)
@@ -256,6 +262,90 @@ class Padded:
         return f"Padded({n} rows of up to {width} values of {self.values.dtype})"
 
 
+@dataclass(frozen=True, eq=False)
+class Masked:
+    """Rows of unequal length of which a mask keeps some values; the others are gaps.
+
+    Of a trajectory in which an environment speaks too, the mask keeps the tokens that the policy chose. Kernels read
+    what is kept where it lies, a row with gaps is gathered by itself, and no n-gram spans a gap.
+
+    Parameters
+    ----------
+    values
+        All rows, one after the other, shape [T].
+    offsets
+        Where rows begin and end, shape [n + 1].
+    mask
+        What to keep, shape [T], booleans or zeros and ones.
+
+    Raises
+    ------
+    ValueError
+        If `values` or `offsets` break a rule of `Ragged`, or `mask` has another length or entries but 0 and 1.
+    TypeError
+        If `mask` is neither bool nor numbers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from esscher import distinct, sequence_logprobs
+    >>> logprobs = Masked(np.array([-0.5, -9.0, -1.0, -2.0]), [0, 3, 4], [1, 0, 1, 1])
+    >>> logprobs
+    Masked(2 rows, 3 of 4 values of float64)
+    >>> logprobs.lengths, sequence_logprobs(logprobs)
+    (array([2, 1]), array([-1.5, -2. ]))
+    """
+
+    values: NDArray[Any]
+    offsets: Offsets
+    mask: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        rows = Ragged(self.values, self.offsets)
+        object.__setattr__(self, "values", rows.values)
+        object.__setattr__(self, "offsets", rows.offsets)
+        object.__setattr__(self, "mask", as_flags("mask", self.mask, len(rows.values)))
+
+    @property
+    def layout(self) -> tuple[Offsets, NDArray[np.uint8]]:
+        """What tells the kernels where rows begin and end, and what they keep."""
+        return self.offsets, self.mask.view(np.uint8)
+
+    @cached_property
+    def kept(self) -> Ragged:
+        """What the mask keeps, with nothing between."""
+        return Ragged(self.values[self.mask], self.rows.offsets)
+
+    @cached_property
+    def rows(self) -> Groups:
+        """Which of the values that are kept share a row, to sum and average them."""
+        return Groups.from_sizes(Groups(self.offsets).sums(self.mask.astype(np.int64)))
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """How many values of each row are kept, shape [n]."""
+        return self.rows.sizes
+
+    def take(self, rows: Any) -> Masked:
+        """Return the given rows, in the given order.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> Masked(np.array([5, 6, 7]), [0, 2, 3], [1, 0, 1]).take([1]).kept.values
+        array([7])
+        """
+        whole, mask = (Ragged(column, self.offsets).take(rows) for column in (self.values, self.mask))
+        return Masked(whole.values, whole.offsets, mask.values)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __repr__(self) -> str:
+        kept, total = int(self.mask.sum()), len(self.values)
+        return f"Masked({len(self)} rows, {kept} of {total} values of {self.values.dtype})"
+
+
 def as_native(values: Any) -> NDArray[Any]:
     """Return `values` as an array that kernels can read: aligned, row after row, in the machine's byte order.
 
@@ -318,6 +408,43 @@ def _as_flags(mask: NDArray[Any]) -> NDArray[np.uint8]:
     return mask.astype(np.uint8)
 
 
+def pieces_of(rows: Ragged | Masked) -> tuple[Ragged, Groups]:
+    """Return the stretches without a gap that rows are made of, and which of them are one row's.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> pieces, rows = pieces_of(Masked(np.array([5, 6, 7, 8]), [0, 4], [1, 1, 0, 1]))
+    >>> [piece.tolist() for piece in pieces], rows.sizes
+    ([[5, 6], [8]], array([2]))
+    """
+    if isinstance(rows, Ragged):
+        return rows, Groups(np.arange(len(rows) + 1))
+    kept = np.flatnonzero(rows.mask)
+    row = Groups(rows.offsets).of[kept]
+    begins = np.ones(len(kept), np.bool_)
+    begins[1:] = (np.diff(kept) > 1) | (np.diff(row) > 0)
+    first = np.flatnonzero(begins)
+    lengths = np.diff(first, append=len(kept))
+    pieces = Ragged.from_lengths(rows.values[kept], lengths)
+    return pieces, Groups.from_sizes(np.bincount(row[first], minlength=len(rows)))
+
+
+def as_flags(name: str, mask: Any, length: int) -> NDArray[np.bool_]:
+    """Return a mask of so many entries as booleans; raises as `Masked`."""
+    array = as_native(mask)
+    if array.shape != (length,):
+        raise ValueError(f"{name} has shape {array.shape}, of {length} values: it has one entry for each of them")
+    if array.dtype == np.bool_:
+        return array
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"{name} has dtype {array.dtype}: it must be bool or numbers")
+    strange = np.flatnonzero((array != 0) & (array != 1))
+    if len(strange):
+        raise ValueError(f"{name}[{strange[0]}] is {array[strange[0]]}: a mask is 0 or 1")
+    return array.astype(np.bool_)
+
+
 def as_numbers(name: str, values: Any) -> NDArray[Any]:
     """Return numbers that stand for a sample each as an array: a list, a tensor, of any shape.
 
@@ -337,9 +464,9 @@ def as_numbers(name: str, values: Any) -> NDArray[Any]:
         raise TypeError(f"{name} is no array of numbers, one for each sample: {error}") from error
 
 
-def check_rows(name: str, rows: Any, *, or_padded: bool = False) -> None:
-    """Raise `TypeError` that says how to make it, if `rows` is not `Ragged`, nor `Padded` where that will do."""
-    if isinstance(rows, Ragged) or (or_padded and isinstance(rows, Padded)):
+def check_rows(name: str, rows: Any, *, or_masked: bool = False, or_padded: bool = False) -> None:
+    """Raise `TypeError` that says how to make it, if `rows` is not `Ragged`, nor what else will do."""
+    if isinstance(rows, Ragged) or (or_masked and isinstance(rows, Masked)) or (or_padded and isinstance(rows, Padded)):
         return
     dimensions = 2 if isinstance(rows, Padded) else getattr(rows, "ndim", None)
     if dimensions == 2:
@@ -359,9 +486,13 @@ def check_rows(name: str, rows: Any, *, or_padded: bool = False) -> None:
     raise TypeError(f"{name} is {what}: it must be Ragged{' or Padded' * or_padded}; make it {made}")
 
 
-def as_token_ids(name: str, rows: Ragged) -> Ragged:
+@overload
+def as_token_ids(name: str, rows: Ragged, *, or_masked: Literal[False] = False) -> Ragged: ...
+@overload
+def as_token_ids(name: str, rows: Ragged | Masked, *, or_masked: Literal[True]) -> Ragged | Masked: ...
+def as_token_ids(name: str, rows: Ragged | Masked, *, or_masked: bool = False) -> Ragged | Masked:
     """Return `rows` as uint32, without a copy where they are, or raise if they cannot be token ids."""
-    check_rows(name, rows)
+    check_rows(name, rows, or_masked=or_masked)
     ids = rows.values
     if ids.dtype == np.uint32:
         return rows
@@ -370,7 +501,7 @@ def as_token_ids(name: str, rows: Ragged) -> Ragged:
     outside = np.flatnonzero((ids < 0) | (ids > MAX_TOKEN_ID))
     if len(outside):
         raise ValueError(f"{name}: token {outside[0]} is {ids[outside[0]]}, a token id is between 0 and {MAX_TOKEN_ID}")
-    return Ragged(ids.astype(np.uint32, copy=False), rows.offsets)
+    return replace(rows, values=ids.astype(np.uint32, copy=False))
 
 
 def _mask_of(mask: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.bool_]:

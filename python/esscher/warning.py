@@ -21,6 +21,7 @@ HEADLINES = {
     "infinite-kl": "The KL is infinite",
     "above-the-frontier": "The policy got more than any policy of its KL can",
     "copied-log-probs": "The KL is exactly 0 in every completion",
+    "template-collapse": "The policy does not heed its prompts",
     "equal-rewards": "The reward prefers no completion to another",
     "no-weight": "No completion has weight under the target",
     "infinite-gap": "The inference gap is infinite",
@@ -39,6 +40,7 @@ HEADLINES = {
     "flat-frontier": "The frontier is a point",
     "best-of-n-without-error": "The reward of the best of many has no error",
     "partial-excess": "The excess of diversity is that of some prompts only",
+    "unread-files": "Some files are not whole, and were left out",
     "steps-out-of-order": "Steps do not follow one another in the files",
     "steps-twice": "Several files hold the same step",
     "left-out": "Some rows are no samples, or have no reward, and are left out",
@@ -46,6 +48,7 @@ HEADLINES = {
     "not-available": "Something is not available",
     "one-prompt": "There is one prompt",
     "few-prompts": "Standard errors are rough: they rest on few prompts",
+    "without-gold": "Completions without a gold reward are left out",
     "unshared-prompts": "Only prompts that all samples share are compared",
     "rounded": "Values that rounding left beyond 0 are read as 0",
 }

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 PACKAGES = (
     "esscher", "numpy", "scipy", "torch", "trl", "transformers", "arviz-stats", "nltk", "polars", "sacrebleu",
-    "fast-bleu", "diversity",
+    "fast-bleu", "diversity", "orjson", "pyarrow",
 )  # fmt: skip
 INSTRUCTIONS = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16")
 

@@ -18,6 +18,7 @@ from bench import (
     jobs_distinct,
     jobs_estimates,
     jobs_frontier,
+    jobs_json_lines,
     jobs_kl,
     jobs_logits,
     jobs_logprobs,
@@ -42,6 +43,7 @@ MODULES = (
     jobs_distinct,
     jobs_ngrams,
     jobs_bleu,
+    jobs_json_lines,
 )
 JOBS = {name: build for module in MODULES for name, build in module.JOBS.items()}
 

@@ -17,6 +17,7 @@ from esscher.cli.prototype import prototype
 from esscher.cli.score import score
 from esscher.cli.serve import serve
 from esscher.cli.train import INTERRUPTED, train
+from esscher.cli.trend import trend
 
 app = typer.Typer(
     help="Score and evaluate KL-regularised fine-tuning of language models, seen as Bayesian inference.",
@@ -25,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for command in (demo, serve, score, evaluate, prototype, compare, mismatch, train):
+for command in (demo, serve, score, evaluate, trend, prototype, compare, mismatch, train):
     app.command()(command)
 
 BAD_INPUT, NO_SERVER = 2, 3

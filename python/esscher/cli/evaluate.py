@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path  # noqa: TC003 - typer reads it
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 import esscher
 from esscher.cli.options import (
-    MODEL_HELP,
     Explain,
     IgnoredMasks,
     Renames,
@@ -22,12 +21,11 @@ from esscher.cli.options import (
     weights_of,
 )
 from esscher.cli.output import Html, Json, check_outputs, console, say_where, show_progress, title_of
+from esscher.cli.text_reading import Tokenizer, check_known, load_retokeniser
 from esscher.target import Condition, Tilt
 from esscher.warning import merge_warnings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from esscher.target import Target
 
 
@@ -39,9 +37,7 @@ def evaluate(
     json: Json = False,
     explain: Explain = False,
     html: Html = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(help=f"Make ids of texts, and show n-grams as text. {MODEL_HELP}")
-    ] = None,
+    tokenizer: Tokenizer = None,
     reward: Rewards = None,
     step: Step = None,
     tool: Tool = None,
@@ -55,8 +51,7 @@ def evaluate(
 
     target = _target_of(beta, threshold)
     check_outputs(paths, html)
-    loaded = _tokenizer_of(tokenizer) if tokenizer else None
-    decode = None if loaded is None else _decoder_of(loaded)
+    texts = load_retokeniser(tokenizer) if tokenizer else files.WordNumbers()
     with show_progress() as progress:
         task = progress.add_task("reading", total=None)
         dump = files.read(
@@ -67,8 +62,11 @@ def evaluate(
             tool=tool,
             step=step,
             rewards=weights_of(reward),
-            tokenizer=loaded,
+            texts=texts,
         )
+        if not isinstance(texts, files.WordNumbers):
+            check_known(dump.samples, texts)
+        decode = texts.decode if tokenizer or dump.samples.tokens == "words" else None
         progress.update(task, description=f"evaluating {dump.samples}", total=None)
         report = files.naming(paths, partial(esscher.evaluate, dump.samples, target, proposal=proposal))
     report = replace(
@@ -92,14 +90,3 @@ def _target_of(beta: float | None, threshold: float | None) -> Target | None:
     if beta is not None:
         return Tilt(beta)
     return None if threshold is None else Condition(threshold)
-
-
-def _tokenizer_of(model: str) -> Any:
-    from esscher.lm.packaged import resolve
-    from esscher.lm.transformers import load_tokenizer, locate
-
-    return load_tokenizer(locate(resolve(model)))
-
-
-def _decoder_of(tokenizer: Any) -> Callable[[Sequence[int]], str]:
-    return lambda ids: str(tokenizer.decode(list(ids)))

@@ -114,7 +114,7 @@ def with_settings(record: type[Any], texts: Mapping[str, str], **called: str) ->
     kinds = get_type_hints(record)
 
     def option_of(one: Field[Any]) -> inspect.Parameter:
-        default = one.default if isinstance(one.default, str) else f"{one.default:g}"
+        default = str(one.default) if isinstance(one.default, str | bool) else f"{one.default:g}"
         option = typer.Option(
             help=f"{texts[one.name]}  [default: {default}]", min=one.metadata.get("least"), rich_help_panel="Settings"
         )

@@ -15,6 +15,7 @@ from rich.markup import escape
 from esscher.cli.allocator import keep_freed_memory
 from esscher.cli.options import MODEL_HELP, Device, Dtype, IgnoredMasks, Precision, Renames, Tool, renames_of
 from esscher.cli.output import console, errors, show_progress
+from esscher.cli.text_reading import Tokenizer, load_retokeniser
 from esscher.wire.addresses import check_address
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Column(StrEnum):
     token_kl = "token_kl"
     policy_entropy = "policy_entropy"
     rewards = "rewards"
+    cross_log_probs = "cross_log_probs"
 
 
 def score(
@@ -53,9 +55,19 @@ def score(
             "token_kl and policy_entropy; of a server prior_logprobs]"
         ),
     ] = None,
+    cross_prompts: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="K",
+            help="Also add cross_log_probs: what the policy says of each completion after so many other prompts of its "
+            "block, which shows whether it heeds its prompt.",
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace columns that the file has.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Discard what a stopped run has finished.")] = False,
     block: Annotated[int, typer.Option(help="Rows that are scored, kept and resumed together.", min=1)] = 512,
+    tokenizer: Tokenizer = None,
     tool: Tool = None,
     columns: Renames = None,
     ignore_mask: IgnoredMasks = None,
@@ -71,7 +83,7 @@ def score(
     """
     from esscher import offline
 
-    chosen, kept = _columns_to_fill(column, prior, policy, server), offline.parts_folder(output)
+    chosen, kept = _columns_to_fill(column, prior, policy, server, cross_prompts), offline.parts_folder(output)
     with show_progress() as progress, _saying_how_to_go_on(kept):
         task = progress.add_task("reading", total=None)
         plan = offline.make_plan(
@@ -83,12 +95,17 @@ def score(
             overwrite=overwrite,
             ignore_masks=ignore_mask or (),
             tool=tool,
+            texts=load_retokeniser(tokenizer) if tokenizer else None,
         )
 
         def tell(text: str) -> None:
             progress.update(task, description=text)
 
-        models = _served(server, chosen) if server else _loaded(prior, policy, chosen, device, dtype, tell)
+        models = (
+            _served(server, chosen)
+            if server
+            else _loaded(prior, policy, chosen, device, dtype, cross_prompts or 0, tell)
+        )
         with models as scorer:
             offline.score_file(plan, scorer, restart=restart, notify=_show_pace(progress, task, plan, kept))
             by = f"the models of {server}" if server else " and ".join(limits.name for limits in scorer.limits)
@@ -98,11 +115,17 @@ def score(
 
 
 def _columns_to_fill(
-    asked: list[Column] | None, prior: str | None, policy: str | None, server: str | None
+    asked: list[Column] | None, prior: str | None, policy: str | None, server: str | None, cross_prompts: int | None
 ) -> tuple[str, ...]:
     from esscher import offline
 
-    given = tuple(dict.fromkeys(column.value for column in asked or ()))
+    given = tuple(dict.fromkeys(column.value for column in asked or () if column is not Column.cross_log_probs))
+    if cross_prompts is None and Column.cross_log_probs in (asked or ()):
+        raise ValueError(f"--column {offline.CROSS}: say under how many other prompts, --cross-prompts K")
+    if cross_prompts is not None and policy is None:
+        raise ValueError(
+            "--cross-prompts is of a policy: say --policy MODEL; of a prior's own samples that is the prior"
+        )
     if server is not None:
         if prior is not None or policy is not None:
             raise ValueError("--server has models of its own: give it alone, or --prior and --policy")
@@ -114,7 +137,10 @@ def _columns_to_fill(
     missing = [name for name in given if name not in there]
     if missing:
         raise ValueError(f"--column {missing[0]}: the models given fill {', '.join(there)}")
-    return given or (there if prior is not None else ("policy_logprobs",))
+    columns = given or (there if prior is not None else ("policy_logprobs",))
+    if cross_prompts is None:
+        return columns
+    return (offline.CROSS,) if asked and not given else (*columns, offline.CROSS)
 
 
 @contextmanager
@@ -133,6 +159,7 @@ def _loaded(
     columns: tuple[str, ...],
     device: str | None,
     dtype: Dtype,
+    cross_prompts: int,
     notify: Callable[[str], None],
 ) -> Iterator[offline.Scorer]:
     from esscher import offline
@@ -150,7 +177,7 @@ def _loaded(
             identity |= {"device": loaded[role].device, "threads": loaded[role].threads}
     if len(loaded) == 2:
         check_same_tokenizer(loaded["policy"], loaded["prior"])
-    yield offline.LocalModels(loaded.get("prior"), loaded.get("policy"), columns, identity)
+    yield offline.LocalModels(loaded.get("prior"), loaded.get("policy"), columns, identity, cross_prompts)
 
 
 def _show_pace(progress: Progress, task: TaskID, plan: offline.Plan, kept: Path) -> Callable[[offline.Progress], None]:

@@ -33,6 +33,7 @@ SETTINGS = {
     "micro_batch_tokens": "Tokens that are differentiated at a time.",
     "save_every": "Steps between checkpoints.",
     "keep": "Checkpoints that are kept.",
+    "keep_samples": "Keep each step's completions, for *esscher trend*.",
     "seed": "Of everything that is random.",
 }
 

@@ -165,7 +165,7 @@ def _unavailable(columns: tuple[str, ...], answers: Sequence[PartAnswer]) -> dic
 def _join(samples: Samples, name: str, answers: Sequence[PartAnswer]) -> Any:
     # A copy even of one part, since the message's bytes cannot be written to.
     values = np.concatenate([answer.columns[name] for answer in answers])
-    return values if name == "rewards" else Ragged(values, samples.completions.offsets)
+    return values if name == "rewards" else Ragged(values, samples.actions.rows.offsets)
 
 
 def samples_of(answer: Answer) -> Samples:

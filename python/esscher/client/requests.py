@@ -173,7 +173,7 @@ def _read_part(part: Part, columns: tuple[str, ...], response: pb.ScoreSamplesRe
 def _read_column(part: Part, name: str, response: pb.ScoreSamplesResponse) -> NDArray[Any]:
     column = getattr(response, name)
     if name != "rewards":
-        return decode_values(name, column, LOGPROB, part.tokens, "lengths")
+        return decode_values(name, column, LOGPROB, part.actions, "lengths")
     if len(column) != len(part):
         raise ValueError(f"rewards has {len(column)} entries, but there are {len(part)} completions")
     return np.fromiter(column, np.float64, len(column))

@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from esscher.divergence import KlEstimate
+    from esscher.groups import Groups
     from esscher.samples import Samples
+    from esscher.weights import LeftBias
+
+OF_REWARDS = "the efficiency is of rewards"
 
 
 class Efficiency(NamedTuple):
@@ -46,26 +50,66 @@ def estimate_efficiency(samples: Samples, kl: KlEstimate, beta: float, prior: Sa
     beta
         Where the target has that KL, with prompts counting as they do here.
     """
-    rewards, prior_rewards = (each.need("rewards", why="the efficiency is of rewards") for each in (samples, prior))
-    weights, groups, sizes = weigh(prior_rewards / beta, prior.groups), prior.groups, prior.groups.sizes
-    reward = float((weights.relative * prior_rewards).sum()) / len(prior)
-    # It is on average too low as log Z is, and no higher than the highest reward.
-    reward += beta * float(sizes @ (weights.corrected_log_z - weights.log_z)) / len(prior)
-    reward = min(reward, float(sizes @ groups.largest(prior_rewards)) / len(prior))
-    of_target = beta * (groups.spread(weights.log_z) + weights.relative - 1.0)
-    reachable = Estimate(reward, clustered_mean(of_target, prior.groups).stderr)
+    rewards, prior_rewards = (each.need("rewards", why=OF_REWARDS) for each in (samples, prior))
+    reachable, of_target, left = _reachable(prior_rewards, beta, prior.groups)
     least = float(prior_rewards.mean())
     possible = reachable.value - least
     share = (mean_as_prior(rewards, samples, prior) - least) / possible
     of_policy = (rewards - share * beta * kl.per_sequence) / possible
     of_prior = (share * of_target + (1.0 - share) * prior_rewards) / possible
     estimate, interval = _difference(share, of_policy, samples, of_prior, prior)
-    # The reachable reward moves as beta log Z does, and the share against it.
-    left = left_bias_of(weights, prior_rewards, lambda weights, _: weights.corrected_log_z)
-    of_reachable, of_share = left.scaled(beta), left.scaled(-share * beta / possible)
-    return Efficiency(
-        shown(reachable, of_reachable), shown(estimate, of_share), shown_interval(estimate, interval, of_share)
-    )
+    # The share moves against the reachable reward.
+    of_share = left.scaled(-share / possible)
+    return Efficiency(shown(reachable, left), shown(estimate, of_share), shown_interval(estimate, interval, of_share))
+
+
+def estimate_regret(
+    samples: Samples, kl: NDArray[np.float64], beta: float, prior: Samples, *, paired: bool = True
+) -> tuple[Estimate, Estimate]:
+    """Return the reward that a policy's KL could reach, and by how much the policy's own is less.
+
+    ``regret = beta (KL + log Z) - E_policy[r] = beta KL(policy‖target)`` for the target at `beta`, which has the
+    policy's KL: over beta, it is the inference gap. The error is as in `estimate_efficiency`.
+
+    Parameters
+    ----------
+    samples, prior
+        Completions of the policy and of the prior with finite `rewards`, of the same prompts in the same order.
+    kl
+        KL(policy‖prior) of each completion [N].
+    beta
+        Where the target has the mean of that KL, with prompts counting as they do among the prior's samples.
+    paired
+        Whether the prompts are the same; of others the errors add up, and prompts count by the policy's completions.
+
+    References
+    ----------
+    Korbak, Perez, Buckley, Findings of EMNLP 2022, arXiv:2205.11275.
+    """
+    rewards, prior_rewards = (each.need("rewards", why=OF_REWARDS) for each in (samples, prior))
+    reachable, of_target, left = _reachable(prior_rewards, beta, prior.groups)
+    of_policy = beta * kl - rewards
+    if paired:
+        regret = reachable.value - mean_as_prior(rewards, samples, prior)
+        estimate, _ = _difference(regret, of_policy, samples, -of_target, prior)
+    else:
+        stderr = np.hypot(clustered_mean(of_policy, samples.groups).stderr, reachable.stderr)
+        estimate = Estimate(reachable.value - float(rewards.mean()), float(stderr))
+    return shown(reachable, left), shown(estimate, left)
+
+
+def _reachable(
+    rewards: NDArray[np.float64], beta: float, groups: Groups
+) -> tuple[Estimate, NDArray[np.float64], LeftBias]:
+    """Return the target's reward, what moves it at a given KL [N], and what is left of its bias: as beta log Z's is."""
+    weights, sizes = weigh(rewards / beta, groups), groups.sizes
+    reward = float((weights.relative * rewards).sum()) / len(rewards)
+    # It is on average too low as log Z is, and no higher than the highest reward.
+    reward += beta * float(sizes @ (weights.corrected_log_z - weights.log_z)) / len(rewards)
+    reward = min(reward, float(sizes @ groups.largest(rewards)) / len(rewards))
+    of_target = beta * (groups.spread(weights.log_z) + weights.relative - 1.0)
+    left = left_bias_of(weights, rewards, lambda weights, _: weights.corrected_log_z).scaled(beta)
+    return Estimate(reward, clustered_mean(of_target, groups).stderr), of_target, left
 
 
 def _difference(

@@ -76,7 +76,7 @@ def is_own(prior: Samples) -> bool:
     if prior.policy_logprobs is None or prior.prior_logprobs is None:
         return True
     differences = _differences(prior.prior_log_prob, prior.policy_log_prob)
-    return float(np.median(differences / prior.completions.lengths)) <= SAME
+    return float(np.median(differences / prior.actions.lengths)) <= SAME
 
 
 def completions_of(samples: Samples) -> Places:
@@ -103,7 +103,7 @@ def check_shared(samples: Samples, prior: Samples, of_prior: Places) -> list[Rep
         column = f"{whose}_logprobs"
         if column in prior.columns:
             own, known = (getattr(each, f"{whose}_log_prob") for each in (samples, prior))
-            warnings += _check_logprobs(column, own[mine], known[others], samples.completions.lengths, mine)
+            warnings += _check_logprobs(column, own[mine], known[others], samples.actions.lengths, mine)
     rewards, of_prior_rewards = (each.need("rewards", why="they are compared") for each in (samples, prior))
     finite = of_prior_rewards[np.isfinite(of_prior_rewards)]
     with np.errstate(over="ignore"):  # `prototype` refuses such rewards

@@ -80,5 +80,5 @@ def log_proposal_of(samples: Samples, proposal_logprobs: Ragged) -> NDArray[np.f
     TypeError
         If it is not `Ragged`, or not of floating point.
     """
-    column = token_column("proposal_logprobs", proposal_logprobs, samples.completions, "log-prob", highest=0.0)
+    column = token_column("proposal_logprobs", proposal_logprobs, samples.actions, "log-prob", highest=0.0)
     return check_drawn("proposal_logprobs", aggregate_logprobs(column).log_prob)

@@ -12,7 +12,7 @@ from esscher.ragged import as_floats, check_rows, widened
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from esscher.ragged import Padded, Ragged
+    from esscher.ragged import Masked, Padded, Ragged
 
 # Up to this log-ratio five terms of k3's series are as good as the formula beyond it.
 NEAR, TERMS = 2.0**-7, 5
@@ -38,7 +38,7 @@ class KlEstimators(NamedTuple):
     abs: NDArray[np.float64]
 
 
-def sequence_logprobs(logprobs: Ragged | Padded, *, threads: int | None = None) -> NDArray[np.float64]:
+def sequence_logprobs(logprobs: Ragged | Masked | Padded, *, threads: int | None = None) -> NDArray[np.float64]:
     """Return the log-prob of every sequence: the sum over its tokens.
 
     ``log p(y) = sum_t log p(y_t | y_<t)``
@@ -59,7 +59,7 @@ def sequence_logprobs(logprobs: Ragged | Padded, *, threads: int | None = None) 
     ValueError
         If a value is NaN or above 0, or a mask has entries other than 0 and 1.
     TypeError
-        If `logprobs` is neither `Ragged` nor `Padded`, or the dtype is none of the above.
+        If `logprobs` is none of `Ragged`, `Masked` and `Padded`, or the dtype is none of the above.
 
     Examples
     --------
@@ -70,7 +70,7 @@ def sequence_logprobs(logprobs: Ragged | Padded, *, threads: int | None = None) 
     return aggregate_logprobs(logprobs, threads=threads).log_prob
 
 
-def aggregate_logprobs(logprobs: Ragged | Padded, *, threads: int | None = None) -> LogprobAggregates:
+def aggregate_logprobs(logprobs: Ragged | Masked | Padded, *, threads: int | None = None) -> LogprobAggregates:
     """Return sum, mean and number of each sequence's log-probs, in one pass.
 
     Parameters and errors are those of `sequence_logprobs`. The mean of a row without tokens is NaN.
@@ -82,14 +82,14 @@ def aggregate_logprobs(logprobs: Ragged | Padded, *, threads: int | None = None)
     >>> aggregate_logprobs(Padded(np.array([[-1.0, -0.5], [-2.0, 0.0]]), lengths=np.array([2, 1])))
     LogprobAggregates(log_prob=array([-1.5, -2. ]), mean=array([-0.75, -2.  ]), length=array([2, 1]))
     """
-    check_rows("logprobs", logprobs, or_padded=True)
+    check_rows("logprobs", logprobs, or_masked=True, or_padded=True)
     values = as_floats("logprobs", logprobs.values)
     return LogprobAggregates(*_core.aggregate_logprobs(values, logprobs.layout, threads))
 
 
 def kl(
-    policy_logprobs: Ragged | Padded,
-    prior_logprobs: Ragged | Padded,
+    policy_logprobs: Ragged | Masked | Padded,
+    prior_logprobs: Ragged | Masked | Padded,
     estimator: Estimator = "k1",
     *,
     level: Level = "token",
@@ -124,8 +124,8 @@ def kl(
 
 
 def kl_estimators(
-    policy_logprobs: Ragged | Padded,
-    prior_logprobs: Ragged | Padded,
+    policy_logprobs: Ragged | Masked | Padded,
+    prior_logprobs: Ragged | Masked | Padded,
     *,
     level: Level = "token",
     precision: Precision = "f64",
@@ -155,7 +155,7 @@ def kl_estimators(
         If the rows differ, a log-prob is NaN or above 0, a token is impossible under both policy and prior, or
         `level` or `precision` is none of the above.
     TypeError
-        If a column is neither `Ragged` nor `Padded`, or a dtype is none of the above.
+        If a column is none of `Ragged`, `Masked` and `Padded`, or a dtype is none of the above.
 
     References
     ----------
@@ -169,8 +169,8 @@ def kl_estimators(
     >>> kl_estimators(policy, prior).k3.round(4)
     array([0.1065, 0.7183])
     """
-    check_rows("policy_logprobs", policy_logprobs, or_padded=True)
-    check_rows("prior_logprobs", prior_logprobs, or_padded=True)
+    check_rows("policy_logprobs", policy_logprobs, or_masked=True, or_padded=True)
+    check_rows("prior_logprobs", prior_logprobs, or_masked=True, or_padded=True)
     policy, prior = _of_one_dtype(policy_logprobs.values, prior_logprobs.values)
     return KlEstimators(
         *_core.kl(policy, policy_logprobs.layout, prior, prior_logprobs.layout, level, precision, threads)

@@ -58,6 +58,8 @@ class KlEstimate(NamedTuple):
 def signature(samples: Samples, estimator: str, **parts: str) -> str:
     """Return what tells how a KL was made: the estimator, `parts` in place of the defaults, and the size of the data.
 
+    Where only actions count, ``mask:actions`` says so, and ``tokens:retokenised`` where ids are not those sampled.
+
     Examples
     --------
     >>> from esscher import Ragged, Samples
@@ -77,6 +79,10 @@ def signature(samples: Samples, estimator: str, **parts: str) -> str:
         "n": str(len(samples)),
         "clusters": str(len(samples.prompts)),
     }
+    if samples.action_mask is not None:
+        named["mask"] = "actions"
+    if samples.tokens != "sampled":
+        named["tokens"] = samples.tokens
     return "|".join(f"{key}:{value}" for key, value in (named | parts | {"v": _core.__version__}).items())
 
 

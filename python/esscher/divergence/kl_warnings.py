@@ -121,7 +121,7 @@ def warn_of_mean_ratio(
     Its mean is ``1 + mean(k3 - k1)``, and 1 on the policy's own samples: it falls short where these miss what the prior
     likes.
     """
-    counts = samples.completions.lengths.astype(np.float64) if level == "token" else np.ones(len(samples))
+    counts = samples.actions.lengths.astype(np.float64) if level == "token" else np.ones(len(samples))
     if not np.isfinite(columns.k3).all():
         return ()
     off = clustered_ratio(weights.times(columns.k3 - columns.k1), weights.times(counts), samples.groups)
@@ -180,7 +180,7 @@ def warn_of_spike(
     sizes = np.abs(per_sequence)
     row = int(sizes.argmax())
     share = 1.0 if np.isinf(sizes[row]) else float(sizes[row] / max(sizes.sum(), NOISE * len(sizes)))
-    if not share > MOST_OF_ONE or len(samples.completions.values) < FEWEST_TOKENS:
+    if not share > MOST_OF_ONE or samples.actions.lengths.sum() < FEWEST_TOKENS:
         return ()
     tokens = np.abs(tokens_of(row))
     token = int(tokens.argmax())

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
+    from esscher.ragged import Masked
+
 
 Smoothing = Literal["none", "method1", "exp"]
 Preset = Literal["nltk", "sacrebleu", "gdc", "fast-bleu"]
@@ -26,7 +28,7 @@ GDC_TEXTS = 500
 
 
 def self_bleu(
-    token_ids: Ragged,
+    token_ids: Ragged | Masked,
     n: int = 4,
     groups: ArrayLike | None = None,
     smoothing: Smoothing = "none",
@@ -41,7 +43,7 @@ def self_bleu(
     Parameters
     ----------
     token_ids
-        Completions as integers.
+        Completions as integers; of `Masked` ones what is kept is one sentence, and no n-gram spans a gap.
     n
         Longest n-gram that counts, at least 1; orders 1 to n weigh the same.
     groups
@@ -76,8 +78,8 @@ def self_bleu(
     array([0.8591])
     """
     check_order(n)
-    rows = as_token_ids("token_ids", token_ids)
-    return _core.self_bleu(rows.values, rows.offsets, as_groups(groups, len(rows)).offsets, n, smoothing, threads)
+    rows = as_token_ids("token_ids", token_ids, or_masked=True)
+    return _core.self_bleu(rows.values, rows.layout, as_groups(groups, len(rows)).offsets, n, smoothing, threads)
 
 
 def self_bleu_of_texts(

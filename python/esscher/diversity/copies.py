@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
+    from esscher.ragged import Masked
+
 # Level 9 makes token ids 1 or 2 % smaller still, in three to five times the time.
 LEVEL = 6
 # The package writes the time into what it compresses again; any time of four different bytes costs about as much.
@@ -27,7 +29,7 @@ INNER_TIME = 0x6A5B4C3D
 
 
 def unique_share(
-    token_ids: Ragged, groups: ArrayLike | None = None, weights: ArrayLike | None = None
+    token_ids: Ragged | Masked, groups: ArrayLike | None = None, weights: ArrayLike | None = None
 ) -> NDArray[np.float64]:
     """Return the number of different completions of each group over the number of its completions [P].
 
@@ -36,7 +38,7 @@ def unique_share(
     Parameters
     ----------
     token_ids
-        Completions as integers.
+        Completions as integers; of `Masked` ones what is kept.
     groups
         Offsets of completions that belong together [P + 1]; all are one group if not given.
     weights
@@ -59,7 +61,7 @@ def unique_share(
     >>> unique_share(Ragged.from_rows([[1, 2], [1, 2], [2, 1], [1, 2]]), groups=[0, 2, 4])
     array([0.5, 1. ])
     """
-    rows = as_token_ids("token_ids", token_ids)
+    rows = as_token_ids("token_ids", token_ids, or_masked=True).kept
     flat, borders = rows.values.tobytes(), (rows.offsets * rows.values.itemsize).tolist()
     numbers: dict[bytes, int] = {}
     which = [numbers.setdefault(flat[a:b], len(numbers)) for a, b in itertools.pairwise(borders)]
@@ -68,7 +70,7 @@ def unique_share(
 
 
 def compression_ratio(
-    token_ids: Ragged, groups: ArrayLike | None = None, *, bytes_per_token: int | None = None
+    token_ids: Ragged | Masked, groups: ArrayLike | None = None, *, bytes_per_token: int | None = None
 ) -> NDArray[np.float64]:
     """Return how many times smaller zlib makes each group's completions [P]: the larger, the more they repeat.
 
@@ -78,7 +80,7 @@ def compression_ratio(
     Parameters
     ----------
     token_ids
-        Completions as integers.
+        Completions as integers; of `Masked` ones what is kept.
     groups
         Offsets of completions that belong together [P + 1]; all are one group if not given.
     bytes_per_token
@@ -111,7 +113,7 @@ def compression_ratio(
     >>> bool(ratios[0] > 20), bool(0.9 < ratios[1] < 1)
     (True, True)
     """
-    rows = as_token_ids("token_ids", token_ids)
+    rows = as_token_ids("token_ids", token_ids, or_masked=True).kept
     borders = rows.offsets[as_groups(groups, len(rows)).offsets]
     ids = rows.values.astype(f"<u{_width(rows.values, bytes_per_token)}")
     flat, ends = ids.tobytes(), (borders * ids.itemsize).tolist()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from esscher.groups import Groups
-    from esscher.ragged import Ragged
+    from esscher.ragged import Masked, Ragged
 
 DISTINCT_ORDERS = (1, 2, 3)
 # The length of n-grams for the metrics that are given for one length only; TRL's default for repetition.
@@ -71,7 +71,7 @@ class _Metric(NamedTuple):
 
 
 def estimate_diversity(
-    completions: Ragged,
+    completions: Ragged | Masked,
     groups: ArrayLike,
     weights: ArrayLike | None = None,
     *,
@@ -95,7 +95,8 @@ def estimate_diversity(
     Parameters
     ----------
     completions
-        Completions as integers, those of one prompt side by side.
+        Completions as integers, those of one prompt side by side; of `Masked` ones what is kept, and no n-gram spans
+        a gap.
     groups
         Groups [P + 1] of each prompt's completions.
     weights
@@ -131,7 +132,7 @@ def estimate_diversity(
 
 
 def estimate_size_free(
-    completions: Ragged, groups: ArrayLike, weights: ArrayLike | None = None
+    completions: Ragged | Masked, groups: ArrayLike, weights: ArrayLike | None = None
 ) -> tuple[DiversityEstimate, ...]:
     """Return only those estimates of `estimate_diversity` that do not move with the number of completions.
 
@@ -160,7 +161,9 @@ def estimate_size_free(
     return tuple(map(_estimate, _size_free(rows, borders, relative)))
 
 
-def estimate_excess(completions: Ragged, groups: ArrayLike, weights: ArrayLike) -> tuple[DiversityEstimate, ...]:
+def estimate_excess(
+    completions: Ragged | Masked, groups: ArrayLike, weights: ArrayLike
+) -> tuple[DiversityEstimate, ...]:
     """Return how the diversity of completions differs from that of the distribution that weights lead to.
 
     Diversity of the completions minus their weighted diversity, prompt by prompt, for the metrics of `SIZE_FREE`. With
@@ -198,7 +201,7 @@ def estimate_excess(completions: Ragged, groups: ArrayLike, weights: ArrayLike) 
     return tuple(_shown(_Metric(name, excess[name], None, 1.0, -1.0), left[name]) for name in SIZE_FREE)
 
 
-def estimate_distinct(completions: Ragged, n: int, groups: ArrayLike) -> Estimate:
+def estimate_distinct(completions: Ragged | Masked, n: int, groups: ArrayLike) -> Estimate:
     """Return distinct-n of all completions together, with its standard error by the jackknife over prompts.
 
     ``stderr^2 = (P - 1) / P * sum_p (distinct without p - their mean)^2``, exact replicates, all in one pass. It says
@@ -207,7 +210,8 @@ def estimate_distinct(completions: Ragged, n: int, groups: ArrayLike) -> Estimat
     Parameters
     ----------
     completions
-        Completions as integers, those of one prompt side by side.
+        Completions as integers, those of one prompt side by side; of `Masked` ones what is kept, and no n-gram spans
+        a gap.
     n
         Length of the n-grams, at least 1.
     groups
@@ -244,8 +248,8 @@ def estimate_distinct(completions: Ragged, n: int, groups: ArrayLike) -> Estimat
     return Estimate(value, float(np.sqrt((prompts - 1) / prompts * (spread @ spread))))
 
 
-def _checked(completions: Ragged, groups: ArrayLike) -> tuple[Ragged, Groups]:
-    rows = as_token_ids("completions", completions)
+def _checked(completions: Ragged | Masked, groups: ArrayLike) -> tuple[Ragged | Masked, Groups]:
+    rows = as_token_ids("completions", completions, or_masked=True)
     return rows, as_groups(groups, len(rows))
 
 
@@ -266,7 +270,7 @@ def _estimate(metric: _Metric) -> DiversityEstimate:
     return DiversityEstimate(metric.name, within, interval, len(metric.within) - len(known), metric.across)
 
 
-def _excess(rows: Ragged, groups: Groups, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+def _excess(rows: Ragged | Masked, groups: Groups, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     """Return the excess of each prompt [P] by metric, less its bias of order 1/n; NaN where it is not known."""
     repeats = repetition(rows, REPETITION_ORDER)
     plain, weighted = (_without_bias(rows, groups, given, repeats) for given in (None, weights))
@@ -289,7 +293,9 @@ def _shown(metric: _Metric, left: LeftBias) -> DiversityEstimate:
     return found._replace(within=within, interval=cut)
 
 
-def _of_ngrams(rows: Ragged, groups: Groups, weights: NDArray[np.float64] | None, subsample: int) -> Iterator[_Metric]:
+def _of_ngrams(
+    rows: Ragged | Masked, groups: Groups, weights: NDArray[np.float64] | None, subsample: int
+) -> Iterator[_Metric]:
     within = ngram_statistics(rows, DISTINCT_ORDERS, groups, weights, subsample)
     across = ngram_statistics(rows, DISTINCT_ORDERS, None, _of_all(weights, groups), subsample)
     for i, n in enumerate(DISTINCT_ORDERS):
@@ -299,14 +305,14 @@ def _of_ngrams(rows: Ragged, groups: Groups, weights: NDArray[np.float64] | None
     yield _Metric(f"{ORDER}-gram entropy", within.entropy[at], float(across.entropy[at, 0]), np.inf)
 
 
-def _size_free(rows: Ragged, groups: Groups, weights: NDArray[np.float64] | None) -> list[_Metric]:
+def _size_free(rows: Ragged | Masked, groups: Groups, weights: NDArray[np.float64] | None) -> list[_Metric]:
     within = ngram_statistics(rows, [ORDER], groups, weights, SUBSAMPLE).rarefied[0]
     across = ngram_statistics(rows, [ORDER], None, _of_all(weights, groups), SUBSAMPLE).rarefied[0]
     return [_Metric(PAIRS, within, float(across[0])), _repetition(rows, groups, weights)]
 
 
 def _without_bias(
-    rows: Ragged, groups: Groups, weights: NDArray[np.float64] | None, repeats: NDArray[np.float64]
+    rows: Ragged | Masked, groups: Groups, weights: NDArray[np.float64] | None, repeats: NDArray[np.float64]
 ) -> dict[str, NDArray[np.float64]]:
     """Return the metrics of `SIZE_FREE` of each prompt [P] less their bias, cut to values that there can be."""
     pairs = ngram_statistics(rows, [ORDER], groups, weights, SUBSAMPLE).rarefied[0]
@@ -320,7 +326,7 @@ def _without_bias(
     return {name: np.clip(value, 0.0, 1.0) for name, value in values.items()}
 
 
-def _repetition(rows: Ragged, groups: Groups, weights: NDArray[np.float64] | None) -> _Metric:
+def _repetition(rows: Ragged | Masked, groups: Groups, weights: NDArray[np.float64] | None) -> _Metric:
     """Means over completions; those without n-grams have no repetition."""
     values = repetition(rows, REPETITION_ORDER)
     known = ~np.isnan(values)
@@ -339,7 +345,7 @@ def _weighted_means(values: NDArray[np.float64], weights: NDArray[np.float64], g
 
 
 def _of_completions(
-    rows: Ragged, groups: Groups, weights: NDArray[np.float64] | None, vendi: bool
+    rows: Ragged | Masked, groups: Groups, weights: NDArray[np.float64] | None, vendi: bool
 ) -> Iterator[_Metric]:
     unique = unique_share(rows, groups, weights)
     yield _Metric("unique share", unique, float(unique_share(rows, None, _of_all(weights, groups))[0]))

@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from esscher.groups import as_groups
+from esscher.ragged import pieces_of
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from esscher.groups import Groups
-    from esscher.ragged import Ragged
+    from esscher.ragged import Masked, Ragged
 
 
-def bias_of_pairs(rows: Ragged, n: int, weights: NDArray[np.float64], groups: ArrayLike) -> NDArray[np.float64]:
+def bias_of_pairs(
+    rows: Ragged | Masked, n: int, weights: NDArray[np.float64], groups: ArrayLike
+) -> NDArray[np.float64]:
     """Return the bias of each group's distinct-n of 2 [P] by the jackknife over its completions.
 
     Distinct-n of 2 is a ratio of sums over pairs of completions, ``sum w_i w_j |G_i or G_j| / sum w_i w_j (L_i + L_j)``
@@ -33,7 +36,8 @@ def bias_of_pairs(rows: Ragged, n: int, weights: NDArray[np.float64], groups: Ar
     groups = as_groups(groups, len(rows))
     sizes, sums, spread = groups.sizes, groups.sums, groups.spread
     held, shared = _held(rows, n, weights, groups)
-    length = np.maximum(rows.lengths - (n - 1), 0).astype(np.float64)
+    pieces, of_rows = pieces_of(rows)
+    length = of_rows.sums(np.maximum(pieces.lengths - (n - 1), 0).astype(np.float64))
 
     def pairs(mass: NDArray[np.float64], overlap: NDArray[np.float64]) -> NDArray[np.float64]:
         """Weight of the pairs of each completion with every other [N], `mass` being what each brings."""
@@ -50,12 +54,11 @@ def bias_of_pairs(rows: Ragged, n: int, weights: NDArray[np.float64], groups: Ar
 
 
 def _held(
-    rows: Ragged, n: int, weights: NDArray[np.float64], groups: Groups
+    rows: Ragged | Masked, n: int, weights: NDArray[np.float64], groups: Groups
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Count the different n-grams of each row [N], and sum the weights of the group's rows that hold each [N]."""
     row, ngram = _ngrams(rows, n, groups.of)
-    order = np.argsort(ngram, kind="stable")  # rows are in order, and stay so within each n-gram
-    row, ngram = row[order], ngram[order]
+    row, ngram = _by_ngram(row, ngram)
     is_new = np.diff(ngram, prepend=-1) != 0
     is_first = is_new | (np.diff(row, prepend=-1) != 0)
     row, run = row[is_first], np.cumsum(is_new)[is_first]
@@ -64,14 +67,26 @@ def _held(
     return different.astype(np.float64), shared.astype(np.float64)
 
 
-def _ngrams(rows: Ragged, n: int, group_of: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _by_ngram(row: NDArray[np.int64], ngram: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sort by n-gram, and by row within each; as single numbers where both fit into one, which is ten times as fast."""
+    bits = int(row.max(initial=0)).bit_length()
+    if int(ngram.max(initial=0)).bit_length() + bits > 63:
+        order = np.argsort(ngram, kind="stable")  # rows are in order, and stay so
+        return row[order], ngram[order]
+    both = np.sort((ngram << bits) | row)
+    return both & ((1 << bits) - 1), both >> bits
+
+
+def _ngrams(rows: Ragged | Masked, n: int, group_of: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Give the row of each n-gram, and a number of it that no other, and none of another group, has."""
-    row = rows.rows.of
-    starts = np.flatnonzero(row[: max(len(row) - n + 1, 0)] == row[n - 1 :])
-    bits = int(rows.values.max(initial=1)).bit_length()
-    number = group_of[row[starts]]
+    pieces, of_rows = pieces_of(rows)
+    piece = pieces.rows.of
+    starts = np.flatnonzero(piece[: max(len(piece) - n + 1, 0)] == piece[n - 1 :])
+    row = of_rows.of[piece[starts]]
+    bits = int(pieces.values.max(initial=1)).bit_length()
+    number = group_of[row]
     for k in range(n):
         if int(number.max(initial=0)).bit_length() + bits > 63:
             number = np.unique(number, return_inverse=True)[1]
-        number = (number << bits) | rows.values[starts + k].astype(np.int64)
-    return row[starts], number
+        number = (number << bits) | pieces.values[starts + k].astype(np.int64)
+    return row, number

@@ -9,14 +9,14 @@ import numpy as np
 from esscher import _core
 from esscher.diversity.arguments import as_orders, as_weights, check_order
 from esscher.groups import as_groups
-from esscher.ragged import as_token_ids
+from esscher.ragged import as_token_ids, pieces_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
-    from esscher.ragged import Ragged
+    from esscher.ragged import Masked, Ragged
 
 
 class NgramStatistics(NamedTuple):
@@ -42,7 +42,7 @@ class TopNgrams(NamedTuple):
 
 
 def ngram_statistics(
-    token_ids: Ragged,
+    token_ids: Ragged | Masked,
     orders: Sequence[int],
     groups: ArrayLike | None = None,
     weights: ArrayLike | None = None,
@@ -74,7 +74,7 @@ def ngram_statistics(
     Parameters
     ----------
     token_ids
-        Completions as integers.
+        Completions as integers; of `Masked` ones what is kept, and no n-gram spans a gap.
     orders
         Lengths of n-grams, each at least 1.
     groups
@@ -120,19 +120,19 @@ def ngram_statistics(
     array([[0.693147]])
     """
     lengths = as_orders(list(orders)).tolist()
-    rows = as_token_ids("token_ids", token_ids)
+    rows = as_token_ids("token_ids", token_ids, or_masked=True)
     borders = as_groups(groups, len(rows))
     if subsample is not None and subsample < 1:
         raise ValueError(f"subsample is {subsample}: draw at least 1 completion")
     relative = None if weights is None else as_weights(weights, len(rows))
-    said = _core.ngram_statistics(rows.values, rows.offsets, borders.offsets, lengths, relative, subsample, threads)
+    said = _core.ngram_statistics(rows.values, rows.layout, borders.offsets, lengths, relative, subsample, threads)
     shape = (len(lengths), len(borders.sizes))
     rarefied = np.full(shape, np.nan) if said[2] is None else said[2].reshape(shape)
     return NgramStatistics(said[0].reshape(shape), said[1].reshape(shape), rarefied)
 
 
 def distinct(
-    token_ids: Ragged,
+    token_ids: Ragged | Masked,
     n: int | Sequence[int],
     groups: ArrayLike | None = None,
     weights: ArrayLike | None = None,
@@ -147,7 +147,7 @@ def distinct(
     Parameters
     ----------
     token_ids
-        Completions as integers.
+        Completions as integers; of `Masked` ones what is kept, and no n-gram spans a gap.
     n
         Length of the n-grams, at least 1, or several such lengths.
     groups
@@ -189,14 +189,14 @@ def distinct(
     if weights is not None:
         said = ngram_statistics(token_ids, orders.ravel().tolist(), groups, weights, threads=threads)
         return said.distinct.reshape(*orders.shape, said.distinct.shape[1])
-    rows = as_token_ids("token_ids", token_ids)
+    rows = as_token_ids("token_ids", token_ids, or_masked=True)
     borders = as_groups(groups, len(rows))
-    shares = _core.distinct(rows.values, rows.offsets, borders.offsets, orders.ravel().tolist(), threads)
+    shares = _core.distinct(rows.values, rows.layout, borders.offsets, orders.ravel().tolist(), threads)
     return shares.reshape(*orders.shape, len(borders.sizes))
 
 
 def distinct_without_each(
-    token_ids: Ragged, n: int | Sequence[int], groups: ArrayLike, *, threads: int | None = None
+    token_ids: Ragged | Masked, n: int | Sequence[int], groups: ArrayLike, *, threads: int | None = None
 ) -> NDArray[np.float64]:
     """Return distinct-n of all completions but those of one group, for each group, in one pass.
 
@@ -205,7 +205,7 @@ def distinct_without_each(
     Parameters
     ----------
     token_ids
-        Completions as integers.
+        Completions as integers; of `Masked` ones what is kept, and no n-gram spans a gap.
     n
         Length of the n-grams, at least 1, or several such lengths.
     groups
@@ -232,14 +232,14 @@ def distinct_without_each(
     (array([0.375]), array([0.25, 0.5 ]))
     """
     orders = as_orders(n)
-    rows = as_token_ids("token_ids", token_ids)
+    rows = as_token_ids("token_ids", token_ids, or_masked=True)
     borders = as_groups(groups, len(rows))
-    shares = _core.distinct_without_each(rows.values, rows.offsets, borders.offsets, orders.ravel().tolist(), threads)
+    shares = _core.distinct_without_each(rows.values, rows.layout, borders.offsets, orders.ravel().tolist(), threads)
     return shares.reshape(*orders.shape, len(borders.sizes))
 
 
 def ngram_entropy(
-    token_ids: Ragged, n: int, groups: ArrayLike | None = None, weights: ArrayLike | None = None
+    token_ids: Ragged | Masked, n: int, groups: ArrayLike | None = None, weights: ArrayLike | None = None
 ) -> NDArray[np.float64]:
     """Return the entropy of each group's distribution of n-grams [P], in nats; see `ngram_statistics`.
 
@@ -253,7 +253,11 @@ def ngram_entropy(
 
 
 def rarefied_distinct(
-    token_ids: Ragged, n: int, subsample: int, groups: ArrayLike | None = None, weights: ArrayLike | None = None
+    token_ids: Ragged | Masked,
+    n: int,
+    subsample: int,
+    groups: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
 ) -> NDArray[np.float64]:
     """Return distinct-n of `subsample` completions of each group [P]: expected different n-grams over expected n-grams.
 
@@ -272,7 +276,7 @@ def rarefied_distinct(
     return ngram_statistics(token_ids, [n], groups, weights, subsample).rarefied.reshape(-1)
 
 
-def repetition(token_ids: Ragged, n: int) -> NDArray[np.float64]:
+def repetition(token_ids: Ragged | Masked, n: int) -> NDArray[np.float64]:
     """Return the share of each completion's n-grams that it had before [N]: 1 - its distinct-n.
 
     The negative of the reward that TRL's ``get_repetition_penalty_reward`` gives at a ``max_penalty`` of -1. NaN for a
@@ -295,7 +299,9 @@ def repetition(token_ids: Ragged, n: int) -> NDArray[np.float64]:
     return 1 - distinct(token_ids, n, np.arange(len(token_ids) + 1))
 
 
-def ead(token_ids: Ragged, n: int, vocabulary_size: int, groups: ArrayLike | None = None) -> NDArray[np.float64]:
+def ead(
+    token_ids: Ragged | Masked, n: int, vocabulary_size: int, groups: ArrayLike | None = None
+) -> NDArray[np.float64]:
     """Return expectation-adjusted distinct-n of each group [P]: different n-grams over those expected of chance.
 
     ``D / (V (1 - (1 - 1 / V)^C))`` for D different ones of C n-grams: the denominator is the number of different ones
@@ -304,7 +310,7 @@ def ead(token_ids: Ragged, n: int, vocabulary_size: int, groups: ArrayLike | Non
     Parameters
     ----------
     token_ids
-        Completions as integers.
+        Completions as integers; of `Masked` ones what is kept, and no n-gram spans a gap.
     n
         Length of the n-grams, at least 1.
     vocabulary_size
@@ -337,9 +343,10 @@ def ead(token_ids: Ragged, n: int, vocabulary_size: int, groups: ArrayLike | Non
     check_order(n)
     if not vocabulary_size >= 1:  # NaN is not
         raise ValueError(f"vocabulary_size is {vocabulary_size}: a vocabulary has at least 1 entry")
-    rows = as_token_ids("token_ids", token_ids)
+    rows = as_token_ids("token_ids", token_ids, or_masked=True)
     borders = as_groups(groups, len(rows))
-    totals = borders.sums(np.maximum(rows.lengths - n + 1, 0)).astype(np.float64)
+    pieces, of_rows = pieces_of(rows)
+    totals = borders.sums(of_rows.sums(np.maximum(pieces.lengths - n + 1, 0))).astype(np.float64)
     # For V = 1 the logarithm is -inf, and one n-gram is expected, as it should be; the NaN of no n-grams is not used.
     with np.errstate(divide="ignore", invalid="ignore"):
         expected = -vocabulary_size * np.expm1(totals * np.log1p(-1 / vocabulary_size))
@@ -350,14 +357,14 @@ def ead(token_ids: Ragged, n: int, vocabulary_size: int, groups: ArrayLike | Non
 
 
 def top_ngrams(
-    token_ids: Ragged, n: int, k: int, weights: ArrayLike | None = None, *, threads: int | None = None
+    token_ids: Ragged | Masked, n: int, k: int, weights: ArrayLike | None = None, *, threads: int | None = None
 ) -> TopNgrams:
     """Return the `k` most frequent n-grams of all completions, ties in order of appearance; weighted, up to rounding.
 
     Parameters
     ----------
     token_ids
-        Completions as integers.
+        Completions as integers; of `Masked` ones what is kept, and no n-gram spans a gap.
     n
         Length of the n-grams, at least 1.
     k
@@ -387,12 +394,12 @@ def top_ngrams(
     check_order(n)
     if k < 1:
         raise ValueError(f"k is {k}: ask for at least 1 n-gram")
-    rows = as_token_ids("token_ids", token_ids)
+    rows = as_token_ids("token_ids", token_ids, or_masked=True)
     masses = None
     if weights is None:
-        starts, counts = _core.top_ngrams(rows.values, rows.offsets, n, k, threads)
+        starts, counts = _core.top_ngrams(rows.values, rows.layout, n, k, threads)
     else:
         relative = as_weights(weights, len(rows))
-        starts, counts, masses = _core.top_weighted_ngrams(rows.values, rows.offsets, relative, n, k, threads)
+        starts, counts, masses = _core.top_weighted_ngrams(rows.values, rows.layout, relative, n, k, threads)
     found = rows.values[starts[:, None] + np.arange(n)] if len(starts) else np.empty((0, n), np.uint32)
     return TopNgrams(found, counts, masses)

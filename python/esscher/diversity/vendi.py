@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from esscher.diversity.arguments import as_weights, check_order, check_weights
 from esscher.groups import as_groups
-from esscher.ragged import Ragged, as_token_ids
+from esscher.ragged import as_token_ids, pieces_of
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from esscher.groups import Groups
+    from esscher.ragged import Masked, Ragged
 
 # The eigenvalues of a larger kernel take minutes.
 MOST_COMPLETIONS = 4096
@@ -23,7 +25,7 @@ BLOCK = 1 << 22
 
 
 def vendi_score(
-    token_ids: Ragged, n: int = 1, groups: ArrayLike | None = None, weights: ArrayLike | None = None
+    token_ids: Ragged | Masked, n: int = 1, groups: ArrayLike | None = None, weights: ArrayLike | None = None
 ) -> NDArray[np.float64]:
     """Return the Vendi score of each group [P]: its effective number of different completions.
 
@@ -37,7 +39,7 @@ def vendi_score(
     Parameters
     ----------
     token_ids
-        Completions as integers.
+        Completions as integers; of `Masked` ones what is kept, and no n-gram spans a gap.
     n
         Length of the n-grams, at least 1.
     groups
@@ -72,7 +74,7 @@ def vendi_score(
     array([2.])
     """
     check_order(n)
-    rows = as_token_ids("token_ids", token_ids)
+    rows = as_token_ids("token_ids", token_ids, or_masked=True)
     borders = as_groups(groups, len(rows))
     relative = np.ones(len(rows)) if weights is None else as_weights(weights, len(rows))
     check_weights(relative)
@@ -85,20 +87,22 @@ def vendi_score(
     return scores_of_groups(rows, n, borders, relative)
 
 
-def scores_of_groups(rows: Ragged, n: int, groups: Groups, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def scores_of_groups(
+    rows: Ragged | Masked, n: int, groups: Groups, weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Return the Vendi score of each group [P]; NaN where a group has more completions than are taken."""
     numbers = np.unique(rows.values, return_inverse=True)[1].astype(np.int64)
+    rows = replace(rows, values=numbers)
     # Of longer n-grams there are none either.
     n = min(n, int(rows.lengths.max(initial=0)) + 1)
     scores = np.full(len(groups.sizes), np.nan)
     for i, (a, b) in enumerate(itertools.pairwise(groups.tolist())):
         if 0 < b - a <= MOST_COMPLETIONS:
-            start, end = rows.offsets[a], rows.offsets[b]
-            scores[i] = _score(Ragged(numbers[start:end], rows.offsets[a : b + 1] - start), n, weights[a:b])
+            scores[i] = _score(rows.take(np.arange(a, b)), n, weights[a:b])
     return scores
 
 
-def _score(rows: Ragged, n: int, weights: NDArray[np.float64]) -> float:
+def _score(rows: Ragged | Masked, n: int, weights: NDArray[np.float64]) -> float:
     kept = np.flatnonzero(weights > 0)
     if len(kept) == 0:
         return float("nan")
@@ -111,7 +115,7 @@ def _score(rows: Ragged, n: int, weights: NDArray[np.float64]) -> float:
     return float(np.exp(-np.sum(positive * np.log(positive))))
 
 
-def _kernel(rows: Ragged, n: int) -> NDArray[np.float64]:
+def _kernel(rows: Ragged | Masked, n: int) -> NDArray[np.float64]:
     """Cosines between the n-gram counts of all rows [N, N].
 
     N-grams of one row matter to its norm only; the others are taken a block of columns at a time.
@@ -133,13 +137,13 @@ def _kernel(rows: Ragged, n: int) -> NDArray[np.float64]:
     return kernel
 
 
-def _counts(rows: Ragged, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+def _counts(rows: Ragged | Masked, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """Each row's n-grams: the row, a number for the n-gram, and how often it occurs there."""
-    lengths = rows.lengths
-    row_of = np.repeat(np.arange(len(rows)), lengths)
-    left = np.repeat(rows.offsets[1:], lengths) - np.arange(len(row_of))
+    pieces, of_rows = pieces_of(rows)
+    lengths, numbers = pieces.lengths, pieces.values
+    row_of = np.repeat(of_rows.of, lengths)
+    left = np.repeat(pieces.offsets[1:], lengths) - np.arange(len(row_of))
     starts = np.flatnonzero(left >= n)
-    numbers = rows.values
     ngrams = numbers[starts]
     for i in range(1, n):
         # Numbers of n-grams are below the number of tokens, so products stay below 2^64 from here on.
@@ -147,7 +151,7 @@ def _counts(rows: Ragged, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64],
         ngrams = ngrams * (int(numbers.max(initial=0)) + 1) + numbers[starts + i]
     ngrams = np.unique(ngrams, return_inverse=True)[1]
     # What stands for rows without n-grams.
-    short = np.flatnonzero(lengths < n)
+    short = np.flatnonzero(of_rows.sums(lengths >= n) == 0)
     row_of = np.concatenate([row_of[starts], short])
     ngrams = np.concatenate([ngrams + 1, np.zeros(len(short), np.int64)])
     pairs, counts = np.unique(row_of * (len(ngrams) + 1) + ngrams, return_counts=True)

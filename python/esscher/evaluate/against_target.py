@@ -63,7 +63,7 @@ def measure(
     report, weights = assess(samples, target, proposal, features)
     excess: tuple[DiversityEstimate, ...] = ()
     if proposal == "policy":
-        excess = estimate_excess(samples.completions, samples.groups, np.exp(weights.log_weights))
+        excess = estimate_excess(samples.actions, samples.groups, np.exp(weights.log_weights))
     return AgainstTarget(
         report,
         weights,

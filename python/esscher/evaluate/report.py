@@ -10,10 +10,11 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from esscher.divergence import KlEstimate
+    from esscher.divergence import KlEstimate, MutualInformation
     from esscher.diversity import DiversityEstimate
     from esscher.estimate import Estimate
     from esscher.evaluate.posterior import TargetReport
+    from esscher.samples import Tokens
     from esscher.warning import ReportWarning
 
 
@@ -77,6 +78,11 @@ class Report:
         exp of the mean negative log-prob of a token under the prior.
     entropy
         Mean negative log-prob of a token under the policy, in nats: an estimate of its entropy per token.
+    mutual_information
+        What completions and prompts say of each other; `None` without `cross_log_probs`, and unless the completions
+        came from the policy.
+    tokens
+        What the completions' ids are; made from texts again, they need not be those that were sampled.
     target
         What the target would give; `None` without a target.
     diversity
@@ -116,4 +122,6 @@ class Report:
     per_completion: PerCompletion
     warnings: tuple[ReportWarning, ...]
     unavailable: dict[str, str]
+    mutual_information: MutualInformation | None = None
+    tokens: Tokens = "sampled"
     rewards: dict[str, Estimate] = field(default_factory=dict)

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from esscher import _core
-from esscher.divergence import KlEstimate, PresetName, estimate_kl, estimate_kls
+from esscher.divergence import (
+    KlEstimate,
+    PresetName,
+    estimate_kl,
+    estimate_kls,
+    estimate_mutual_information,
+    warn_of_collapse,
+)
 from esscher.diversity import (
     DiversityEstimate,
     estimate_diversity,
@@ -26,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from esscher.evaluate.posterior import Proposal
-    from esscher.ragged import Ragged
+    from esscher.ragged import Masked, Ragged
     from esscher.samples import Samples
     from esscher.weights import Weights
 
@@ -35,6 +42,8 @@ TRAINERS: tuple[PresetName, ...] = ("trl-grpo", "trl-rloo", "trl-ppo", "openrlhf
 # A Vendi score is cubic in the completions of a prompt: beyond so many it takes longer than all the rest.
 MOST_VENDI = 256
 TOP_ORDERS = (2, 3, 4)
+# What is said of log-probs where there are no token ids that they could be of.
+TEXTS = "texts, not ids: give --tokenizer, and the log-probs of what it makes of them"
 TOP_COUNT = 10
 
 
@@ -96,6 +105,9 @@ def evaluate(
         raise ValueError(f"proposal is {proposal!r}: it must be 'policy' or 'prior', where the completions came from")
     groups, unavailable = samples.groups, _unavailable(samples, target, proposal)
     kl: dict[str, KlEstimate] = {} if "kl" in unavailable else estimate_kls(samples)
+    of_policy = proposal == "policy" and {"policy_logprobs", "cross_log_probs"} <= set(samples.columns)
+    information = estimate_mutual_information(samples) if of_policy else None
+    collapse = [] if information is None else warn_of_collapse(information, len(samples.prompts))
     against = None
     if target is not None and "target" not in unavailable:
         against = measure(samples, target, proposal=proposal, features=features)
@@ -109,19 +121,21 @@ def evaluate(
         prior_perplexity=None if samples.prior_logprobs is None else _perplexity(samples),
         entropy=_surprise(samples, samples.policy_log_prob) if kl else None,
         target=None if against is None else against.report,
-        diversity=estimate_diversity(samples.completions, groups, vendi=bool(groups.sizes.max() <= MOST_VENDI)),
+        diversity=estimate_diversity(samples.actions, groups, vendi=bool(groups.sizes.max() <= MOST_VENDI)),
         target_diversity=() if against is None else _target_diversity(samples, against.weights),
         excess_collapse=() if against is None else against.excess_collapse,
-        top_ngrams={n: _top_ngrams(samples.completions, n) for n in TOP_ORDERS},
+        top_ngrams={n: _top_ngrams(samples.actions, n) for n in TOP_ORDERS},
         per_completion=PerCompletion(
             prompts=groups.of,
-            lengths=samples.completions.lengths,
+            lengths=samples.actions.lengths,
             rewards=samples.rewards,
             kl=kl["k1"].per_sequence if kl else None,
             log_weights=None if against is None else against.weights.log_weights,
         ),
-        warnings=merge_warnings([*warn_of_kl(samples, kl), *(() if against is None else against.warnings)]),
+        warnings=merge_warnings([*warn_of_kl(samples, kl), *collapse, *(() if against is None else against.warnings)]),
         unavailable=unavailable,
+        mutual_information=information,
+        tokens=samples.tokens,
     )
 
 
@@ -141,6 +155,8 @@ def _unavailable(samples: Samples, target: Target | None, proposal: Proposal) ->
         for what, names in missing.items()
         if names
     }
+    if samples.tokens == "words":
+        reasons |= {what: TEXTS for what in reasons if "logprobs" in reasons[what]}
     if proposal == "prior":
         reasons |= dict.fromkeys(("kl", "entropy"), "the completions came from the prior, not from the policy")
     if target is None:
@@ -151,12 +167,12 @@ def _unavailable(samples: Samples, target: Target | None, proposal: Proposal) ->
 
 def _counts(samples: Samples) -> Counts:
     terminated = None if samples.terminated is None else int(samples.terminated.sum())
-    return Counts(len(samples.prompts), len(samples), len(samples.completions.values), terminated)
+    return Counts(len(samples.prompts), len(samples), int(samples.actions.lengths.sum()), terminated)
 
 
 def _surprise(samples: Samples, log_prob: NDArray[np.float64]) -> float:
     """Mean negative log-prob of a token, in nats."""
-    return -float(log_prob.sum()) / len(samples.completions.values)
+    return -float(log_prob.sum()) / int(samples.actions.lengths.sum())
 
 
 def _perplexity(samples: Samples) -> float:
@@ -165,9 +181,9 @@ def _perplexity(samples: Samples) -> float:
 
 
 def _target_diversity(samples: Samples, weights: Weights) -> tuple[DiversityEstimate, ...]:
-    return estimate_size_free(samples.completions, samples.groups, np.exp(weights.log_weights))
+    return estimate_size_free(samples.actions, samples.groups, np.exp(weights.log_weights))
 
 
-def _top_ngrams(completions: Ragged, n: int) -> tuple[Ngram, ...]:
+def _top_ngrams(completions: Ragged | Masked, n: int) -> tuple[Ngram, ...]:
     top = top_ngrams(completions, n, TOP_COUNT)
     return tuple(Ngram(tuple(ids.tolist()), int(count)) for ids, count in zip(top.token_ids, top.counts, strict=True))

@@ -7,20 +7,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from esscher.files import columns as arrow
-from esscher.files.masks import ROW_MASKS, TOKEN_MASKS
-from esscher.groups import Groups
+from esscher.files.masks import ROW_MASKS, TOKEN_MASKS, of_completions
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
-    from numpy.typing import NDArray
 
     from esscher.samples import Samples
 
 
 def masks_in(names: Collection[str], ignored: Collection[str]) -> list[str]:
-    """Return which of a file's columns are masks, by their names, that nobody said to ignore.
+    """Return which of a file's columns are masks, by their names, that nobody said to ignore, or to use.
 
     Examples
     --------
@@ -68,23 +66,27 @@ def _row_left_out(name: str, column: pa.ChunkedArray, _: Samples) -> tuple[int, 
 
 
 def _token_left_out(name: str, column: pa.ChunkedArray, rows: Samples) -> tuple[int, int] | None:
+    """Return row and place in it of the first entry that leaves out what the samples count."""
     mask = arrow.raw_numbers(name, column)
-    out = np.flatnonzero((mask.values != 1) & ~_is_of_prompt(mask.lengths, rows))
-    return mask.locate(out[0]) if len(out) else None
-
-
-def _is_of_prompt(lengths: NDArray[np.int64], rows: Samples) -> NDArray[np.bool_]:
-    """Tell of each entry of a mask whether it is of a prompt, where a row's mask goes over prompt and completion."""
-    prompts, completions = rows.prompts.lengths, rows.completions.lengths
-    before = np.where(lengths == prompts + completions, prompts, 0)
-    rows_of_mask = Groups.from_sizes(lengths)
-    of_prompt: NDArray[np.bool_] = rows_of_mask.place < rows_of_mask.spread(before)
-    return of_prompt
+    before = mask.lengths - of_completions(mask, rows.prompts.lengths, rows.completions.lengths).lengths
+    place = mask.rows.place - mask.rows.spread(before)
+    out = (mask.values != 1) & (place >= 0)
+    if rows.action_mask is not None:
+        chosen, row = rows.action_mask, mask.rows.of
+        inside = (place >= 0) & (place < chosen.lengths[row])
+        out[inside] &= chosen.values[chosen.offsets[row[inside]] + place[inside]]
+    found = np.flatnonzero(out)
+    return mask.locate(found[0]) if len(found) else None
 
 
 def _question(name: str, what: str) -> str:
     why = "was left out of the loss" if what == "row" else "was not chosen by the policy"
+    use = (
+        "Take such rows out of the file"
+        if what == "row"
+        else f"Say --columns action_mask={name} to count only what it keeps"
+    )
     return (
-        f"it looks like a mask, by which this {what} {why}, but it would be counted like any other. Take such {what}s "
-        f"out of the file, or say --ignore-mask {name} (ignore_masks) if all of them count"
+        f"it looks like a mask, by which this {what} {why}, but it would be counted like any other. {use}, or say "
+        f"--ignore-mask {name} (ignore_masks) if all {what}s count"
     )

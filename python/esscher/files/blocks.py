@@ -10,11 +10,11 @@ import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
 import pyarrow.parquet as pq  # type: ignore[import-untyped]  # it ships no annotations
 
 from esscher.files import jsonl
-from esscher.files.conversion import conformed, look_through, of_size
+from esscher.files.conversion import batches_of, conformed, look_through, of_size
 from esscher.files.formats import ARROW, JSON_LINES, PARQUET, check_readable, naming
 from esscher.files.readers import choose
 from esscher.files.readers.no_samples import why_no_samples
-from esscher.files.retokenising import IDS, TEXTS, with_ids
+from esscher.files.text_columns import MADE, TEXTS, has_texts, with_token_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from esscher.files.conversion import Converted
     from esscher.files.readers import Reader
-    from esscher.files.retokenising import TextTokenizer
+    from esscher.files.text_columns import TextReader
 
 # How much of a column is read ahead: otherwise a row group is read whole, and it may be the whole file.
 READ_AHEAD = 2**20
@@ -69,7 +69,7 @@ class Rows:
         Why rows of a tool's file are no samples, and how many.
     held
         All rows of a tool's file, if they are no more than a block may be.
-    tokenizer
+    texts
         What makes ids of texts, where the file has no ids.
     """
 
@@ -82,7 +82,7 @@ class Rows:
     rewards: tuple[str, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
     held: pa.Table | None = None
-    tokenizer: TextTokenizer | None = None
+    texts: TextReader | None = None
 
     def line_of(self, row: int) -> int | None:
         """Return the number of a row's line in the file, from 1; `None` if the file has no lines."""
@@ -97,7 +97,7 @@ class Rows:
         return None
 
 
-def scan(path: Path, tool: str | None = None, tokenizer: TextTokenizer | None = None) -> Rows:
+def scan(path: Path, tool: str | None = None, texts: TextReader | None = None) -> Rows:
     """Find out what columns and how many rows a file has; JSON lines are read through once for it.
 
     Parameters
@@ -106,7 +106,7 @@ def scan(path: Path, tool: str | None = None, tokenizer: TextTokenizer | None = 
         The file.
     tool
         Which tool wrote it, as `readers.TOOLS` calls it, or "ours"; by default it is recognised.
-    tokenizer
+    texts
         What makes ids of texts, where the file has texts and no ids.
 
     Raises
@@ -120,11 +120,11 @@ def scan(path: Path, tool: str | None = None, tokenizer: TextTokenizer | None = 
     found = _as_it_stands(path)
     reader = choose(path, found.schema.names, tool)
     if reader is not None:
-        return _with_tokenizer(_converted(found, reader), tokenizer)
+        return _with_texts(_converted(found, reader), texts)
     reason = why_no_samples(path, found.schema.names) if tool is None else None
     if reason is not None:
         raise ValueError(f"{path} has no samples, but {reason}")
-    return _with_tokenizer(found, tokenizer)
+    return _with_texts(found, texts)
 
 
 def load(path: Path, columns: Sequence[str] | None = None, tool: str | None = None) -> pa.Table:
@@ -135,7 +135,7 @@ def load(path: Path, columns: Sequence[str] | None = None, tool: str | None = No
 def read_table(rows: Rows, columns: Sequence[str] | None = None) -> pa.Table:
     """Read all rows of a file; all columns, or those named. Raises as `read_blocks`."""
     _check_apart(rows, columns or ())
-    if rows.kind == PARQUET and rows.reader is None and rows.tokenizer is None:
+    if rows.kind == PARQUET and rows.reader is None and rows.texts is None:
         return _parquet_table(rows.path, columns)
     return pa.concat_tables([block.table for block in read_blocks(rows, ROWS_AT_ONCE, columns)])
 
@@ -165,22 +165,20 @@ def _as_it_stands(path: Path) -> Rows:
     return Rows(path, kind, schema, count)
 
 
-def _with_tokenizer(rows: Rows, tokenizer: TextTokenizer | None) -> Rows:
-    """Return a file of texts alone with the ids that a tokenizer makes of them."""
+def _with_texts(rows: Rows, texts: TextReader | None) -> Rows:
+    """Return a file of texts alone with the ids that are made of them."""
     names = set(rows.schema.names)
-    if tokenizer is None or names & {*IDS} or not {*TEXTS} <= names:
+    if texts is None or names & set(MADE) or not has_texts(names):
         return rows
-    kinds = (pa.uint32(), pa.uint32(), pa.bool_())
-    made = [pa.field(name, pa.list_(kind)) for name, kind in zip(IDS, kinds, strict=True)]
-    return replace(rows, schema=pa.schema([*rows.schema, *made]), tokenizer=tokenizer)
+    made = [pa.field(name, kind) for name, kind in MADE.items()]
+    return replace(rows, schema=pa.schema([*rows.schema, *made]), texts=texts)
 
 
-def _retokenised(rows: Rows, size: int, names: Sequence[str]) -> Iterator[pa.Table]:
-    if rows.tokenizer is not None:
-        plain = replace(rows, tokenizer=None, schema=pa.schema([one for one in rows.schema if one.name not in IDS]))
-        needed = list(dict.fromkeys([*TEXTS, *(name for name in names if name not in IDS)]))
-        for block in read_blocks(plain, size, needed):
-            yield naming(rows.path, with_ids, block.table, rows.tokenizer).select(names)
+def _read_texts(rows: Rows, texts: TextReader, size: int, names: Sequence[str]) -> Iterator[pa.Table]:
+    plain = replace(rows, texts=None, schema=pa.schema([one for one in rows.schema if one.name not in MADE]))
+    needed = list(dict.fromkeys([*TEXTS, *(name for name in names if name not in MADE)]))
+    for block in read_blocks(plain, size, needed):
+        yield naming(rows, with_token_ids, block.table, texts, block.first).select(names)
 
 
 def _converted(source: Rows, reader: Reader) -> Rows:
@@ -213,17 +211,19 @@ def _check_apart(rows: Rows, columns: Sequence[str]) -> None:
 
 def _tables(rows: Rows, size: int, columns: Sequence[str] | None) -> Iterator[pa.Table]:
     names = rows.schema.names if columns is None else list(columns)
-    if rows.tokenizer is not None:
-        return _retokenised(rows, size, names)
+    if rows.texts is not None:
+        return _read_texts(rows, rows.texts, size, names)
     if rows.held is not None:
-        return of_size([rows.held.select(names)], size)
+        return of_size(rows.held.select(names).to_batches(), size)
     if rows.source is not None:
         schema = pa.schema([rows.schema.field(name) for name in names])
-        return of_size((conformed(converted.table, schema) for _, converted in _converted_blocks(rows)), size)
+        found = (conformed(converted.table, schema) for _, converted in _converted_blocks(rows))
+        return of_size(batches_of(found), size)
     if rows.kind == PARQUET:
         return _parquet_blocks(rows.path, columns, size)
     if rows.kind == ARROW:
-        return of_size((table if columns is None else table.select(names) for table in _arrow(rows.path)), size)
+        found = (table if columns is None else table.select(names) for table in _arrow(rows.path))
+        return of_size(batches_of(found), size)
     return jsonl.blocks(rows.path, pa.schema([rows.schema.field(name) for name in names]), size)
 
 
@@ -246,8 +246,7 @@ def _parquet_table(path: Path, columns: Sequence[str] | None) -> pa.Table:
 def _parquet_blocks(path: Path, columns: Sequence[str] | None, size: int) -> Iterator[pa.Table]:
     try:
         with pq.ParquetFile(path, buffer_size=READ_AHEAD, pre_buffer=False) as file:
-            batches = file.iter_batches(size, columns=columns)
-            yield from of_size((pa.Table.from_batches([batch]) for batch in batches), size)
+            yield from of_size(file.iter_batches(size, columns=columns), size)
     except (pa.ArrowException, OSError) as error:
         raise _not_whole(path, error) from error
 

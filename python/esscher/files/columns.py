@@ -133,6 +133,22 @@ def raw_numbers(name: str, column: pa.ChunkedArray, first: int = 0) -> Ragged:
     return Ragged.from_lengths(whole, lengths)
 
 
+def numbers_or_null(name: str, column: pa.ChunkedArray, first: int = 0) -> Ragged:
+    """Return the numbers of a list column as float32, null as NaN; raises `ValueError` as `raw_numbers`."""
+    rows: Ragged = raw_numbers(name, column, first)
+    with np.errstate(over="ignore"):
+        values = rows.values.astype(np.float32)
+    check_values(name, rows, np.isfinite(values) | ~np.isfinite(rows.values), "too large for float32", first)
+    return Ragged(values, rows.offsets)
+
+
+def flags(name: str, column: pa.ChunkedArray, first: int = 0) -> Ragged:
+    """Return a list column of booleans, or of zeros and ones; raises `ValueError` as `raw_numbers`, and for others."""
+    rows: Ragged = raw_numbers(name, column, first)
+    check_values(name, rows, (rows.values == 0) | (rows.values == 1), "a mask is 0 or 1, false or true", first)
+    return Ragged(rows.values == 1, rows.offsets)
+
+
 @_or_json
 def numbers(name: str, column: pa.ChunkedArray, first: int = 0) -> NDArray[np.float64]:
     """Return a column of numbers as float64; booleans count as 0 and 1, and numbers may be written as text.
@@ -210,11 +226,15 @@ def row_codes(rows: Ragged) -> NDArray[np.int64]:
     return codes(pa.Array.from_buffers(pa.large_binary(), len(rows), buffers))
 
 
-def to_lists(rows: Ragged) -> pa.Array:
-    """Return rows as an Arrow list array; 64-bit offsets only where 32 bits do not reach."""
+def to_lists(rows: Ragged, values: pa.Array | None = None) -> pa.Array:
+    """Return rows, or other values in their place, as an Arrow list array.
+
+    Offsets have 64 bits only where 32 do not reach.
+    """
+    values = rows.values if values is None else values
     if rows.offsets[-1] > MAX_LIST_OFFSET:
-        return pa.LargeListArray.from_arrays(rows.offsets, rows.values)
-    return pa.ListArray.from_arrays(rows.offsets.astype(np.int32), rows.values)
+        return pa.LargeListArray.from_arrays(rows.offsets, values)
+    return pa.ListArray.from_arrays(rows.offsets.astype(np.int32), values)
 
 
 def is_known(column: pa.ChunkedArray) -> bool:

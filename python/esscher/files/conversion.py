@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np  # noqa: TC002 - the record's type is read by tools
@@ -12,6 +13,7 @@ import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
 import pyarrow.compute as pc  # type: ignore[import-untyped]  # it ships no annotations
 
 from esscher.files.columns import is_json
+from esscher.files.masks import MASK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 # As much as a block of a thousand rows of a thousand tokens has: smaller files are converted once.
 HELD_BYTES = 64 * 2**20
 # A mask that leaves nothing out in the whole file is not kept.
-MASK = "action_mask"
 
 
 class Converted(NamedTuple):
@@ -106,17 +107,22 @@ def conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.table([_column(table, field) for field in schema], schema=schema)
 
 
-def of_size(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
-    """Join tables of any sizes into tables of one size and what is left."""
-    waiting: list[pa.Table] = []
-    for table in tables:
-        waiting.append(table)
+def of_size(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
+    """Join batches of any sizes into tables of one size and what is left."""
+    waiting: list[pa.RecordBatch] = []
+    for batch in batches:
+        waiting.append(batch)
         while sum(map(len, waiting)) >= size:
-            whole = pa.concat_tables(waiting)
-            yield whole.slice(0, size)
-            waiting = [whole.slice(size)]
-    if sum(map(len, waiting)):
-        yield pa.concat_tables(waiting)
+            table = pa.Table.from_batches(waiting)
+            yield table.slice(0, size)
+            waiting = table.slice(size).to_batches()
+    if waiting:
+        yield pa.Table.from_batches(waiting)
+
+
+def batches_of(tables: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:
+    """Return the batches of tables, one after the other."""
+    return chain.from_iterable(table.to_batches() for table in tables)
 
 
 def _column(table: pa.Table, field: pa.Field) -> pa.ChunkedArray:

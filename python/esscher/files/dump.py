@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
 
 from esscher.files import columns as arrow
+from esscher.files.masks import MASK, of_completions, whole_where
+from esscher.files.text_columns import TOKENS, has_texts
 from esscher.groups import Groups
 from esscher.ragged import Ragged
-from esscher.samples import Samples
+from esscher.samples import Samples, Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -30,12 +33,14 @@ FIELDS: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
     "policy_entropy": ("policy_entropy", arrow.token_numbers),
     "rewards": ("rewards", arrow.numbers),
     "terminated": ("terminated", arrow.booleans),
+    "action_mask": ("action_mask", arrow.flags),
+    "cross_log_probs": ("cross_log_probs", arrow.token_numbers),
 }
 NEEDED = ("prompt_token_ids", "completion_token_ids")
+# Lists of something else than tokens: without gaps.
+OF_PROMPTS = "cross_log_probs"
 OPTIONAL = tuple(name for name in FIELDS if name not in NEEDED)
 NAMES = (PROMPT_ID, *FIELDS)
-# What holds the words of completions, where there are no ids.
-TEXTS = {"prompt", "completion"}
 # What files call a column of ours, too, where they have none of our own name for it.
 ALSO = {"rewards": "reward"}
 
@@ -54,15 +59,36 @@ def to_table(samples: Samples) -> pa.Table:
     for name, (field, _) in list(FIELDS.items())[1:]:
         value = getattr(samples, field)
         if isinstance(value, Ragged):
-            table[name] = arrow.to_lists(value if value.values.dtype == np.uint32 else as_float32(value))
+            is_whole = value.values.dtype in (np.uint32, np.bool_)
+            mask = None if name == OF_PROMPTS else samples.action_mask
+            table[name] = arrow.to_lists(value) if is_whole else with_gaps(as_float32(value), mask)
         elif value is not None:
             table[name] = pa.array(value)
+    if samples.tokens != "sampled":
+        table[TOKENS] = pa.array([samples.tokens] * len(samples))
     return pa.table(table)
 
 
 def as_float32(column: Ragged) -> Ragged:
     """Return numbers as files hold them."""
     return Ragged(column.values.astype(np.float32, copy=False), column.offsets)
+
+
+def with_gaps(column: Ragged, action_mask: Ragged | None) -> pa.Array:
+    """Return numbers of actions as files hold them: one for each completion token, null where others spoke.
+
+    Examples
+    --------
+    >>> column, mask = Ragged.from_rows([[-1.0, -2.0]]), Ragged.from_rows([[True, False, True]])
+    >>> with_gaps(column, mask).to_pylist()
+    [[-1.0, None, -2.0]]
+    """
+    if action_mask is None:
+        return arrow.to_lists(column)
+    chosen = action_mask.values
+    values = np.zeros(len(chosen), column.values.dtype)
+    values[chosen] = column.values
+    return arrow.to_lists(action_mask, pa.array(values, mask=~chosen))
 
 
 def names_of(columns: Mapping[str, str], there: Collection[str]) -> dict[str, str]:
@@ -88,7 +114,7 @@ def names_of(columns: Mapping[str, str], there: Collection[str]) -> dict[str, st
 
 def check_needed(path: Path, there: Sequence[str], names: Mapping[str, str], renamed: Collection[str]) -> None:
     """Raise `ValueError` if a file lacks a column that is needed, or one of ours that is said to be renamed."""
-    if set(there) >= TEXTS and not set(NEEDED) & set(there):
+    if has_texts(there) and not set(NEEDED) & set(there):
         raise ValueError(f"{path} holds texts, not ids, in prompt and completion: give --tokenizer")
     for ours in (*NEEDED, *renamed):
         if names[ours] not in there:
@@ -107,15 +133,45 @@ def rows_of(table: pa.Table, names: Mapping[str, str]) -> Samples:
     RowError
         If a row is refused.
     """
+    known = {
+        ours: theirs
+        for ours, theirs in names.items()
+        if ours != PROMPT_ID and (ours in NEEDED or arrow.is_known(table.column(theirs)))
+    }
     filled: dict[str, Any] = {}
-    for ours, theirs in names.items():
-        if ours != PROMPT_ID and (ours in NEEDED or arrow.is_known(table.column(theirs))):
-            field, convert = FIELDS[ours]
-            filled[field] = convert(theirs, table.column(theirs))
+    for ours, theirs in known.items():
+        field, convert = FIELDS[ours]
+        if MASK in known and convert is arrow.token_numbers:
+            convert = arrow.numbers_or_null  # which is what stands where nothing counts
+        filled[field] = convert(theirs, table.column(theirs))
+    if MASK in known:
+        prompts, completions = (filled[FIELDS[ours][0]].lengths for ours in NEEDED)
+        whole = np.asarray(table.column(known[MASK]).is_null())
+        filled[MASK] = whole_where(whole, of_completions(filled[MASK], prompts, completions), completions)
     try:
         return _samples(filled, len(table))
     except ValueError as error:
         raise _first_error(filled, len(table)) from error
+
+
+def tokens_of(table: pa.Table) -> Tokens:
+    """Return what the ids of a file are, by a column that tells it; "sampled" if there is none.
+
+    Raises
+    ------
+    ValueError
+        If it tells several.
+    """
+    if TOKENS not in table.column_names or table.column(TOKENS).type != pa.string():
+        return "sampled"
+    told = table.column(TOKENS).unique().to_pylist()
+    found = [tokens for tokens in get_args(Tokens) if tokens in told]
+    if len(found) != len(told) or not told:
+        return "sampled"  # something else goes by that name
+    if len(found) > 1:
+        raise ValueError(f"column {TOKENS!r} says {' and '.join(found)}: ids of one kind alone are read together")
+    kind: Tokens = found[0]
+    return kind
 
 
 def _samples(columns: Mapping[str, Any], n: int) -> Samples:
@@ -149,7 +205,8 @@ def by_prompt(rows: Samples, groups: NDArray[np.int64]) -> tuple[Samples, NDArra
     offsets = Groups.from_sizes(np.bincount(groups))
     taken = {name: take(getattr(rows, name), order) for name in rows.columns}
     prompts = rows.prompts.take(order[offsets[:-1]])
-    return Samples(prompts, rows.completions.take(order), offsets, **taken), order
+    completions = rows.completions.take(order)
+    return replace(rows, prompts=prompts, completions=completions, groups=offsets, **taken), order
 
 
 def take(column: Any, order: NDArray[np.int64]) -> Any:

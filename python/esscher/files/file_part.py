@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
 
 from esscher.files import columns as arrow
 from esscher.files.asking import ask_about_masks, masks_in
-from esscher.files.dump import NAMES, NEEDED, PROMPT_ID, check_needed, names_of, rows_of, take
+from esscher.files.dump import NAMES, NEEDED, PROMPT_ID, check_needed, names_of, rows_of, tokens_of
 from esscher.files.formats import naming
+from esscher.files.masks import MASK
 from esscher.files.named_rewards import named, reward, weighted
 from esscher.files.steps import read_steps, steps_in
-from esscher.ragged import Ragged
-from esscher.samples import Samples
+from esscher.files.text_columns import TOKENS
+from esscher.ragged import Masked, Ragged
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -24,10 +25,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from esscher.files.blocks import Rows
-    from esscher.files.retokenising import TextTokenizer
+    from esscher.files.text_columns import TextReader
+    from esscher.samples import Samples
 
-ROLLOUT, MASK = "rollout_logprobs", "action_mask"
-NO_REWARD = "completions without a reward, or without a token"
+ROLLOUT = "rollout_logprobs"
+NO_REWARD, NO_ACTIONS = "completions without a reward", "rows of which the mask keeps no token"
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,9 @@ class Wanted:
         Masks that matter not.
     rewards
         Which columns are rewards, and what each weighs; `None` for the file's own total.
-    tokenizer
+    beside
+        Further columns of numbers, by name: of no weight, and a completion may lack them.
+    texts
         What makes ids of texts, where a file has no ids.
     """
 
@@ -52,21 +56,27 @@ class Wanted:
     optional: Collection[str]
     ignore_masks: Collection[str]
     rewards: Mapping[str, float] | None
-    tokenizer: TextTokenizer | None = None
+    beside: Collection[str] = ()
+    texts: TextReader | None = None
 
 
 class Reading(NamedTuple):
-    """What of a file is read: what each of our columns is called, its masks, steps, and single rewards by name."""
+    """What of a file is read: what each of our columns is called, its masks, steps, and single rewards by name.
+
+    `tells_tokens` is whether it may say what its ids are.
+    """
 
     names: dict[str, str]
     masks: list[str]
     steps: list[str]
     single: dict[str, str]
+    tells_tokens: bool
 
     @property
     def columns(self) -> list[str]:
         """All columns that are read."""
-        return list(dict.fromkeys([*self.names.values(), *self.masks, *self.steps, *self.single.values()]))
+        told = [TOKENS] if self.tells_tokens else []
+        return list(dict.fromkeys([*self.names.values(), *self.masks, *self.steps, *self.single.values(), *told]))
 
 
 class FilePart(NamedTuple):
@@ -79,7 +89,7 @@ class FilePart(NamedTuple):
     steps: dict[str, list[str]]
     single: dict[str, NDArray[np.float64]]
     rollout: Ragged | None
-    left_out: int
+    left_out: dict[str, int]
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -117,14 +127,17 @@ def reading_of(found: Rows, wanted: Wanted) -> Reading:
     names = names_of(wanted.columns, there)
     check_needed(found.path, there, names, wanted.columns)
     optional = [one for one in wanted.optional if not (one == "rewards" and wanted.rewards is not None)]
-    read = {ours: names.get(ours, ours) for ours in (PROMPT_ID, *NEEDED, *optional) if names.get(ours, ours) in there}
-    if ROLLOUT in read and MASK in there and MASK not in wanted.ignore_masks:
-        read[MASK] = MASK
-    single = {}
+    # What tells the tokens that count is read, whatever else is needed.
+    asked = dict.fromkeys((PROMPT_ID, *NEEDED, MASK, *optional))
+    read = {ours: names.get(ours, ours) for ours in asked if names.get(ours, ours) in there}
+    if names[MASK] in wanted.ignore_masks:
+        read.pop(MASK, None)
+    single = named(found, tuple(wanted.beside))
     if "rewards" in wanted.optional:
-        asked = found.rewards if wanted.rewards is None else tuple(wanted.rewards)
-        single = named(found, asked)
-    return Reading(read, masks_in(there, wanted.ignore_masks), steps_in(there, read.values()), single)
+        single |= named(found, found.rewards if wanted.rewards is None else tuple(wanted.rewards))
+    masks = masks_in(there, (*wanted.ignore_masks, read.get(MASK, "")))
+    tells = TOKENS in there and found.schema.field(TOKENS).type == pa.string()
+    return Reading(read, masks, steps_in(there, read.values()), single, tells)
 
 
 def part_of(found: Rows, table: pa.Table, wanted: Wanted, reading: Reading, numbers: NDArray[np.int64]) -> FilePart:
@@ -135,10 +148,10 @@ def part_of(found: Rows, table: pa.Table, wanted: Wanted, reading: Reading, numb
     ValueError
         If a row is refused, or none has a reward where rewards are wanted.
     """
-    empty = 0
-    if found.tokenizer is not None:
-        whole = np.flatnonzero(arrow.token_ids(NEEDED[1], table.column(NEEDED[1])).lengths)
-        table, numbers, empty = table.take(pa.array(whole)), numbers[whole], len(numbers) - len(whole)
+    chosen = _rows_with_actions(Place(found, numbers), table, reading.names.get(MASK))
+    without = len(table) - len(chosen)
+    if without:
+        table, numbers = table.take(pa.array(chosen)), numbers[chosen]
     located = Place(replace(found, held=None), numbers)
     names, lenient = dict(reading.names), found.reader is not None or wanted.rewards is not None
     single = {name: reward(table, column) for name, column in reading.single.items()}
@@ -150,22 +163,37 @@ def part_of(found: Rows, table: pa.Table, wanted: Wanted, reading: Reading, numb
         if "terminated" in names and table.column(names["terminated"]).null_count:
             del names["terminated"]
     rollout = names.pop(ROLLOUT, None)
-    rows = naming(located, rows_of, table, {ours: one for ours, one in names.items() if ours in NAMES})
+    ours = {name: theirs for name, theirs in names.items() if name in NAMES}
+    rows = replace(naming(located, rows_of, table, ours), tokens=naming(located, tokens_of, table))
     naming(located, ask_about_masks, table, rows, reading.masks)
     beside = _rollout(table, rollout, rows) if rollout is not None and arrow.is_known(table.column(rollout)) else None
     ids = table.column(names[PROMPT_ID]) if PROMPT_ID in names else None
-    part = FilePart(located, rows, numbers, ids, read_steps(table, reading.steps), single, beside, empty)
+    out = {NO_ACTIONS: without}
+    part = FilePart(located, rows, numbers, ids, read_steps(table, reading.steps), single, beside, out)
     return part if total is None else _rewarded(part, total)
+
+
+def _rows_with_actions(located: Place, table: pa.Table, name: str | None) -> NDArray[np.int64]:
+    """Return the rows of which a mask does not leave out everything; raises `ValueError` if there are none."""
+    if name is None or not arrow.is_known(table.column(name)):
+        return np.arange(len(table))
+    mask: Ragged = naming(located, arrow.flags, name, table.column(name))
+    # A row without a mask leaves nothing out.
+    chosen = np.flatnonzero((mask.rows.sums(mask.values) > 0) | (mask.lengths == 0))
+    if len(chosen) == 0:
+        raise ValueError(
+            f"{located.path} has no row in which the mask {name!r} keeps a token: there is nothing to read"
+        )
+    return chosen
 
 
 def _rollout(table: pa.Table, name: str, rows: Samples) -> Ragged:
     """Return the sampler's log-probs of the tokens that the policy chose."""
     raw = arrow.raw_numbers(name, table.column(name))
     found = Ragged(raw.values.astype(np.float32), raw.offsets)
-    if MASK not in table.column_names or not np.array_equal(found.offsets, rows.completions.offsets):
+    if rows.action_mask is None or not np.array_equal(found.offsets, rows.completions.offsets):
         return found
-    kept = arrow.raw_numbers(MASK, table.column(MASK)).values == 1
-    return Ragged.from_lengths(found.values[kept], found.rows.sums(kept))
+    return Masked(found.values, found.offsets, rows.action_mask.values).kept
 
 
 def _rewarded(part: FilePart, total: NDArray[np.float64]) -> FilePart:
@@ -173,15 +201,13 @@ def _rewarded(part: FilePart, total: NDArray[np.float64]) -> FilePart:
     kept = np.flatnonzero(~np.isnan(total))
     if not len(kept):
         raise ValueError(f"{part.located.path}: none of its {len(total):,} completions has a reward")
-    filled = {**{name: getattr(part.rows, name) for name in part.rows.columns}, "rewards": total}
-    columns: dict[str, Any] = {name: take(column, kept) for name, column in filled.items()}
-    rows = part.rows
+    rows = part.rows if len(kept) == len(total) else part.rows.take_completions(kept)
     return part._replace(
         located=Place(part.located.found, part.located.numbers[kept]),
-        rows=Samples(rows.prompts.take(kept), rows.completions.take(kept), np.arange(len(kept) + 1), **columns),
+        rows=replace(rows, rewards=total[kept]),
         numbers=part.numbers[kept],
         ids=None if part.ids is None else part.ids.take(kept),
         single={name: column[kept] for name, column in part.single.items()},
         rollout=None if part.rollout is None else part.rollout.take(kept),
-        left_out=part.left_out + len(total) - len(kept),
+        left_out=part.left_out | {NO_REWARD: len(total) - len(kept)},
     )

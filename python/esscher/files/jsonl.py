@@ -4,72 +4,58 @@ from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
 from itertools import chain, islice
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any
 
 import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
 import pyarrow.compute as pc  # type: ignore[import-untyped]  # it ships no annotations
 
+from esscher import _core
 from esscher.files.columns import RowError, is_json, is_list
+from esscher.files.conversion import of_size
 from esscher.files.streams import open_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 ROWS_AT_ONCE = 1000
-# What is held as Python's objects at a time.
-LINES_AT_ONCE, BYTES_AT_ONCE = 256, 4 * 2**20
+# What is read of a file at a time.
+BYTES_AT_ONCE = 2 * 2**20
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 INFINITY = "1e999"
-# An object with more keys than this is no record but a map, each of its keys in few rows.
-MOST_KEYS = 256
-# Beyond it doubles do not hold every integer.
-LONG_INTEGER = 2**53
+# What the kernel calls the kind of values that are of no one type.
+JSON = "json"
 # Strings match first, so that the name is only found outside of them.
 _STRING_OR_INFINITY = re.compile(r'"(?:[^"\\]|\\.)*"|(Infinity)')
 
 
-class Line(NamedTuple):
-    """A line that is not blank, and its number in the file, from 1."""
-
-    number: int
-    text: bytes
-
-
 def scan(path: Path) -> tuple[pa.Schema, int]:
-    """Return the columns of a file and how many rows it has, holding a few of them at a time.
+    """Return the columns of a file and how many rows it has, holding a piece of it at a time.
 
-    A column whose values are of no one type is JSON: its values are kept as they were written.
+    A column whose values are of no one type is JSON: its values are kept as they were written. So are integers beside
+    fractions if doubles do not hold all of them, strings that have no UTF-8, and objects without keys or with hundreds.
 
     Raises
     ------
     ValueError
         If a line is no JSON object, with its number.
     """
-    kinds: dict[str, Any] = {}
-    long: set[str] = set()
-    rows = 0
-    for objects in _objects(path, _numbered(path)):
-        for name in dict.fromkeys(chain.from_iterable(objects)):
-            kind, is_long = _kind_of([one.get(name) for one in objects])
-            kinds[name] = _unified(kinds.get(name, pa.null()), kind)
-            long |= {name} if is_long else set()
-        rows += len(objects)
-    return pa.schema([(name, _held(kind, is_long=name in long)) for name, kind in kinds.items()]), rows
+    lines = _core.JsonLines()
+    for piece in _pieces(path):
+        _naming(path, lines.see, piece)
+    return pa.schema([(name, _type(kind)) for name, kind in lines.kinds.items()]), lines.rows
 
 
 def blocks(path: Path, schema: pa.Schema, size: int) -> Iterator[pa.Table]:
-    """Read `size` rows at a time, of them the columns of `schema`, which `scan` has found."""
-    lines = _numbered(path)
-    while block := list(islice(lines, size)):
-        yield pa.concat_tables([_table(objects, schema) for objects in _objects(path, block)])
+    """Read `size` rows at a time, of them the columns of `schema`, which `scan` has found; others are passed over."""
+    return of_size(_batches(path, schema), size)
 
 
 def line_of(path: Path, row: int) -> int:
     """Return the number in the file, from 1, of the line that holds a row."""
-    return next(islice(_numbered(path), row, None)).number
+    lines = enumerate(chain.from_iterable(piece.splitlines() for piece in _pieces(path)), start=1)
+    return next(islice((number for number, line in lines if line.removeprefix(BYTE_ORDER_MARK).strip()), row, None))
 
 
 def dump(table: pa.Table, file: IO[bytes]) -> None:
@@ -86,117 +72,68 @@ def check(table: pa.Table, first: int = 0) -> None:
         first += len(batch)
 
 
-def _numbered(path: Path) -> Iterator[Line]:
+def _pieces(path: Path) -> Iterator[bytes]:
+    """Read whole lines, so many at a time as may be held."""
     with open_rows(path) as file:
-        # Within what ends with a line feed, a carriage return ends a line too: no JSON holds one.
-        texts = chain.from_iterable(line.splitlines() for line in file)
-        for number, text in enumerate(texts, start=1):
-            line = Line(number, text.removeprefix(BYTE_ORDER_MARK) if number == 1 else text)
-            if line.text.strip():
-                yield line
+        held: list[bytes] = []
+        while piece := file.read(BYTES_AT_ONCE):
+            end = piece.rfind(b"\n") + 1
+            if end:
+                yield b"".join([*held, piece[:end]])
+                held = []
+            held.append(piece[end:])
+        if rest := b"".join(held):
+            yield rest
 
 
-def _objects(path: Path, lines: Iterable[Line]) -> Iterator[list[dict[str, Any]]]:
-    """Read lines as an object each, so many at a time as may be held."""
-    found: list[dict[str, Any]] = []
-    held = 0
-    for line in lines:
-        found.append(_object(path, line))
-        held += len(line.text)
-        if len(found) == LINES_AT_ONCE or held > BYTES_AT_ONCE:
-            yield found
-            found, held = [], 0
-    if found:
-        yield found
-
-
-def _object(path: Path, line: Line) -> dict[str, Any]:
-    rule = "JSON lines hold one whole {...} a line"
+def _naming(path: Path, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function that finds a line wrong, and put the file before what it says."""
     try:
-        # What is no UTF-8 may stand in a column that nobody reads.
-        found = json.loads(line.text.decode("utf-8", "surrogateescape"))
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path}, line {line.number} is not valid JSON: {error.msg} at character {error.pos}. {rule}"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}, line {line.number} cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}, line {line.number} is no JSON object: {rule}")
-    return found
+        return function(*arguments)
+    except ValueError as error:
+        raise ValueError(f"{path}, {error}") from error
 
 
-def _kind_of(values: Sequence[Any]) -> tuple[Any, bool]:
-    """Return the type of a column of these values, and whether it has integers that doubles do not hold."""
-    if _has_no_type(values):
-        return pa.json_(), False
-    try:
-        array = pa.array(values)
-    except (pa.ArrowException, ValueError, OverflowError):
-        return pa.json_(), False
-    return array.type, _has_long_integers(array)
+def _batches(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    kinds = {field.name: _kind(field.type) for field in schema}
+    before = 0
+    for piece in _pieces(path):
+        batches, lines = _naming(path, _core.read_json_lines, piece, kinds, before)
+        before += lines
+        for columns in batches:
+            yield pa.record_batch([_array(*pair) for pair in zip(schema.types, columns, strict=True)], schema=schema)
 
 
-def _has_no_type(values: Sequence[Any]) -> bool:
-    """Whether fractions stand beside booleans, which Arrow takes for 0 and 1 then, or objects have too many keys."""
-    kinds = set(map(type, values))
-    if dict in kinds:
-        fields = defaultdict(list)
-        for name, value in chain.from_iterable(one.items() for one in values if isinstance(one, dict)):
-            fields[name].append(value)
-        return len(fields) > MOST_KEYS or any(map(_has_no_type, fields.values()))
-    if list in kinds:
-        return _has_no_type(list(chain.from_iterable(value for value in values if isinstance(value, list))))
-    return bool in kinds and float in kinds
+def _type(kind: Any) -> Any:
+    """Return the Arrow type of a kind of values, as the kernel calls it."""
+    if isinstance(kind, dict):
+        return pa.struct([(name, _type(member)) for name, member in kind.items()])
+    if isinstance(kind, list):
+        return pa.list_(_type(kind[0]))
+    return pa.json_() if kind == JSON else pa.type_for_alias(kind)
 
 
-def _has_long_integers(array: pa.Array) -> bool:
-    if is_list(array.type):
-        return _has_long_integers(array.flatten())
-    if pa.types.is_struct(array.type):
-        return any(map(_has_long_integers, array.flatten()))
-    if not pa.types.is_integer(array.type):
-        return False
-    ends = pc.min_max(array).as_py()
-    return any(end is not None and abs(end) > LONG_INTEGER for end in ends.values())
+def _kind(type_: Any) -> Any:
+    """Return what `_type` makes a type of."""
+    if pa.types.is_struct(type_):
+        return {field.name: _kind(field.type) for field in type_}
+    if is_list(type_):
+        return [_kind(type_.value_type)]
+    return JSON if is_json(type_) else str(type_)
 
 
-def _unified(one: Any, other: Any) -> Any:
-    """Return the type of values of two types; JSON if none holds both as they are."""
-    if one == other:
-        return one
-    schemas = [pa.schema([("x", kind)]) for kind in (one, other)]
-    try:
-        return pa.unify_schemas(schemas, promote_options="permissive").field("x").type
-    except pa.ArrowException:
-        return pa.json_()
-
-
-def _held(kind: Any, *, is_long: bool) -> Any:
-    """Return the type that a column is held in: JSON where doubles would round, or no type fits objects."""
-    return pa.json_() if _holds(kind, _is_no_record) or (is_long and _holds(kind, pa.types.is_floating)) else kind
-
-
-def _holds(kind: Any, is_one: Any) -> bool:
-    """Whether a type is one of a kind, or made of one."""
-    return bool(is_one(kind)) or any(_holds(kind.field(i).type, is_one) for i in range(kind.num_fields))
-
-
-def _is_no_record(kind: Any) -> bool:
-    """Whether a type is that of objects without keys, for which Parquet has no type, or with too many."""
-    return bool(pa.types.is_struct(kind)) and not 0 < kind.num_fields <= MOST_KEYS
-
-
-def _table(objects: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:
-    columns = [_column([one.get(field.name) for one in objects], field.type) for field in schema]
-    return pa.table(columns, schema=schema)
-
-
-def _column(values: Sequence[Any], kind: Any) -> pa.Array:
-    if not is_json(kind):
-        return pa.array(values, kind)
-    texts = pa.array([None if value is None else _text(value) for value in values], pa.string())
-    return pa.ExtensionArray.from_storage(kind, texts)
+def _array(type_: Any, column: tuple[int, list[Any], list[Any]]) -> pa.Array:
+    """Return an array of the kernel's buffers, without a copy."""
+    if is_json(type_):
+        return pa.ExtensionArray.from_storage(type_, _array(type_.storage_type, column))
+    length, buffers, children = column
+    types = [type_.field(i).type for i in range(type_.num_fields)]
+    return pa.Array.from_buffers(
+        type_,
+        length,
+        [None if buffer is None else pa.py_buffer(buffer) for buffer in buffers],
+        children=[_array(*pair) for pair in zip(types, children, strict=True)],
+    )
 
 
 def _text(value: Any, *, ensure_ascii: bool = True) -> str:

@@ -9,10 +9,10 @@ import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
 
 from esscher.files import columns as arrow
 from esscher.files.blocks import read_table, scan
-from esscher.files.file_part import MASK, Place
+from esscher.files.file_part import Place
 from esscher.files.finding import find, of_step
 from esscher.files.formats import check_known_or_not, naming
-from esscher.files.masks import ROW_MASKS, TOKEN_MASKS
+from esscher.files.masks import MASK, ROW_MASKS, TOKEN_MASKS, of_completions
 from esscher.files.steps import rows_of_step, steps_in
 from esscher.groups import Groups
 from esscher.ragged import Ragged
@@ -233,11 +233,7 @@ def _of_completions(mask: Ragged, columns: Ragged, table: pa.Table) -> Ragged:
     """Return a mask without its prompts' part, where it goes over prompt and completion and log-probs do not."""
     if PROMPTS[1] not in table.column_names or np.array_equal(mask.lengths, columns.lengths):
         return mask
-    prompts = arrow.raw_numbers(PROMPTS[1], table.column(PROMPTS[1])).lengths
-    if not np.array_equal(mask.lengths, prompts + columns.lengths):
-        return mask
-    keep = mask.rows.place >= mask.rows.spread(prompts)
-    return Ragged.from_lengths(mask.values[keep], columns.lengths)
+    return of_completions(mask, arrow.raw_numbers(PROMPTS[1], table.column(PROMPTS[1])).lengths, columns.lengths)
 
 
 def _kept_rows(table: pa.Table, masks: tuple[str, ...]) -> NDArray[np.bool_]:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from esscher.files.blocks import Rows
 
 
+# Of our own columns, those that are rewards.
+TOTALS = ("rewards", "reward")
+
+
 def named(found: Rows, names: Sequence[str]) -> dict[str, str]:
     """Return the columns that hold rewards of these names; a tool's name may stand before one that is ours otherwise.
 
@@ -29,7 +33,8 @@ def named(found: Rows, names: Sequence[str]) -> dict[str, str]:
     columns = {}
     for name in names:
         tool = f"{found.reader.NAME}/{name}" if found.reader is not None else ""
-        if tool not in found.schema.names and name not in found.schema.names:
+        is_known = name in found.schema.names and (name not in OURS or name in TOTALS)
+        if tool not in found.schema.names and not is_known:
             there = ", ".join(_there(found)) or "none"
             raise ValueError(f"{found.path} has no reward {name!r}. There are: {there}")
         columns[name] = tool if tool in found.schema.names else name

@@ -14,7 +14,7 @@ import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
 from esscher.files import columns as arrow
 from esscher.files.blocks import Rows, read_table, scan
 from esscher.files.dump import NEEDED, OPTIONAL, PROMPT_ID, by_prompt
-from esscher.files.file_part import NO_REWARD, ROLLOUT, FilePart, Wanted, part_of, reading_of
+from esscher.files.file_part import ROLLOUT, FilePart, Wanted, part_of, reading_of
 from esscher.files.finding import RunFile, find, of_step
 from esscher.files.formats import naming
 from esscher.files.readers import OURS
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from esscher.files.retokenising import TextTokenizer
+    from esscher.files.text_columns import TextReader
 
 StrPath = str | PathLike[str]
 
@@ -70,7 +70,8 @@ def read(
     tool: str | None = None,
     step: int | str | None = None,
     rewards: Mapping[str, float] | None = None,
-    tokenizer: TextTokenizer | None = None,
+    beside: Collection[str] = (),
+    texts: TextReader | None = None,
 ) -> Dump:
     """Read samples from files, ours or a tool's, grouped by prompt; no other columns are read.
 
@@ -97,8 +98,10 @@ def read(
     rewards
         Which columns are rewards, and what each weighs in their sum; by default the tool's own total. Completions
         without one are left out, and counted in a warning.
-    tokenizer
-        What makes ids of texts, where files have no ids: a tokenizer of transformers, the policy's.
+    beside
+        Further columns of numbers, which stand among the rewards by name and are of no weight.
+    texts
+        What makes ids of texts, where files have no ids: the policy's tokenizer, or numbers of words.
 
     Raises
     ------
@@ -123,7 +126,7 @@ def read(
     Samples(1 prompt, 1 completion, 2 tokens; rewards)
     """
     given = listed(paths)
-    wanted = Wanted(columns or {}, optional, ignore_masks, rewards, tokenizer)
+    wanted = Wanted(columns or {}, optional, ignore_masks, rewards, beside, texts)
     found = find(given, tool_of(tool, wanted))
     files = of_step(found.files, step)
     if step is None:
@@ -134,7 +137,7 @@ def read(
     for file in files:
         if progress is not None:
             progress(str(file.path))
-        rows = scan(file.path, file.tool, tokenizer)
+        rows = scan(file.path, file.tool, texts)
         left_out.update(rows.left_out)
         part = _part(rows, wanted, step)
         if part is not None:
@@ -173,11 +176,13 @@ def joined(parts: Sequence[FilePart], wanted: Wanted) -> Dump:
     rows = parts[0].rows if len(parts) == 1 else concatenate([part.rows for part in parts])
     samples, order = _grouped(rows, _prompt_ids(parts, wanted.columns.get(PROMPT_ID, PROMPT_ID)))
     rollout = [part.rollout for part in parts if part.rollout is not None]
-    missing = sum(part.left_out for part in parts)
+    out: Counter[str] = Counter()
+    for part in parts:
+        out.update(part.left_out)
     return Dump(
         samples,
         np.concatenate([part.numbers for part in parts])[order],
-        (*several_steps([part.steps for part in parts]), *left_out_warnings({NO_REWARD: missing})),
+        (*several_steps([part.steps for part in parts]), *left_out_warnings(out)),
         {name: values[order] for name, values in _single(parts).items()},
         Ragged.concatenate(rollout).take(order) if rollout else None,
     )

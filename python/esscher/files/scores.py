@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
 
 from esscher.files import columns as arrow
-from esscher.files.dump import NEEDED, as_float32, by_prompt
+from esscher.files.dump import NEEDED, OF_PROMPTS, as_float32, by_prompt, with_gaps
+from esscher.files.masks import MASK, of_completions, whole_where
 from esscher.ragged import Ragged
 from esscher.samples import Samples
 
@@ -21,19 +22,22 @@ if TYPE_CHECKING:
 
 
 def token_columns(names: Mapping[str, str]) -> list[str]:
-    """Return what the columns that `completions` reads are called; `names` as `names_of` gives them."""
-    return [names[ours] for ours in NEEDED]
+    """Return what the columns that `completions` reads are called, of those in `names`."""
+    return [names[ours] for ours in (*NEEDED, MASK) if ours in names]
 
 
 def completions(block: Block, names: Mapping[str, str]) -> Samples:
     """Return a block's completions as samples with a prompt for each row, in the rows' order.
 
+    Of a row that a mask leaves out as a whole, all tokens are scored: it has its place in the file.
+
     Raises
     ------
     ValueError
-        If a row lacks token ids, or has what is none; the message names the column and the file's row.
+        If a row lacks token ids, or has what is none, or a mask of another length; the message names the column and the
+        file's row.
     """
-    prompts, rows = (arrow.token_ids(name, block.table.column(name), block.first) for name in token_columns(names))
+    prompts, rows = (arrow.token_ids(names[o], block.table.column(names[o]), block.first) for o in NEEDED)
     empty = np.flatnonzero(rows.lengths == 0)
     if len(empty):
         row = block.first + int(empty[0])
@@ -42,7 +46,27 @@ def completions(block: Block, names: Mapping[str, str]) -> Samples:
             f"column {names['completion_token_ids']!r}, row {row} has no tokens: a completion holds at least the "
             "end-of-sequence token",
         )
-    return Samples(prompts, rows, np.arange(len(rows) + 1))
+    return Samples(
+        prompts, rows, np.arange(len(rows) + 1), action_mask=_mask(block, names.get(MASK, ""), prompts, rows)
+    )
+
+
+def _mask(block: Block, name: str, prompts: Ragged, rows: Ragged) -> Ragged | None:
+    if name not in block.table.column_names or not arrow.is_known(block.table.column(name)):
+        return None
+    whole = arrow.flags(name, block.table.column(name), block.first)
+    missing = np.asarray(block.table.column(name).is_null())
+    mask = whole_where(missing, of_completions(whole, prompts.lengths, rows.lengths), rows.lengths)
+    differ = np.flatnonzero(mask.lengths != rows.lengths)
+    if len(differ):
+        row = int(differ[0])
+        raise arrow.RowError(
+            block.first + row,
+            f"column {name!r}, row {block.first + row} has {whole.lengths[row]} entries for {rows.lengths[row]} "
+            "completion tokens: a mask has one for each",
+        )
+    nothing = mask.rows.sums(mask.values) == 0
+    return Ragged(mask.values | mask.rows.spread(nothing), mask.offsets)
 
 
 def grouped(rows: Samples) -> tuple[Samples, NDArray[np.int64]]:
@@ -69,7 +93,13 @@ def to_columns(samples: Samples, order: NDArray[np.int64], names: Mapping[str, s
     names
         Which of our columns to return, and what to call each.
     """
-    return pa.table({theirs: _column(getattr(samples, ours), order) for ours, theirs in names.items()})
+    mask = None if samples.action_mask is None else _in_order(samples.action_mask, order)
+    return pa.table(
+        {
+            theirs: _column(getattr(samples, ours), None if ours == OF_PROMPTS else mask, order)
+            for ours, theirs in names.items()
+        }
+    )
 
 
 def with_columns(table: pa.Table, new: pa.Table) -> pa.Table:
@@ -82,7 +112,12 @@ def with_columns(table: pa.Table, new: pa.Table) -> pa.Table:
     return table
 
 
-def _column(values: Ragged | NDArray[np.float64], order: NDArray[np.int64]) -> pa.Array:
+def _column(values: Ragged | NDArray[np.float64], mask: Ragged | None, order: NDArray[np.int64]) -> pa.Array:
+    in_order = _in_order(values, order)
+    return with_gaps(as_float32(in_order), mask) if isinstance(in_order, Ragged) else pa.array(in_order)
+
+
+def _in_order(values: Any, order: NDArray[np.int64]) -> Any:
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
-    return arrow.to_lists(as_float32(values).take(place)) if isinstance(values, Ragged) else pa.array(values[place])
+    return values.take(place) if isinstance(values, Ragged) else values[place]

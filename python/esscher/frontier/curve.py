@@ -117,6 +117,8 @@ def frontier(
     ----------
     Korbak, Perez, Buckley, "RL with KL penalties is better viewed as Bayesian inference", Findings of EMNLP 2022,
     arXiv:2205.11275.
+    Paes, Mackraz, Theobald, Danieli, "Theoretical Limits of Language Model Alignment", 2026, arXiv:2605.07105, which
+    estimates the same from samples of the prior.
 
     Examples
     --------

@@ -12,6 +12,7 @@ from esscher.divergence.checked_columns import check_drawn
 from esscher.diversity import estimate_size_free
 from esscher.frontier.averages import Curve, average_curve
 from esscher.frontier.curve import Frontier, frontier
+from esscher.frontier.gold import GoldCurve, as_gold, gold_curve
 from esscher.inference.best_of_n import best_of_n_weights
 from esscher.inference.best_of_n_kl import best_of_n_kl, best_of_n_kl_bound
 from esscher.inference.best_of_n_rewards import best_of_n_interval, best_of_n_rewards
@@ -77,6 +78,8 @@ class Prototype:
         Best-of-n on the same axes.
     diversity
         Diversity metrics under the target, from the prior along the part of the frontier that is trusted.
+    gold
+        A gold reward under the same targets; `None` if none was given.
     warnings
         What the reader should know before trusting it, and what to do.
     """
@@ -87,10 +90,13 @@ class Prototype:
     frontier: Frontier
     best_of_n: BestOfNCurve
     diversity: tuple[TargetDiversity, ...]
+    gold: GoldCurve | None
     warnings: tuple[ReportWarning, ...]
 
 
-def prototype(samples: Samples, betas: ArrayLike | None = None, *, threads: int | None = None) -> Prototype:
+def prototype(
+    samples: Samples, betas: ArrayLike | None = None, *, gold: ArrayLike | None = None, threads: int | None = None
+) -> Prototype:
     """Say what every target ``prior exp(r / beta) / Z`` would give, from samples of the prior and their rewards.
 
     Parameters
@@ -99,16 +105,21 @@ def prototype(samples: Samples, betas: ArrayLike | None = None, *, threads: int 
         Completions of the prior with `rewards`; `prior_logprobs` make the KL of best-of-n tight.
     betas
         Strengths of the KL penalty, reward per nat; a grid by the rewards' spread if not given.
+    gold
+        Another reward of each completion [N], finite, that `rewards` are the proxy of: what it becomes under the same
+        targets shows overoptimisation before any training (see `gold_curve`).
     threads
         How many threads to use; all cores if not given. The result does not depend on it.
 
     Raises
     ------
     ValueError
-        If the samples have no rewards, one is impossible by their `prior_logprobs`, and as `frontier`.
+        If the samples have no rewards, one is impossible by their `prior_logprobs`, a gold reward is not finite, there
+        is not one for each completion, and as `frontier`.
 
     References
     ----------
+    Gao, Schulman, Hilton, "Scaling Laws for Reward Model Overoptimization", 2022, arXiv:2210.10760.
     Beirami et al., "Theoretical guarantees on the best-of-n alignment policy", 2024, arXiv:2401.01879.
 
     Examples
@@ -128,8 +139,11 @@ def prototype(samples: Samples, betas: ArrayLike | None = None, *, threads: int 
     """
     check_samples("samples", samples)
     rewards = samples.need("rewards", why="the frontier is that of a reward")
+    column = None if gold is None else as_gold(gold, len(samples))
     curve = frontier(rewards, betas, samples.groups, threads=threads)
+    of_gold = None if column is None else gold_curve(curve, rewards, column, samples.groups)
     best = _best_of_n(samples, rewards)
+    doubts = (*curve.warnings, *(of_gold.warnings if of_gold else ()), *_of_best(best, len(samples)))
     return Prototype(
         version=_core.__version__,
         prompts=len(samples.prompts),
@@ -137,7 +151,8 @@ def prototype(samples: Samples, betas: ArrayLike | None = None, *, threads: int 
         frontier=curve,
         best_of_n=best,
         diversity=_diversity(samples, rewards, curve),
-        warnings=merge_warnings((*faults.warn_of_samples(samples), *curve.warnings, *_of_best(best, len(samples)))),
+        gold=of_gold,
+        warnings=merge_warnings((*faults.warn_of_samples(samples), *doubts)),
     )
 
 
@@ -184,12 +199,12 @@ def _kl(log_prior: NDArray[np.float64], rewards: NDArray[np.float64], n: int, sa
 
 
 def _diversity(samples: Samples, rewards: NDArray[np.float64], curve: Frontier) -> tuple[TargetDiversity, ...]:
-    found = [TargetDiversity(np.inf, 0.0, estimate_size_free(samples.completions, samples.groups))]
+    found = [TargetDiversity(np.inf, 0.0, estimate_size_free(samples.actions, samples.groups))]
     trusted = np.flatnonzero(curve.trusted)
     for i in (
         trusted[np.unique(np.linspace(0, len(trusted) - 1, DIVERSITIES).round().astype(int))] if len(trusted) else ()
     ):
         weights = exponential_weights(rewards, float(curve.beta[i]), samples.groups).weights
-        metrics = estimate_size_free(samples.completions, samples.groups, weights)
+        metrics = estimate_size_free(samples.actions, samples.groups, weights)
         found.append(TargetDiversity(float(curve.beta[i]), float(curve.kl.value[i]), metrics))
     return tuple(found)

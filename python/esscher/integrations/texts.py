@@ -9,52 +9,18 @@ import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from esscher.client import Client, ColumnError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
 ADDRESS_VARIABLE = "ESSCHER_ADDRESS"
-
-
-def text_of(content: str | Iterable[Mapping[str, Any]]) -> str:
-    """Return a text as it is, or of a conversation what its messages say, each beginning a line.
-
-    Parameters
-    ----------
-    content
-        A text, or messages with a "content" that is a text or a list of parts, such as {"type": "text", "text": "Hi"}.
-
-    Raises
-    ------
-    ValueError
-        If a part is no text: a server reads nothing else.
-
-    Examples
-    --------
-    >>> text_of([{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Who are you?"}]).splitlines()
-    ['Be kind.', 'Who are you?']
-    """
-    if isinstance(content, str):
-        return content
-    return "\n".join(_content_of(message) for message in content)
-
-
-def _content_of(message: Mapping[str, Any]) -> str:
-    content = message["content"]
-    return content if isinstance(content, str) else "".join(_text_of_part(part) for part in content or ())
-
-
-def _text_of_part(part: Mapping[str, Any]) -> str:
-    if "text" not in part:
-        raise ValueError(f"a message has a part of type {part.get('type')!r}: the server reads texts alone")
-    return str(part["text"])
 
 
 def rewards_of(

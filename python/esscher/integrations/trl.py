@@ -13,17 +13,21 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import TrainerCallback
 
 from esscher.client import Client
-from esscher.integrations.texts import rewards_of, text_of
-from esscher.integrations.trl_judge import COLUMNS, Episode, Judge, RetriedClient, TrainerBatch
+from esscher.integrations.texts import rewards_of
+from esscher.integrations.trl_dump import StepWriter
+from esscher.integrations.trl_judge import COLUMNS, TOOLS, Episode, Judge, RetriedClient, TrainerBatch
+from esscher.lm.conversations import text_of
 from esscher.target import Tilt
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Sequence
 
 TRL = "1.16"
@@ -37,8 +41,10 @@ HOOKS = {
 }
 # A column of ours in TRL's batches: it finds a completion again after TRL has shuffled them.
 ROWS = "esscher_rows"
+# Seconds that the last batches of a dump may take to be written.
+WRITING = 30.0
 # Completions with tokens that the policy did not produce, or with images, are not what the server's prior scores.
-FOREIGN = {"tool_mask": "results of tools", "pixel_values": "images"}
+FOREIGN = {"pixel_values": "images"}
 
 _log = logging.getLogger(__name__)
 
@@ -132,6 +138,11 @@ class EsscherCallback(TrainerCallback):
         How many batches may wait for the server; more are dropped, and counted in "esscher/dropped".
     patience
         Seconds to wait, when training ends, for the numbers of its last steps.
+    dump
+        A folder to keep every batch of completions in, ``step-000001.parquet`` and so on, as `esscher.files` reads
+        them: ids, the policy's log-probs, the prior's where the server gave them, each reward by its name and what the
+        trainer makes of them (`rewards`), whether they ended by themselves, and the step. It is made if it is not
+        there; a file appears whole or not at all, and replaces one of an earlier run.
 
     Raises
     ------
@@ -151,6 +162,7 @@ class EsscherCallback(TrainerCallback):
         timeout: float = 30.0,
         waiting: int = 2,
         patience: float = 10.0,
+        dump: str | os.PathLike[str] | None = None,
     ) -> None:
         _check_trainer(trainer)
         if waiting < 1:
@@ -160,6 +172,10 @@ class EsscherCallback(TrainerCallback):
         self._trainer, self._patience = trainer, patience
         target = _target_of(trainer, beta)
         self._new_judge = partial(Judge, address, timeout, waiting, target)
+        self._dump = None if dump is None else Path(dump)
+        if self._dump is not None:
+            self._dump.mkdir(parents=True, exist_ok=True)  # raises before there is something to lose
+        self._writer: StepWriter | None = None
         Client(address, timeout).close()  # raises what is wrong with them
         self._judge: Judge | None = None
         self._wrapped: dict[str, Any] = {}  # what the trainer had in their places, beside its class's methods
@@ -172,7 +188,9 @@ class EsscherCallback(TrainerCallback):
         """Start to watch the trainer."""
         self._end(0.0)
         if self._trainer.accelerator.is_main_process:
-            self._judge = self._new_judge()
+            if self._dump is not None:
+                self._writer = StepWriter(self._dump, self._trainer.reward_func_names, self._trainer.eos_token_ids)
+            self._judge = self._new_judge(*([self._writer.keep] if self._writer else []))
             self._wrap()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
@@ -195,7 +213,8 @@ class EsscherCallback(TrainerCallback):
 
     def wait(self, seconds: float) -> bool:
         """Wait until no batch is under way; `False` if that takes longer."""
-        return self._judge is None or self._judge.wait(seconds)
+        is_judged = self._judge is None or self._judge.wait(seconds)
+        return (self._writer is None or self._writer.wait(seconds)) and is_judged
 
     def _end(self, seconds: float) -> None:
         while self._wrapped:
@@ -205,8 +224,12 @@ class EsscherCallback(TrainerCallback):
             else:
                 setattr(self._trainer, name, before)
         if self._judge is not None:
+            if self._open is not None:
+                self._judge.drop(self._open.batch)
             self._judge.close(seconds)
-        self._judge = self._open = self._forwards = self._rewards = None
+        if self._writer is not None:
+            self._writer.close(WRITING)
+        self._judge = self._writer = self._open = self._forwards = self._rewards = None
 
     def _wrap(self) -> None:
         wrappers: tuple[Callable[..., Any], ...] = (self._generate, self._reward, self._forward, self._loss)
@@ -262,7 +285,7 @@ class EsscherCallback(TrainerCallback):
         if self._judge is None:
             return
         if self._open is not None:
-            self._judge.dropped += 1  # its log-probs never came
+            self._judge.drop(self._open.batch)  # its log-probs never came
         self._open = None
         for column, what in FOREIGN.items():
             if column in output:
@@ -272,7 +295,7 @@ class EsscherCallback(TrainerCallback):
         n = len(output["completion_ids"])
         batch = TrainerBatch(
             step=self._trainer.state.global_step + 1,
-            columns={name: output[name] for name in COLUMNS},
+            columns={name: output[name] for name in (*COLUMNS, TOOLS) if name in output},
             rewards=self._rewards[:n],  # those of the main process come first
             weights=self._trainer.reward_weights,
             reward_range=getattr(self._trainer, "reward_clip_range", None),

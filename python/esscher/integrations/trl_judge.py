@@ -20,6 +20,8 @@ from esscher.ragged import Ragged
 from esscher.samples import Samples
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
     from numpy.typing import NDArray
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 # What TRL calls a batch's columns.
 COLUMNS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
+# Where tools answered: 1 at the tokens that the policy chose.
+TOOLS = "tool_mask"
 # TRL sums the policy's log-probs in its own order: a difference beyond this means that they are of something else.
 TOLERANCE = 1e-2
 
@@ -104,8 +108,16 @@ class TrainerBatch:
 class Judge:
     """The thread that asks the server, the batches that wait for it, and the numbers that it found."""
 
-    def __init__(self, address: str, timeout: float, waiting: int, target: Tilt | None) -> None:
+    def __init__(
+        self,
+        address: str,
+        timeout: float,
+        waiting: int,
+        target: Tilt | None,
+        keep: Callable[[TrainerBatch, Samples | None], None] = lambda *_: None,
+    ) -> None:
         self.dropped = self.failed = 0
+        self._keep = keep  # told of each batch once, with what the server said of it, or without
         self._server, self._target = RetriedClient(address, timeout, "the log lacks its numbers"), target
         self._batches: queue.Queue[TrainerBatch | None] = queue.Queue(waiting)
         self._found: queue.SimpleQueue[dict[str, float]] = queue.SimpleQueue()
@@ -118,7 +130,12 @@ class Judge:
         try:
             self._batches.put_nowait(batch)
         except queue.Full:
-            self.dropped += 1
+            self.drop(batch)
+
+    def drop(self, batch: TrainerBatch) -> None:
+        """Count a batch that is not judged."""
+        self.dropped += 1
+        self._keep(batch, None)
 
     def take(self) -> list[dict[str, float]]:
         """Return the numbers that were found since the last call."""
@@ -134,22 +151,28 @@ class Judge:
         self._closing = True
         while True:
             try:
-                self._batches.get_nowait()
+                left = self._batches.get_nowait()
             except queue.Empty:
                 break
+            if left is not None:
+                self._keep(left, None)
         self._batches.put(None)
         self._server.close()  # cancels a call that is under way
         self._thread.join(seconds)
 
     def _run(self) -> None:
         while (batch := self._batches.get()) is not None:
+            scored = None
             try:
-                self._found.put(self._numbers(batch))
+                samples, rewards, _ = samples_of(batch)
+                scored = self._server.client().score(samples)
+                self._found.put(self._numbers(batch.step, scored, rewards))
             except Exception as error:  # the log lacks its numbers
                 self._fail(error)
             else:
                 self._server.answered()
             finally:
+                self._keep(batch, scored)
                 self._batches.task_done()
         self._server.close()
 
@@ -158,10 +181,8 @@ class Judge:
             self.failed += 1
             self._server.failed(error)
 
-    def _numbers(self, batch: TrainerBatch) -> dict[str, float]:
-        samples, rewards = _samples_of(batch)
-        scored = self._server.client().score(samples)
-        numbers = {"step": float(batch.step), "completions": float(len(scored))}
+    def _numbers(self, step: int, scored: Samples, rewards: NDArray[np.float64]) -> dict[str, float]:
+        numbers = {"step": float(step), "completions": float(len(scored))}
         numbers |= _of_kl(scored) | _of_diversity(scored)
         if self._target is not None:
             numbers |= _of_target(scored, rewards, self._target)
@@ -169,12 +190,15 @@ class Judge:
         return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
 
-def _samples_of(batch: TrainerBatch) -> tuple[Samples, NDArray[np.float64]]:
-    """Move a batch to the host: samples with the policy's log-probs, and rewards, NaN where TRL has none."""
+def samples_of(batch: TrainerBatch) -> tuple[Samples, NDArray[np.float64], NDArray[np.int64]]:
+    """Move a batch to the host: samples with the policy's log-probs; rewards, NaN where TRL has none; the batch's rows.
+
+    Where the policy's log-probs never came, the samples lack them.
+    """
     # In this thread, so that only it waits for the device.
-    prompt_ids, prompt_mask, completion_ids, mask = (_host(batch.columns[name]) for name in COLUMNS)
-    logprobs = _logprobs_of(batch, mask)
-    kept = np.flatnonzero(mask.any(axis=1))  # TRL masks the whole of one that it leaves out
+    prompt_ids, prompt_mask, completion_ids, mask = (host(batch.columns[name]) for name in COLUMNS)
+    chosen = mask if TOOLS not in batch.columns else mask * host(batch.columns[TOOLS]).astype(mask.dtype)
+    kept = np.flatnonzero(chosen.any(axis=1))  # TRL masks the whole of one that it leaves out
     if not len(kept):
         raise ValueError("the trainer has masked every completion")
     prompts = Ragged.from_padded(prompt_ids[kept], mask=prompt_mask[kept])
@@ -184,39 +208,41 @@ def _samples_of(batch: TrainerBatch) -> tuple[Samples, NDArray[np.float64]]:
         prompts=prompts.take(starts),
         completions=completions,
         groups=np.array([*starts, len(kept)]),
-        # A sum of rounded numbers can come out a little above 0.
-        policy_logprobs=Ragged(np.minimum(logprobs[kept][mask[kept] != 0], 0.0), completions.offsets),
+        policy_logprobs=None if batch.logprobs is None else _logprobs_of(batch, batch.logprobs, mask, kept),
+        action_mask=Ragged(chosen[kept][mask[kept] != 0] != 0, completions.offsets),
     )
-    return samples, _rewards_of(batch)[kept]
+    return samples, _rewards_of(batch)[kept], kept
 
 
-def _logprobs_of(batch: TrainerBatch, mask: NDArray[np.int64]) -> NDArray[np.float32]:
-    if batch.logprobs is None:
-        raise ValueError("the policy's log-probs of the batch never came")
-    logprobs = _host(batch.logprobs.float())
+def _logprobs_of(
+    batch: TrainerBatch, of_rows: torch.Tensor, mask: NDArray[np.int64], kept: NDArray[np.int64]
+) -> Ragged:
+    logprobs = host(of_rows.float())
     if logprobs.shape != mask.shape:
         raise RuntimeError(f"the trainer's log-probs have shape {logprobs.shape}, its completions {mask.shape}")
     if batch.order is not None:
         ordered = np.empty_like(logprobs)
-        ordered[_host(batch.order)] = logprobs
+        ordered[host(batch.order)] = logprobs
         logprobs = ordered
     if batch.log_prob is not None:
         sums = np.where(mask != 0, logprobs, 0.0).sum(axis=1)
-        if not np.allclose(sums, _host(batch.log_prob.float()), rtol=TOLERANCE, atol=TOLERANCE):
+        if not np.allclose(sums, host(batch.log_prob.float()), rtol=TOLERANCE, atol=TOLERANCE):
             raise RuntimeError("the log-probs that were found are not those that the trainer goes on with")
-    return logprobs
+    # A sum of rounded numbers can come out a little above 0.
+    return Ragged.from_padded(np.minimum(logprobs[kept], 0.0), mask=mask[kept])
 
 
 def _rewards_of(batch: TrainerBatch) -> NDArray[np.float64]:
     """Return what TRL makes of several reward functions: their weighted sum, without those that gave none."""
-    each = _host(batch.rewards.double())
-    rewards = np.nansum(each * _host(batch.weights.double()), axis=1)
+    each = host(batch.rewards.double())
+    rewards = np.nansum(each * host(batch.weights.double()), axis=1)
     if batch.reward_range is not None:
         rewards = rewards.clip(*batch.reward_range)
     return np.where(np.isnan(each).all(axis=1), np.nan, rewards)
 
 
-def _host(tensor: torch.Tensor) -> NDArray[Any]:
+def host(tensor: torch.Tensor) -> NDArray[Any]:
+    """Move a tensor to the host."""
     array: NDArray[Any] = tensor.detach().cpu().numpy()
     return array
 
@@ -232,11 +258,11 @@ def _of_kl(samples: Samples) -> dict[str, float]:
 
 
 def _of_diversity(samples: Samples) -> dict[str, float]:
-    pairs = distinct(samples.completions, 2, samples.groups)
+    pairs = distinct(samples.actions, 2, samples.groups)
     known = pairs[~np.isnan(pairs)]  # a prompt whose completions are single tokens has none
     return {
         "distinct_2": float(known.mean()) if len(known) else math.nan,
-        "unique": float(unique_share(samples.completions, samples.groups).mean()),
+        "unique": float(unique_share(samples.actions, samples.groups).mean()),
     }
 
 

@@ -11,7 +11,8 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from esscher.integrations.texts import shared_batcher, text_of
+from esscher.integrations.texts import shared_batcher
+from esscher.lm.conversations import text_of
 from esscher.wire.addresses import check_address
 
 if TYPE_CHECKING:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple, NotRequired, Protocol, Self, Typed
 import numpy as np
 
 from esscher.ragged import Ragged
-from esscher.samples import Samples
+from esscher.samples import Samples, as_samples
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
+    from esscher.ragged import Masked
     from esscher.token_scores import TokenScores
 
 
@@ -40,10 +41,11 @@ class LanguageModel(Protocol):
     start_token_id: int | None
     max_tokens: int
 
-    def logprobs(self, prompts: Ragged, completions: Ragged, groups: ArrayLike) -> Ragged:
+    def logprobs(self, prompts: Ragged, completions: Ragged | Masked, groups: ArrayLike) -> Ragged:
         """Log-prob of every completion token given its prompt and its past, in nats, float32 or float64.
 
-        Prompts are not counted; every completion token is, the end-of-sequence token included.
+        Prompts are not counted; every completion token is, the end-of-sequence token included. `Masked` completions are
+        read whole, and have log-probs of the tokens that the mask keeps alone.
 
         Raises
         ------
@@ -57,12 +59,12 @@ class LanguageModel(Protocol):
         ...
 
     def token_scores(
-        self, prompts: Ragged, completions: Ragged, groups: ArrayLike, prior: Self | None = None
+        self, prompts: Ragged, completions: Ragged | Masked, groups: ArrayLike, prior: Self | None = None
     ) -> TokenScores:
         """Score every completion token by the whole next-token distribution [T], in nats, float32 or float64.
 
         Log-prob of the token and entropy; with a `prior`, a model of the same vocabulary, also the prior's log-prob and
-        KL(self‖prior) over the vocabulary.
+        KL(self‖prior) over the vocabulary. Of `Masked` completions those tokens that are kept.
 
         Raises
         ------
@@ -175,7 +177,7 @@ class ModelLimits(NamedTuple):
 def check_scoring(
     model: LanguageModel,
     prompts: Ragged,
-    completions: Ragged,
+    completions: Ragged | Masked,
     groups: ArrayLike,
     prompt_ids: int | None = None,
 ) -> Samples:
@@ -183,7 +185,7 @@ def check_scoring(
 
     `prompt_ids` is how many token ids prompts are made of, where that is not the vocabulary's size.
     """
-    samples = Samples(prompts, completions, groups)
+    samples = as_samples(prompts, completions, groups)
     _check_prompts(model, samples.prompts, prompt_ids)
     _check_vocabulary("completions", samples.completions, model.name, model.vocabulary_size)
     lengths = samples.completions.lengths

@@ -51,9 +51,9 @@ class Pack(NamedTuple):
     crossings
         Which of them attend to a trunk besides; there is none for a tree whose branches are all empty.
     predictors
-        The token whose hidden state predicts each counted token [c].
+        The token whose hidden state predicts each counted token [c]: all tokens that the policy chose.
     counted
-        Which completion token each of these is: an index into the completions' values [c].
+        Which of them each of these is: an index into the values of `Samples.actions` that are kept [c].
     """
 
     token_ids: NDArray[np.int64]
@@ -171,6 +171,11 @@ def pack(samples: Samples, trees: Sequence[Tree]) -> Pack:
     counts = samples.completions.lengths[completions]
     predictors = _ranges(first - 1, first - 1 + counts)
     predictors[np.cumsum(counts) - counts] = ends[rows.trunk] - 1
+    counted = _ranges(samples.completions.offsets[completions], samples.completions.offsets[completions + 1])
+    if samples.action_mask is not None:
+        chosen = samples.action_mask.values
+        predictors = predictors[chosen[counted]]
+        counted = (np.cumsum(chosen) - 1)[counted[chosen[counted]]]
     return Pack(
         token_ids=_token_ids(samples, rows, lengths, within),
         positions=np.repeat(base, lengths) + within,
@@ -178,7 +183,7 @@ def pack(samples: Samples, trees: Sequence[Tree]) -> Pack:
         segments=np.unique(np.concatenate([[0], ends[: rows.n_shared], ends[rows.n_shared + 1 :: 2]])),
         crossings=tuple(_crossings(begins, ends, trees)),
         predictors=predictors,
-        counted=_ranges(samples.completions.offsets[completions], samples.completions.offsets[completions + 1]),
+        counted=counted,
     )
 
 

@@ -9,11 +9,13 @@ import numpy as np
 from esscher.lm.base import check_sampling, check_scoring
 from esscher.lm.pair import check_same_vocabulary
 from esscher.ragged import MAX_TOKEN_ID, Ragged
-from esscher.samples import Samples
+from esscher.samples import Samples, as_samples
 from esscher.token_scores import TokenScores
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+
+    from esscher.ragged import Masked
 
 
 END = 0
@@ -86,7 +88,7 @@ class TabularLM:
         nodes = sum((vocabulary - 1) ** k for k in range(depth))
         return cls(rng.normal(np.linspace(0.3, -0.6, vocabulary), 1.0, size=(prompts, nodes, vocabulary)))
 
-    def logprobs(self, prompts: Ragged, completions: Ragged, groups: ArrayLike) -> Ragged:
+    def logprobs(self, prompts: Ragged, completions: Ragged | Masked, groups: ArrayLike) -> Ragged:
         """Log-prob of every completion token, float64 nats; see `LanguageModel.logprobs`.
 
         Raises
@@ -95,11 +97,12 @@ class TabularLM:
             As `LanguageModel.logprobs`, and if a prompt does not begin with a table's number, or has an end token or
             `depth` tokens after it, or if a completion goes on after an end token.
         """
-        rows = self._distributions(Samples(prompts, completions, groups))
-        return Ragged(rows[np.arange(len(rows)), completions.values.astype(np.int64)], completions.offsets)
+        samples = as_samples(prompts, completions, groups)
+        rows, actions = self._distributions(samples), samples.actions.kept
+        return Ragged(rows[np.arange(len(rows)), actions.values.astype(np.int64)], actions.offsets)
 
     def token_scores(
-        self, prompts: Ragged, completions: Ragged, groups: ArrayLike, prior: TabularLM | None = None
+        self, prompts: Ragged, completions: Ragged | Masked, groups: ArrayLike, prior: TabularLM | None = None
     ) -> TokenScores:
         """Log-prob, entropy and KL at every completion token, float64 nats; see `LanguageModel.token_scores`.
 
@@ -108,9 +111,9 @@ class TabularLM:
         ValueError
             As `logprobs`, for either model, and if their vocabularies differ.
         """
-        samples = Samples(prompts, completions, groups)
+        samples = as_samples(prompts, completions, groups)
         policy = self._distributions(samples)
-        tokens, every = completions.values.astype(np.int64), np.arange(len(completions.values))
+        tokens, every = samples.actions.kept.values.astype(np.int64), np.arange(len(policy))
         probs = np.exp(policy)
         entropy = -_sum_where(probs, policy)
         if prior is None:
@@ -172,7 +175,7 @@ class TabularLM:
         )
 
     def places(self, samples: Samples) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the table and the node [T] of `logits` whose softmax each completion token is drawn from.
+        """Return the table and the node of `logits` whose softmax each of the completions' actions is drawn from.
 
         Raises
         ------
@@ -188,7 +191,7 @@ class TabularLM:
         (array([0, 0]), array([0, 2]))
         """
         self._check_prompts(samples.prompts)
-        samples = check_scoring(self, samples.prompts, samples.completions, samples.groups, MAX_TOKEN_ID + 1)
+        samples = check_scoring(self, samples.prompts, samples.actions, samples.groups, MAX_TOKEN_ID + 1)
         _check_nothing_after_the_end(samples.completions)
         tables, node = (column[samples.groups.of] for column in self._starts(samples.prompts))
         tokens = samples.completions.to_padded(fill=END).astype(np.int64)
@@ -198,10 +201,12 @@ class TabularLM:
             # Rows that have ended stay at a node that exists; what they read there is not kept.
             node = np.minimum(self._child(node, token), self._logits.shape[1] - 1)
         lengths = samples.completions.lengths
-        return np.repeat(tables, lengths), nodes[np.arange(tokens.shape[1]) < lengths[:, None]]
+        tables, nodes = np.repeat(tables, lengths), nodes[np.arange(tokens.shape[1]) < lengths[:, None]]
+        chosen = slice(None) if samples.action_mask is None else samples.action_mask.values
+        return tables[chosen], nodes[chosen]
 
     def _distributions(self, samples: Samples) -> NDArray[np.float64]:
-        """Log-probs of every token at every completion token [T, V]."""
+        """Log-probs of every token at each of the completions' actions [T, V]."""
         distributions: NDArray[np.float64] = _log_softmax(self._logits)[self.places(samples)]
         return distributions
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from esscher.mismatch.findings import Column
     from esscher.mismatch.values import Grid
+    from esscher.ragged import Masked
 
     Floats = NDArray[np.float64]
     Integers = NDArray[np.int64]
@@ -47,8 +48,8 @@ class _Grids(NamedTuple):
 
 
 def mismatch(
-    train_logprobs: Ragged,
-    rollout_logprobs: Ragged,
+    train_logprobs: Ragged | Masked,
+    rollout_logprobs: Ragged | Masked,
     groups: ArrayLike | None = None,
     terminated: ArrayLike | None = None,
     row_numbers: ArrayLike | None = None,
@@ -63,7 +64,8 @@ def mismatch(
     Parameters
     ----------
     train_logprobs
-        Log-prob of every completion token under the engine that trains, in nats, a row for each of N completions.
+        Log-prob of every completion token under the engine that trains, in nats, a row for each of N completions; of
+        `Masked` ones what is kept.
     rollout_logprobs
         The same under the engine that sampled, as it reported it.
     groups

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from esscher.ragged import Ragged, widened
+from esscher.ragged import Masked, Ragged, widened
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -74,10 +74,11 @@ class Grid(NamedTuple):
 GRIDS = (Grid("bfloat16", 8), Grid("float16", 11))
 
 
-def as_raw(name: str, column: Ragged) -> Ragged:
+def as_raw(name: str, column: Ragged | Masked) -> Ragged:
     """Return a column of log-probs in float64, whatever values it holds; raises `TypeError` if it holds no numbers."""
-    if not isinstance(column, Ragged):
+    if not isinstance(column, Ragged | Masked):
         raise TypeError(f"{name} is {type(column).__name__}: it must be Ragged, with a row for each completion")
+    column = column.kept
     values = widened(column.values)
     if values.dtype.kind not in "iuf":
         raise TypeError(f"{name} has dtype {values.dtype}: it must be log-probs, floating point")

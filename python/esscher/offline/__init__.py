@@ -4,9 +4,10 @@ from esscher.offline.block_scoring import Progress, score_file
 from esscher.offline.fingerprints import model_fingerprint
 from esscher.offline.finished_parts import parts_folder
 from esscher.offline.plan import Plan, make_plan
-from esscher.offline.scorers import LocalModels, Scorer, Server, columns_of
+from esscher.offline.scorers import CROSS, LocalModels, Scorer, Server, columns_of
 
 __all__ = [
+    "CROSS",
     "LocalModels",
     "Plan",
     "Progress",

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from esscher import __version__, files
+from esscher.offline.cross_checks import check_cross_prompts
 from esscher.offline.fingerprints import file_fingerprint
 from esscher.offline.finished_parts import open_parts
 from esscher.offline.plan import check_rows, check_written
+from esscher.offline.scorers import CROSS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,6 +83,8 @@ def score_file(plan: Plan, scorer: Scorer, *, restart: bool = False, notify: Not
             notify(Progress("resuming", min(parts.count() * plan.block, plan.rows.count), 0))
         else:
             check_rows(plan, scorer.limits, lambda rows: notify(Progress("checking", rows, 0)))
+            if CROSS in plan.columns:
+                check_cross_prompts(plan, scorer.limits[-1], scorer.cross_prompts)  # the policy's come last
             parts.begin(run)
         _score_blocks(plan, scorer, parts, notify)
         files.write_blocks(_whole(plan, parts, notify), parts.whole)
@@ -96,6 +100,7 @@ def _run(plan: Plan, scorer: Scorer) -> dict[str, Any]:
         "names": plan.names,
         "columns": list(plan.columns),
         "block": plan.block,
+        "texts": None if plan.rows.texts is None else plan.rows.texts.name,
         **scorer.identity,
     }
 
@@ -119,7 +124,7 @@ def _score_blocks(plan: Plan, scorer: Scorer, parts: Parts, notify: Notify) -> N
             rows = files.completions(block, plan.names)
             samples, order = files.grouped(rows)
             parts.add(index, files.to_columns(_filled(plan, scorer, block, samples), order, plan.written))
-            tokens += len(samples.completions.values)
+            tokens += int(samples.actions.lengths.sum())
         notify(Progress("scoring", block.first + len(block.table), tokens))
 
 

@@ -71,6 +71,7 @@ def make_plan(
     overwrite: bool,
     ignore_masks: Collection[str] = (),
     tool: str | None = None,
+    texts: files.TextReader | None = None,
 ) -> Plan:
     """Look at a file and at where it goes; JSON lines are read through once.
 
@@ -90,6 +91,8 @@ def make_plan(
         Masks that are said to matter not; others that leave something out are asked about.
     tool
         Which tool wrote the file, as `files.scan` takes it.
+    texts
+        What makes ids of texts, where the file has no ids.
 
     Raises
     ------
@@ -108,10 +111,12 @@ def make_plan(
         raise PermissionError(f"{output.resolve().parent} cannot be written to: name an output elsewhere")
     # Before anything is read of it; what is not there or no file is said below.
     fingerprint = file_fingerprint(file) if file.is_file() else {}
-    rows = files.scan(file, "ours" if tool is None and {*files.NEEDED} & {*renames} else tool)
+    rows = files.scan(file, "ours" if tool is None and {*files.NEEDED} & {*renames} else tool, texts)
     names = files.names_of(renames, rows.schema.names)
     files.check_needed(file, rows.schema.names, names, [ours for ours in renames if ours not in columns])
-    masks = tuple(files.masks_in(rows.schema.names, ignore_masks))
+    if names[files.MASK] not in rows.schema.names or names[files.MASK] in ignore_masks:
+        del names[files.MASK]
+    masks = tuple(files.masks_in(rows.schema.names, (*ignore_masks, names.get(files.MASK, ""))))
     plan = Plan(rows, fingerprint, output, names, tuple(columns), block, overwrite, masks)
     if not is_done(output):
         check_written(plan)
@@ -178,7 +183,8 @@ def _may_be_unsayable(plan: Plan) -> bool:
 
 def _check_ids(plan: Plan, limits: LanguageModel | ModelLimits, first: int, samples: Samples) -> None:
     rule = token_id_rule(limits.name, limits.vocabulary_size)
-    for name, ids in zip(files.token_columns(plan.names), (samples.prompts, samples.completions), strict=True):
+    for ours, ids in zip(files.NEEDED, (samples.prompts, samples.completions), strict=True):
+        name = plan.names[ours]
         files.check_values(name, ids, ids.values < limits.vocabulary_size, rule, first)
 
 

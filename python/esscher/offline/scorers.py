@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from esscher.lm.base import ModelLimits
+from esscher.lm.cross import cross_log_probs
 from esscher.lm.pair import side_by_side
 from esscher.ragged import Ragged
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 PRIOR = ("prior_logprobs",)
 POLICY = ("policy_logprobs", "policy_entropy")
+# Of the policy, too, where it is asked for with a number of other prompts.
+CROSS = "cross_log_probs"
 BOTH = ("prior_logprobs", "policy_logprobs", "token_kl", "policy_entropy")
 
 
@@ -32,11 +35,14 @@ class Scorer(Protocol):
         What each of its models can read.
     identity
         What its numbers depend on, as JSON holds it: while it is equal, so are they.
+    cross_prompts
+        Under how many other prompts of its block it scores each completion.
     """
 
     columns: tuple[str, ...]
     limits: tuple[LanguageModel | ModelLimits, ...]
     identity: dict[str, Any]
+    cross_prompts: int
 
     def fill(self, samples: Samples) -> Samples:
         """Return the samples with the columns filled; raises what its models raise."""
@@ -54,6 +60,8 @@ class LocalModels:
         Which columns to fill, of those that `columns_of` gives.
     identity
         What tells the models and how they compute from others.
+    cross_prompts
+        Under how many other prompts completions are scored, if ``cross_log_probs`` is one of the columns.
 
     Raises
     ------
@@ -67,8 +75,10 @@ class LocalModels:
         policy: LanguageModel | None,
         columns: Sequence[str],
         identity: Mapping[str, Any],
+        cross_prompts: int = 0,
     ) -> None:
-        self.columns, self.identity = tuple(columns), dict(identity)
+        self.columns, self.cross_prompts = tuple(columns), cross_prompts
+        self.identity = dict(identity) | ({"cross_prompts": cross_prompts} if CROSS in columns else {})
         # Of each by itself, so that who does not know a token id is named.
         self.limits: tuple[LanguageModel | ModelLimits, ...] = tuple(one for one in (prior, policy) if one is not None)
         if prior is not None and policy is not None:
@@ -77,15 +87,21 @@ class LocalModels:
 
     def fill(self, samples: Samples) -> Samples:
         """Return the samples with the columns filled; see `Scorer.fill`."""
-        tokens = (samples.prompts, samples.completions, samples.groups)
-        if self._prior is not None and self.columns == PRIOR:
+        if CROSS in self.columns and self._policy is not None:
+            samples = replace(samples, cross_log_probs=cross_log_probs(self._policy, samples, self.cross_prompts))
+        columns = tuple(name for name in self.columns if name != CROSS)
+        return self._with_tokens(samples, columns) if columns else samples
+
+    def _with_tokens(self, samples: Samples, columns: tuple[str, ...]) -> Samples:
+        tokens = (samples.prompts, samples.actions, samples.groups)
+        if self._prior is not None and columns == PRIOR:
             return replace(samples, prior_logprobs=self._prior.logprobs(*tokens))
         if self._policy is None:
-            raise ValueError(f"without a policy only {PRIOR[0]} can be filled, not {', '.join(self.columns)}")
-        if self.columns == POLICY[:1]:
+            raise ValueError(f"without a policy only {PRIOR[0]} can be filled, not {', '.join(columns)}")
+        if columns == POLICY[:1]:
             return replace(samples, policy_logprobs=self._policy.logprobs(*tokens))
-        scores = self._policy.token_scores(*tokens, None if set(self.columns) <= set(POLICY) else self._prior).columns()
-        filled: dict[str, Any] = {name: Ragged(scores[name], samples.completions.offsets) for name in self.columns}
+        scores = self._policy.token_scores(*tokens, None if set(columns) <= set(POLICY) else self._prior).columns()
+        filled: dict[str, Any] = {name: Ragged(scores[name], samples.actions.rows.offsets) for name in columns}
         return replace(samples, **filled)
 
 
@@ -107,7 +123,7 @@ class Server:
 
     def __init__(self, client: Client, columns: Sequence[str]) -> None:
         self._client = client
-        self.columns = tuple(columns)
+        self.columns, self.cross_prompts = tuple(columns), 0
         info = client.info()
         missing = [name for name in columns if name not in info.columns]
         if missing:

@@ -36,7 +36,7 @@ def to_dict(report: Any, *, per_completion: bool = False) -> dict[str, Any]:
     Parameters
     ----------
     report
-        A `Report`, `Prototype`, `Comparison`, `MismatchReport` or `Dissociation`.
+        A `Report`, `Prototype`, `Comparison`, `MismatchReport` or `Dissociation`, or a line of `esscher trend`.
     per_completion
         Whether to add the columns of `Report.per_completion`, each a list [N] or null.
 
@@ -55,6 +55,11 @@ def to_dict(report: Any, *, per_completion: bool = False) -> dict[str, Any]:
 def to_json(report: Any, *, per_completion: bool = False) -> str:
     """Return a report as indented JSON, with the keys and rules of `to_dict`."""
     return json.dumps(to_dict(report, per_completion=per_completion), indent=2, allow_nan=False, ensure_ascii=False)
+
+
+def to_json_line(record: Any) -> str:
+    """Return a record as JSON in one line, with the keys and rules of `to_dict`."""
+    return json.dumps(to_dict(record), allow_nan=False, ensure_ascii=False)
 
 
 def _plain(value: Any, left_out: set[str]) -> Any:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from esscher.report.bins import Histogram
 
 # A page maps these to its own colours, one set for light and one for dark.
-INK, MUTED, GRID, SAMPLES, TARGET = "#1f2933", "#6b7785", "#e3e7eb", "#6f9fd0", "#c2571a"
-COLOURS = {"ink": INK, "muted": MUTED, "grid": GRID, "samples": SAMPLES, "target": TARGET}
+INK, MUTED, GRID, SAMPLES, TARGET, GOLD = "#1f2933", "#6b7785", "#e3e7eb", "#6f9fd0", "#c2571a", "#9a7408"
+COLOURS = {"ink": INK, "muted": MUTED, "grid": GRID, "samples": SAMPLES, "target": TARGET, "gold": GOLD}
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 WIDTH, HEIGHT = 400, 220
 SMALL = 1e-3

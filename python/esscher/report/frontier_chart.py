@@ -9,6 +9,8 @@ import numpy as np
 
 from esscher.report import charts
 from esscher.report.charts import INK, MUTED, SAMPLES, TARGET
+from esscher.report.gold_chart import with_gold_curve
+from esscher.report.gold_table import gold_words
 from esscher.report.prototype import counts
 
 if TYPE_CHECKING:
@@ -31,6 +33,18 @@ ROOM, INSIDE = 0.85, 0.75
 # What is named along the curve lies at least so far apart, as a share of the width: betas, and best-of-n.
 APART, APART_OF_BEST = 0.09, 0.12
 NAME_HEIGHT = 15
+# Steps of a run that are named lie so far apart, as a share of the width; the first are so faint.
+NAMES_APART, FAINTEST = 0.13, 0.2
+# Right of the last step of a run there is so much more of the KL.
+BESIDE = 1.15
+
+
+class PathStep(NamedTuple):
+    """A step of a run on the axes of the frontier."""
+
+    step: int
+    kl: float
+    reward: float
 
 
 class _Frame(NamedTuple):
@@ -45,23 +59,29 @@ class _Frame(NamedTuple):
     top: float
 
 
-def frontier_chart(found: Prototype, policies: Sequence[PolicyPoint] = ()) -> Any:
-    """Draw rewards that targets reach against their KL from the prior, those of best-of-n, and those of policies.
+def frontier_chart(found: Prototype, policies: Sequence[PolicyPoint] = (), path: Sequence[PathStep] = ()) -> Any:
+    """Draw rewards that targets reach against their KL from the prior, those of best-of-n, of policies, and of a run.
 
     The curve is solid as far as it is trusted, with its 95 % interval; above it no policy can be. KL is on a
     square-root scale, on which a curve begins straight.
     """
-    frame = _frame(found, policies)
+    frame = _frame(found, policies, path)
     layers = [_out_of_reach(found.frontier, frame), _band(found.frontier, frame), *_curve(found.frontier, frame)]
     layers += [*_best_of_n(found, frame), *_betas(found.frontier, frame), *_prior(found.frontier, frame, policies)]
-    layers += [*_limit(found.frontier, frame), *_policies(policies, frame)]
-    return alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, title=_title(found))
+    layers += [*_limit(found.frontier, frame), *_policies(policies, frame), *_path(path, frame)]
+    drawn = alt.layer(*layers)
+    if found.gold is not None:
+        drawn = with_gold_curve(drawn, found.frontier, found.gold, frame.shown, frame.x)
+    return drawn.properties(width=WIDTH, height=HEIGHT, title=_title(found))
 
 
 def _title(found: Prototype) -> alt.Title:
     return alt.Title(
         "The most reward that a policy can have at its KL from the prior",
-        subtitle=f"From {counts(found)}. β: the KL penalty whose optimum lies there. Band: 95 % interval.",
+        subtitle=[
+            f"From {counts(found)}. β: the KL penalty whose optimum lies there. Band: 95 % interval.",
+            *([] if found.gold is None else [gold_words(found.frontier, found.gold)]),
+        ],
         anchor="start",
         color=INK,
         subtitleColor=MUTED,
@@ -71,15 +91,26 @@ def _title(found: Prototype) -> alt.Title:
     )
 
 
-def _frame(found: Prototype, policies: Sequence[PolicyPoint]) -> _Frame:
+def is_drawn(found: Prototype, path: Sequence[PathStep]) -> list[bool]:
+    """Say which steps of a run lie where the frontier is drawn: as far as the prior's samples show one at all.
+
+    A run may end at many times the KL of every target that they show.
+    """
+    return [one.kl <= found.frontier.kl.value.max() for one in path]
+
+
+def _frame(found: Prototype, policies: Sequence[PolicyPoint], path: Sequence[PathStep]) -> _Frame:
     curve = found.frontier
     kl, reward = curve.kl.value, curve.reward.value
     trusted = kl[curve.trusted]
     most = BEYOND * float(trusted.max()) if len(trusted) else float(kl.max())
     most = max([most, *(AROUND * policy.kl.value for policy in policies if np.isfinite(policy.kl.value))])
+    path = [one for one, drawn in zip(path, is_drawn(found, path), strict=True) if drawn]
+    most = max([most, *(BESIDE * one.kl for one in path)])
     shown = np.flatnonzero((kl <= most) & (kl > 0) & np.isfinite(reward))
     best = found.best_of_n.reward.value[found.best_of_n.kl.value <= most]
-    values = np.array([*reward[shown], *best, curve.prior_reward.value, *(p.reward.value for p in policies)])
+    own = [*(p.reward.value for p in policies), *(one.reward for one in path)]
+    values = np.array([*reward[shown], *best, curve.prior_reward.value, *own])
     values = values[np.isfinite(values)]
     bottom, top = float(values.min()), float(values.max())
     room = 0.12 * (top - bottom) or 1.0
@@ -207,6 +238,38 @@ def _policies(policies: Sequence[PolicyPoint], frame: _Frame) -> list[Any]:
     base = charts.chart(rows).encode(x=frame.x, y=_y(frame))
     dots = base.mark_point(color=INK, fill=INK, shape="square", size=60, opacity=1)
     return [up, across, dots, *_names(rows, frame)] if rows else []
+
+
+def _path(path: Sequence[PathStep], frame: _Frame) -> list[Any]:
+    """Draw a run as a line with a dot for each step, fainter the earlier; some are named by their step."""
+    inside = [one for one in path if one.kl <= frame.most_kl and np.isfinite(one.reward)]
+    rows = [
+        {"kl": max(one.kl, 0.0), "reward": one.reward, "step": one.step, "shade": (i + 1) / len(inside)}
+        for i, one in enumerate(inside)
+    ]
+    base = charts.chart(rows).encode(x=frame.x, y=_y(frame))
+    line = base.mark_line(color=INK, strokeWidth=1, opacity=0.35).encode(order=alt.Order("step:Q"))
+    shade = alt.Opacity("shade:Q", scale=alt.Scale(domain=[0, 1], range=[FAINTEST, 1]), legend=None)
+    dots = base.mark_point(color=INK, fill=INK, size=26).encode(opacity=shade)
+    named = _named_steps(rows, frame)
+    texts = charts.chart(named).mark_text(color=INK, align="left", dx=7, dy=11, fontSize=11, fontWeight=600)
+    return [line, dots, texts.encode(x=frame.x, y=_y(frame), text="text:N")] if rows else []
+
+
+def _named_steps(rows: list[dict[str, Any]], frame: _Frame) -> list[dict[str, Any]]:
+    """Return the last step, and those before it that lie apart from the prior and from all that are named."""
+    named: list[dict[str, Any]] = [{"kl": 0.0, "reward": rows[0]["reward"], "text": ""}] if rows else []
+    for row in reversed(rows):
+        if all(_distance(row, other, frame) > NAMES_APART for other in named):
+            named.append(row | {"text": f"step {row['step']}"})
+    return named
+
+
+def _distance(one: dict[str, Any], other: dict[str, Any], frame: _Frame) -> float:
+    """How far apart two points are, as a share of the width."""
+    across = (one["kl"] ** 0.5 - other["kl"] ** 0.5) / frame.most_kl**0.5
+    up = (one["reward"] - other["reward"]) / (frame.top - frame.bottom) * HEIGHT / WIDTH
+    return float(np.hypot(across, up))
 
 
 def _names(rows: list[dict[str, Any]], frame: _Frame) -> list[Any]:

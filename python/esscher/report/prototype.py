@@ -12,6 +12,7 @@ from rich.text import Text
 from esscher.atomic import replacing
 from esscher.estimate import Estimate
 from esscher.report import digits
+from esscher.report.gold_table import gold_cards, with_gold
 from esscher.report.page import Card, card, fill, write
 from esscher.report.table import Table, headings, print_table, print_warnings, without
 
@@ -152,7 +153,8 @@ def _frontier(found: Prototype) -> Table:
     muted = tuple(i for i, (beta, *_) in enumerate(rows) if beta.endswith("*"))
     title = "Targets prior·exp(reward/beta)/Z: the most reward at each KL(target‖prior)"
     columns = headings("beta", "reward", "KL, nats", "log Z", VARIATION, "ESS", "Pareto k")
-    return Table(title, columns, tuple(rows), ("* not to be trusted",) if muted else (), muted)
+    table = Table(title, columns, tuple(rows), ("* not to be trusted",) if muted else (), muted)
+    return table if found.gold is None else with_gold(table, found.frontier, found.gold, shown_points(found))
 
 
 def _best_of_n(found: Prototype) -> Table:
@@ -193,7 +195,7 @@ def _cards(found: Prototype) -> list[Card]:
         cards.append(card("Its KL", _at(curve.kl, last), "nats per completion from the prior"))
         share = digits.share(float(curve.ess[last]), found.completions)
         cards.append(Card("Its effective samples", digits.number(float(curve.ess[last]), 3), share, "of the samples"))
-    return cards
+    return cards if found.gold is None else [*cards, *gold_cards(found.gold)]
 
 
 def _at(curve: Curve, i: int) -> Estimate:

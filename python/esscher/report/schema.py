@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esscher.compare import Comparison, LogZ, PolicyPoint
-from esscher.divergence import KlEstimate
+from esscher.divergence import KlEstimate, MutualInformation
 from esscher.diversity import DiversityEstimate
 from esscher.estimate import Estimate, Interval
 from esscher.evaluate import Report
@@ -27,23 +27,33 @@ from esscher.frontier.prototype import Prototype
 from esscher.mismatch import Metrics, MismatchReport
 from esscher.report.as_json import COLUMNS
 from esscher.report.outcomes import Dissociation
+from esscher.samples import Tokens
 from esscher.target import Target, Tilt
+from esscher.trend import FrontierPlace, StepMismatch, TrendEnd, TrendEvent, TrendStep
 from esscher.warning import ReportWarning
 
 SCHEMA = Path(__file__).with_name("schema.json")
-# What each command prints with --json, or writes; of `train` with --recipe dissociation.
+# What each command prints with --json, or writes; of `train` with --recipe dissociation. Of `trend`, a line is a step,
+# an event that is named at the step before it, or the end.
 KINDS = {
     "evaluate": Report,
     "prototype": Prototype,
     "compare": Comparison,
     "mismatch": MismatchReport,
     "train": Dissociation,
+    "trend: a step": TrendStep,
+    "trend: an event": TrendEvent,
+    "trend: the end": TrendEnd,
 }
 # What records' modules import for type checkers alone.
 PARTS = (Comparison, PolicyPoint, KlEstimate, DiversityEstimate, Estimate, Interval, Report, LogZ, Frontier, Metrics)
-NAMES = {one.__name__: one for one in (*PARTS, ReportWarning, TargetReport, Prototype, Tilt)} | {
+OF_TREND = (FrontierPlace, StepMismatch, TrendEvent)
+NAMES = {
+    one.__name__: one for one in (*PARTS, MutualInformation, ReportWarning, TargetReport, Prototype, Tilt, *OF_TREND)
+} | {
     "np": np,
     "NDArray": NDArray,
+    "Tokens": Tokens,
 }
 NUMBER = {
     "description": "A number; null for NaN and for what is not known, a string for an infinity: JSON has neither.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from esscher.estimate import Estimate
 from esscher.report.digits import error_note, estimate, number, plural, rounded, share, whose_error
 from esscher.report.table import Heading, Table, headings, without
 
@@ -105,7 +106,9 @@ def counts(report: Report) -> str:
     """Return how much was evaluated, in one line."""
     c = report.counts
     ended = "" if c.terminated is None else f", {share(c.terminated, c.completions)} ended by themselves"
-    return f"{plural(c.prompts, 'prompt')}, {plural(c.completions, 'completion')}, {plural(c.tokens, 'token')}{ended}"
+    tokens = plural(c.tokens, "word" if report.tokens == "words" else "token")
+    again = ", of texts that were tokenised again" if report.tokens == "retokenised" else ""
+    return f"{plural(c.prompts, 'prompt')}, {plural(c.completions, 'completion')}, {tokens}{again}{ended}"
 
 
 def ngram_text(ngram: Ngram, decode: Decode | None) -> str:
@@ -139,6 +142,9 @@ def _sample_rows(report: Report) -> Iterator[Row]:
         yield "KL(policy‖prior)", estimate(report.kl[kl]), f"nats per completion ({kl})"
     if report.entropy is not None:
         yield "entropy of the policy", number(report.entropy), "nats per token"
+    if (information := report.mutual_information) is not None:
+        note = f"nats, of prompt and completion; {number(information.bound, 3)} at most{_range(information.interval)}"
+        yield "mutual information", estimate(Estimate(information.value, information.stderr)), note
     if report.prior_perplexity is not None:
         yield "prior perplexity", number(report.prior_perplexity), "per token, of the completions"
 

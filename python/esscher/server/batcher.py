@@ -184,7 +184,7 @@ class Batcher:
         asked = wanted - {"rewards"}
         # Both models: they need not have the same longest text, or start token.
         for model in plan_for(self.models, asked).asked:
-            tokens = check_scoring(model, samples.prompts, samples.completions, samples.groups)
+            tokens = check_scoring(model, samples.prompts, samples.actions, samples.groups)
         expires = math.inf if timeout is None else time.monotonic() + timeout
         new_answer = asyncio.get_running_loop().create_future
         calls = {}

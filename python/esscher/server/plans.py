@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -95,9 +95,9 @@ class ModelPlan:
         merged = samples[0] if len(samples) == 1 else concatenate(samples)
         columns = self._run(merged)
         for name, values in columns.items():
-            if values.shape != merged.completions.values.shape:
+            if values.shape != (merged.actions.lengths.sum(),):
                 raise AssertionError(f"{name} has other rows than the completions")
-        ends = np.cumsum([part.tokens for part in parts])[:-1]
+        ends = np.cumsum([part.actions for part in parts])[:-1]
         split = {name: np.split(values, ends) for name, values in columns.items()}
         pieces = [{name: values[i] for name, values in split.items()} for i in range(len(parts))]
         if not isinstance(self._checked(merged, columns), Exception):
@@ -106,20 +106,20 @@ class ModelPlan:
 
     def _run(self, samples: Samples) -> Columns:
         model, *prior = self.asked
-        tokens = (samples.prompts, samples.completions, samples.groups)
+        tokens = (samples.prompts, samples.actions, samples.groups)
         if len(self.columns) > 1:
             scores = model.token_scores(*tokens, *prior).columns()
             return {name: np.asarray(scores[name]) for name in self.columns}
         logprobs = model.logprobs(*tokens)
-        if not np.array_equal(logprobs.offsets, samples.completions.offsets):
+        if not np.array_equal(logprobs.offsets, samples.actions.rows.offsets):
             raise AssertionError("the log-probs have other rows than the completions")
         return {self.columns[0]: logprobs.values}
 
     def _checked(self, samples: Samples, columns: Columns) -> Outcome:
         """Return the columns of one part if they keep their rules: a NaN fails the call that it belongs to."""
-        rows: dict[str, Any] = {name: Ragged(values, samples.completions.offsets) for name, values in columns.items()}
+        rows: dict[str, Any] = {name: Ragged(values, samples.actions.rows.offsets) for name, values in columns.items()}
         try:
-            Samples(samples.prompts, samples.completions, samples.groups, **rows)
+            replace(samples, **rows)
         except (ValueError, TypeError) as error:
             return self._failure(error)
         return columns
@@ -143,7 +143,7 @@ class RewardPlan:
         try:
             samples = part.take()
             rewards = self.reward(samples)
-            checked = Samples(samples.prompts, samples.completions, samples.groups, rewards=np.asarray(rewards))
+            checked = replace(samples, rewards=np.asarray(rewards))
         # As for models: nothing may end the thread.
         except BaseException as error:
             return [self._failure(error)]

@@ -91,8 +91,8 @@ class TabularPolicy:
     def add_gradient(self, samples: Samples, coefficients: ArrayLike) -> None:
         """Add the gradient of ``sum_i coefficients_i log_prob(x_i)``; see `Policy.add_gradient`."""
         tables, nodes = (torch.from_numpy(place) for place in self.lm.places(samples))
-        tokens = torch.from_numpy(samples.completions.values.astype(np.int64))
-        factors = np.repeat(np.asarray(coefficients, np.float64), samples.completions.lengths)
+        tokens = torch.from_numpy(samples.actions.kept.values.astype(np.int64))
+        factors = np.repeat(np.asarray(coefficients, np.float64), samples.actions.lengths)
         logprobs = torch.log_softmax(self.logits[tables, nodes], dim=-1).gather(-1, tokens[:, None])[:, 0]
         torch.autograd.backward(torch.from_numpy(factors) @ logprobs)
 

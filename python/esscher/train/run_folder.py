@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from esscher.train.step_metrics import StepMetrics
     from esscher.train.training_settings import TrainingSettings
 
-RUN, LOG, PRIOR, CHECKPOINTS = "run.json", "log.jsonl", "prior.parquet", "checkpoints"
+RUN, LOG, PRIOR, CHECKPOINTS, SAMPLES = "run.json", "log.jsonl", "prior.parquet", "checkpoints", "samples"
 TENSORS, PLACE = "trainer.safetensors", "trainer.json"
 # What may change when a run goes on.
-FREE = {"steps", "save_every", "keep", "esscher", "torch", "transformers"}
+FREE = {"steps", "save_every", "keep", "keep_samples", "esscher", "torch", "transformers"}
 
 
 class RunFolder:
@@ -108,6 +108,14 @@ class RunFolder:
             files.write(files.to_table(draw()), path)
         # Read even then, so that a run that goes on has the same to the last bit.
         return files.read([path]).samples
+
+    def keep(self, samples: Samples, step: int) -> None:
+        """Write the completions of a step, with a column that says which step it is."""
+        table = files.to_table(samples)
+        (self.folder / SAMPLES).mkdir(exist_ok=True)
+        files.write(
+            table.append_column("step", [[step] * len(table)]), self.folder / SAMPLES / f"step-{step:06}.parquet"
+        )
 
     @contextmanager
     def log(self, step: int) -> Iterator[Callable[[StepMetrics], None]]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from esscher.samples import Samples
+from esscher.samples import as_samples
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from esscher.client import Client
-    from esscher.ragged import Ragged
+    from esscher.ragged import Masked, Ragged
 
 
 class ServedPrior:
@@ -36,7 +36,7 @@ class ServedPrior:
             raise ValueError(f"the server at {client.address} holds no prior: start it with --prior")
         self.name = f"{info.prior_name} of {client.address}"
 
-    def logprobs(self, prompts: Ragged, completions: Ragged, groups: ArrayLike) -> Ragged:
+    def logprobs(self, prompts: Ragged, completions: Ragged | Masked, groups: ArrayLike) -> Ragged:
         """Log-prob of every completion token, float32 nats; see `LanguageModel.logprobs`.
 
         Raises
@@ -44,5 +44,5 @@ class ServedPrior:
         ConnectionError, TimeoutError
             As `Client.score`.
         """
-        scored = self._client.score(Samples(prompts, completions, groups))
+        scored = self._client.score(as_samples(prompts, completions, groups))
         return scored.need("prior_logprobs", why="the server was asked for them")

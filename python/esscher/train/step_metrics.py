@@ -130,7 +130,7 @@ def measure(
         reward_stderr=reward.stderr,
         kl=kl.value,
         kl_stderr=kl.stderr,
-        entropy=-float(log_policy.sum()) / len(drawn.completions.values),
+        entropy=-float(log_policy.sum()) / int(drawn.actions.lengths.sum()),
         distinct_2=_distinct_2(drawn),
         inference_gap=gap.value,
         inference_gap_stderr=gap.stderr,
@@ -138,7 +138,7 @@ def measure(
         **update._asdict(),
         completions=len(drawn),
         unscored=len(drawn) - (0 if scored is None else len(scored)),
-        tokens=len(drawn.completions.values),
+        tokens=int(drawn.actions.lengths.sum()),
         terminated=0 if drawn.terminated is None else int(drawn.terminated.sum()),
         seconds=sum(seconds.values()),
         **parts,
@@ -159,6 +159,6 @@ def _of_rewards(
 
 
 def _distinct_2(drawn: Samples) -> float:
-    shares = distinct(drawn.completions, 2, drawn.groups)
+    shares = distinct(drawn.actions, 2, drawn.groups)
     known = shares[~np.isnan(shares)]
     return float(known.mean()) if len(known) else np.nan

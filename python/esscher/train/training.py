@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from esscher.lm.base import Reward
-    from esscher.ragged import Ragged
+    from esscher.ragged import Masked, Ragged
     from esscher.samples import Samples
     from esscher.train.lessons import KnownPrior, Lesson
     from esscher.train.policies import Policy
@@ -47,7 +47,7 @@ class Prior(Protocol):
         """What it is called in messages."""
         ...
 
-    def logprobs(self, prompts: Ragged, completions: Ragged, groups: ArrayLike) -> Ragged:
+    def logprobs(self, prompts: Ragged, completions: Ragged | Masked, groups: ArrayLike) -> Ragged:
         """Log-prob of every completion token, in nats; see `LanguageModel.logprobs`."""
         ...
 
@@ -141,6 +141,8 @@ class TrainingLoop:
         clock.lap("prior")
         scored = give_rewards(self._task.reward, drawn)
         clock.lap("reward")
+        if self._settings.keep_samples and scored.samples is not None:
+            self._run.keep(scored.samples, self.step)
         self._unrewarded = self._unrewarded + 1 if scored.samples is None else 0
         if self._unrewarded == STEPS_WITHOUT_REWARD:
             raise ValueError(f"no completion got a reward for {STEPS_WITHOUT_REWARD} steps in a row: {scored.why}")
@@ -195,7 +197,7 @@ def check_prompts(task: Task, settings: TrainingSettings) -> None:
 
 def with_prior(prior: Prior, drawn: Samples) -> Samples:
     """Add the prior's log-probs."""
-    return replace(drawn, prior_logprobs=prior.logprobs(drawn.prompts, drawn.completions, drawn.groups))
+    return replace(drawn, prior_logprobs=prior.logprobs(drawn.prompts, drawn.actions, drawn.groups))
 
 
 def draw_prior_samples(task: Task, settings: TrainingSettings) -> Samples:

@@ -58,6 +58,8 @@ class TrainingSettings:
         Steps between checkpoints; there is one at the end, too.
     keep
         How many checkpoints are kept, those that were written last.
+    keep_samples
+        Whether each step's completions that have a reward are kept, as Parquet files that `esscher trend` reads.
     seed
         Of everything that is random.
 
@@ -91,6 +93,7 @@ class TrainingSettings:
     micro_batch_tokens: int = _at_least(1, 4096)
     save_every: int = _at_least(1, 50)
     keep: int = _at_least(1, 2)
+    keep_samples: bool = False
     seed: int = _at_least(0, 0)
 
     def __post_init__(self) -> None:

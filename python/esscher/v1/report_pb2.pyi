@@ -1,3 +1,4 @@
+from esscher.v1 import samples_pb2 as _samples_pb2
 from esscher.v1 import target_pb2 as _target_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
@@ -7,7 +8,7 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Report(_message.Message):
-    __slots__ = ("version", "counts", "reward", "kl", "trainer_kl", "prior_perplexity", "entropy", "target", "diversity", "target_diversity", "top_ngrams", "per_completion", "warnings", "unavailable", "excess_collapse")
+    __slots__ = ("version", "counts", "reward", "kl", "trainer_kl", "prior_perplexity", "entropy", "target", "diversity", "target_diversity", "top_ngrams", "per_completion", "warnings", "unavailable", "excess_collapse", "mutual_information", "tokens")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     COUNTS_FIELD_NUMBER: _ClassVar[int]
     REWARD_FIELD_NUMBER: _ClassVar[int]
@@ -23,6 +24,8 @@ class Report(_message.Message):
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     UNAVAILABLE_FIELD_NUMBER: _ClassVar[int]
     EXCESS_COLLAPSE_FIELD_NUMBER: _ClassVar[int]
+    MUTUAL_INFORMATION_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
     version: str
     counts: Counts
     reward: Estimate
@@ -38,7 +41,21 @@ class Report(_message.Message):
     warnings: _containers.RepeatedCompositeFieldContainer[Warning]
     unavailable: _containers.RepeatedCompositeFieldContainer[Unavailable]
     excess_collapse: _containers.RepeatedCompositeFieldContainer[Diversity]
-    def __init__(self, version: _Optional[str] = ..., counts: _Optional[_Union[Counts, _Mapping]] = ..., reward: _Optional[_Union[Estimate, _Mapping]] = ..., kl: _Optional[_Iterable[_Union[KlEstimate, _Mapping]]] = ..., trainer_kl: _Optional[_Iterable[_Union[KlEstimate, _Mapping]]] = ..., prior_perplexity: _Optional[float] = ..., entropy: _Optional[float] = ..., target: _Optional[_Union[TargetReport, _Mapping]] = ..., diversity: _Optional[_Iterable[_Union[Diversity, _Mapping]]] = ..., target_diversity: _Optional[_Iterable[_Union[Diversity, _Mapping]]] = ..., top_ngrams: _Optional[_Iterable[_Union[NgramTable, _Mapping]]] = ..., per_completion: _Optional[_Union[PerCompletion, _Mapping]] = ..., warnings: _Optional[_Iterable[_Union[Warning, _Mapping]]] = ..., unavailable: _Optional[_Iterable[_Union[Unavailable, _Mapping]]] = ..., excess_collapse: _Optional[_Iterable[_Union[Diversity, _Mapping]]] = ...) -> None: ...
+    mutual_information: MutualInformation
+    tokens: _samples_pb2.Tokens
+    def __init__(self, version: _Optional[str] = ..., counts: _Optional[_Union[Counts, _Mapping]] = ..., reward: _Optional[_Union[Estimate, _Mapping]] = ..., kl: _Optional[_Iterable[_Union[KlEstimate, _Mapping]]] = ..., trainer_kl: _Optional[_Iterable[_Union[KlEstimate, _Mapping]]] = ..., prior_perplexity: _Optional[float] = ..., entropy: _Optional[float] = ..., target: _Optional[_Union[TargetReport, _Mapping]] = ..., diversity: _Optional[_Iterable[_Union[Diversity, _Mapping]]] = ..., target_diversity: _Optional[_Iterable[_Union[Diversity, _Mapping]]] = ..., top_ngrams: _Optional[_Iterable[_Union[NgramTable, _Mapping]]] = ..., per_completion: _Optional[_Union[PerCompletion, _Mapping]] = ..., warnings: _Optional[_Iterable[_Union[Warning, _Mapping]]] = ..., unavailable: _Optional[_Iterable[_Union[Unavailable, _Mapping]]] = ..., excess_collapse: _Optional[_Iterable[_Union[Diversity, _Mapping]]] = ..., mutual_information: _Optional[_Union[MutualInformation, _Mapping]] = ..., tokens: _Optional[_Union[_samples_pb2.Tokens, str]] = ...) -> None: ...
+
+class MutualInformation(_message.Message):
+    __slots__ = ("value", "stderr", "interval", "bound")
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    STDERR_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    BOUND_FIELD_NUMBER: _ClassVar[int]
+    value: float
+    stderr: float
+    interval: Interval
+    bound: float
+    def __init__(self, value: _Optional[float] = ..., stderr: _Optional[float] = ..., interval: _Optional[_Union[Interval, _Mapping]] = ..., bound: _Optional[float] = ...) -> None: ...
 
 class Counts(_message.Message):
     __slots__ = ("prompts", "completions", "tokens", "terminated")

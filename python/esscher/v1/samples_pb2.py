@@ -24,13 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x65sscher/v1/samples.proto\x12\nesscher.v1\"\x8a\x02\n\x07Samples\x12\x18\n\x10prompt_token_ids\x18\x01 \x01(\x0c\x12\x16\n\x0eprompt_lengths\x18\x02 \x03(\r\x12\x13\n\x0bgroup_sizes\x18\x03 \x03(\r\x12\x1c\n\x14\x63ompletion_token_ids\x18\x04 \x01(\x0c\x12\x1a\n\x12\x63ompletion_lengths\x18\x05 \x03(\r\x12\x17\n\x0fpolicy_logprobs\x18\x06 \x01(\x0c\x12\x16\n\x0eprior_logprobs\x18\x07 \x01(\x0c\x12\x0f\n\x07rewards\x18\x08 \x03(\x01\x12\x12\n\nterminated\x18\t \x03(\x08\x12\x10\n\x08token_kl\x18\n \x01(\x0c\x12\x16\n\x0epolicy_entropy\x18\x0b \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x65sscher/v1/samples.proto\x12\nesscher.v1\"\xf3\x02\n\x07Samples\x12\x18\n\x10prompt_token_ids\x18\x01 \x01(\x0c\x12\x16\n\x0eprompt_lengths\x18\x02 \x03(\r\x12\x13\n\x0bgroup_sizes\x18\x03 \x03(\r\x12\x1c\n\x14\x63ompletion_token_ids\x18\x04 \x01(\x0c\x12\x1a\n\x12\x63ompletion_lengths\x18\x05 \x03(\r\x12\x17\n\x0fpolicy_logprobs\x18\x06 \x01(\x0c\x12\x16\n\x0eprior_logprobs\x18\x07 \x01(\x0c\x12\x0f\n\x07rewards\x18\x08 \x03(\x01\x12\x12\n\nterminated\x18\t \x03(\x08\x12\x10\n\x08token_kl\x18\n \x01(\x0c\x12\x16\n\x0epolicy_entropy\x18\x0b \x01(\x0c\x12\x13\n\x0b\x61\x63tion_mask\x18\x0c \x01(\x0c\x12\"\n\x06tokens\x18\r \x01(\x0e\x32\x12.esscher.v1.Tokens\x12\x17\n\x0f\x63ross_log_probs\x18\x0e \x01(\x0c\x12\x15\n\rcross_lengths\x18\x0f \x03(\r*J\n\x06Tokens\x12\x16\n\x12TOKENS_UNSPECIFIED\x10\x00\x12\x16\n\x12TOKENS_RETOKENISED\x10\x01\x12\x10\n\x0cTOKENS_WORDS\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'esscher.v1.samples_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_TOKENS']._serialized_start=414
+  _globals['_TOKENS']._serialized_end=488
   _globals['_SAMPLES']._serialized_start=41
-  _globals['_SAMPLES']._serialized_end=307
+  _globals['_SAMPLES']._serialized_end=412
 # @@protoc_insertion_point(module_scope)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from esscher.groups import Groups
-from esscher.ragged import Ragged, check_rows
+from esscher.ragged import Ragged, as_flags, check_rows
 from esscher.samples import Samples, check_samples
 from esscher.target import Condition, Target, Tilt
 from esscher.v1 import samples_pb2, target_pb2
@@ -19,11 +19,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from esscher.evaluate.posterior import Proposal
+    from esscher.samples import Tokens
 
 TOKEN_COLUMNS = ("policy_logprobs", "prior_logprobs", "token_kl", "policy_entropy")
 TOKEN_ID = np.dtype("<u4")
 LOGPROB = np.dtype("<f4")
 # Columns that a server computes, by their numbers on the wire; their names are those of Samples.
+# What ids are, by the numbers of the wire.
+TOKENS: dict[Tokens, samples_pb2.Tokens] = {
+    "sampled": samples_pb2.TOKENS_UNSPECIFIED,
+    "retokenised": samples_pb2.TOKENS_RETOKENISED,
+    "words": samples_pb2.TOKENS_WORDS,
+}
 COLUMNS: dict[int, str] = {number: name.removeprefix("COLUMN_").lower() for name, number in pb.Column.items() if number}
 
 
@@ -36,6 +43,8 @@ def encode_tokens(samples: Samples) -> samples_pb2.Samples:
         group_sizes=samples.groups.sizes.tolist(),
         completion_token_ids=samples.completions.values.astype(TOKEN_ID, copy=False).tobytes(),
         completion_lengths=samples.completions.lengths.tolist(),
+        action_mask=b"" if samples.action_mask is None else samples.action_mask.values.tobytes(),
+        tokens=TOKENS[samples.tokens],
     )
 
 
@@ -63,6 +72,9 @@ def encode_samples(samples: Samples) -> samples_pb2.Samples:
         column: Ragged | None = getattr(samples, name)
         if column is not None:
             setattr(message, name, encode_logprobs(name, column.values))
+    if samples.cross_log_probs is not None:
+        message.cross_log_probs = encode_logprobs("cross_log_probs", samples.cross_log_probs.values)
+        message.cross_lengths.extend(samples.cross_log_probs.lengths.tolist())
     if samples.rewards is not None:
         message.rewards.extend(samples.rewards.tolist())
     if samples.terminated is not None:
@@ -82,11 +94,15 @@ def decode_samples(message: samples_pb2.Samples) -> Samples:
     _check_counts(message)
     prompts = _decode_rows(message, "prompt_token_ids", TOKEN_ID, "prompt_lengths")
     completions = _decode_rows(message, "completion_token_ids", TOKEN_ID, "completion_lengths")
-    columns: dict[str, Any] = {
-        name: _decode_rows(message, name, LOGPROB, "completion_lengths")
-        for name in TOKEN_COLUMNS
-        if getattr(message, name)
-    }
+    columns: dict[str, Any] = _decode_mask(message, completions)
+    actions = columns["action_mask"].rows.sums(columns["action_mask"].values) if columns else completions.lengths
+    what = "completion_lengths" if not columns else "the actions of action_mask"
+    for name in TOKEN_COLUMNS:
+        if getattr(message, name):
+            values = decode_values(name, getattr(message, name), LOGPROB, int(actions.sum()), what)
+            columns[name] = Ragged.from_lengths(values, actions)
+    if len(message.cross_lengths):
+        columns["cross_log_probs"] = _decode_rows(message, "cross_log_probs", LOGPROB, "cross_lengths")
     for name, dtype in (("rewards", np.float64), ("terminated", np.bool_)):
         column = getattr(message, name)
         if len(column):
@@ -101,8 +117,25 @@ def decode_samples(message: samples_pb2.Samples) -> Samples:
             "prompt_lengths",
             "completion_lengths",
         ),
+        tokens=decode_tokens(message.tokens),
         **columns,
     )
+
+
+def _decode_mask(message: samples_pb2.Samples, completions: Ragged) -> dict[str, Any]:
+    if not message.action_mask:
+        return {}
+    n = len(completions.values)
+    mask = decode_values("action_mask", message.action_mask, np.dtype(np.uint8), n, "completion_lengths")
+    return {"action_mask": Ragged(as_flags("action_mask", mask, n), completions.offsets)}
+
+
+def decode_tokens(number: int) -> Tokens:
+    """Decode what token ids are; raises `ValueError` if it is not known here."""
+    for tokens, known in TOKENS.items():
+        if number == known:
+            return tokens
+    raise ValueError(f"tokens is {number}, which is not known here: there are {', '.join(map(str, TOKENS.values()))}")
 
 
 def encode_logprobs(name: str, values: NDArray[Any]) -> bytes:

@@ -14,6 +14,8 @@ from esscher.samples import Samples
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from esscher.groups import Offsets
+
 # Bytes of a request beside those of its prompts and completions: the names and sizes of its fields.
 _FIELDS = 128
 # And of each prompt and completion beside its tokens: lengths of up to 5 bytes, and a byte for `terminated`.
@@ -21,7 +23,7 @@ _PROMPT, _COMPLETION = 10, 6
 # An index in what the server says of a request.
 _OF_PROMPTS = re.compile(r"\b(prompts|groups)\[(\d+)\]")
 _OF_COMPLETIONS = re.compile(
-    r"\b(completions|terminated|rewards|policy_logprobs|prior_logprobs|token_kl|policy_entropy)\[(\d+)\]"
+    r"\b(completions|terminated|rewards|policy_logprobs|prior_logprobs|token_kl|policy_entropy|action_mask)\[(\d+)\]"
 )
 
 
@@ -43,7 +45,14 @@ class Part(NamedTuple):
     @property
     def tokens(self) -> int:
         """How many tokens the completions have."""
-        offsets = self.whole.completions.offsets
+        return self._between(self.whole.completions.offsets)
+
+    @property
+    def actions(self) -> int:
+        """How many of them the policy chose."""
+        return self._between(self.whole.actions.rows.offsets)
+
+    def _between(self, offsets: Offsets) -> int:
         return int(offsets[self.end] - offsets[self.begin])
 
     def take(self) -> Samples:
@@ -57,6 +66,8 @@ class Part(NamedTuple):
             completions=_rows(whole.completions, self.begin, self.end),
             groups=whole.groups[first : last + 1].clip(self.begin, self.end) - self.begin,
             terminated=None if whole.terminated is None else whole.terminated[self.begin : self.end],
+            action_mask=None if whole.action_mask is None else _rows(whole.action_mask, self.begin, self.end),
+            tokens=whole.tokens,
         )
 
     def place(self, text: str) -> str:

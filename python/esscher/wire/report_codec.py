@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from esscher.divergence import KlEstimate
+from esscher.divergence import KlEstimate, MutualInformation
 from esscher.diversity import DiversityEstimate
 from esscher.estimate import Estimate, Interval
 from esscher.evaluate import Counts, Ngram, PerCompletion, Report
 from esscher.evaluate.posterior import TargetReport
 from esscher.v1 import report_pb2
 from esscher.warning import ReportWarning
-from esscher.wire.codec import decode_proposal, encode_proposal
+from esscher.wire.codec import TOKENS, decode_proposal, decode_tokens, encode_proposal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,6 +41,8 @@ def encode_report(report: Report) -> report_pb2.Report:
         warnings=[_encode_warning(warning) for warning in report.warnings],
         unavailable=[report_pb2.Unavailable(name=n, reason=reason) for n, reason in report.unavailable.items()],
         trainer_kl=[_encode_kl(preset, estimate) for preset, estimate in report.trainer_kl.items()],
+        mutual_information=_encode_information(report.mutual_information),
+        tokens=TOKENS[report.tokens],
     )
 
 
@@ -65,7 +67,23 @@ def decode_report(message: report_pb2.Report) -> Report:
         warnings=_decode_warnings(message),
         unavailable={entry.name: entry.reason for entry in message.unavailable},
         trainer_kl={kl.estimator: _decode_kl(kl) for kl in message.trainer_kl},
+        mutual_information=(
+            _decode_information(message.mutual_information) if message.HasField("mutual_information") else None
+        ),
+        tokens=decode_tokens(message.tokens),
     )
+
+
+def _encode_information(found: MutualInformation | None) -> report_pb2.MutualInformation | None:
+    if found is None:
+        return None
+    return report_pb2.MutualInformation(
+        value=found.value, stderr=found.stderr, interval=_encode_interval(found.interval), bound=found.bound
+    )
+
+
+def _decode_information(found: report_pb2.MutualInformation) -> MutualInformation:
+    return MutualInformation(found.value, found.stderr, _decode_interval(found.interval), found.bound)
 
 
 def _decode_counts(counts: report_pb2.Counts) -> Counts:

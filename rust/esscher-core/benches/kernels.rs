@@ -155,9 +155,9 @@ fn diversity(c: &mut Criterion) {
     let mut bench = group(c, "distinct", Throughput::Elements(ids.len() as u64));
     for (name, groups) in [("all completions", &whole), ("per completion", &each)] {
         let groups = Offsets::new("groups", groups, ROWS).expect("legal offsets");
-        bench.bench_function(name, |b| b.iter(|| distinct(black_box(&rows), &groups, &[1, 2, 3, 4, 5])));
+        bench.bench_function(name, |b| b.iter(|| distinct(black_box(rows), &groups, &[1, 2, 3, 4, 5])));
     }
-    bench.bench_function("top 100 of 4-grams", |b| b.iter(|| top_ngrams(black_box(&rows), 4, 100)));
+    bench.bench_function("top 100 of 4-grams", |b| b.iter(|| top_ngrams(black_box(rows), 4, 100)));
     bench.finish();
 }
 
@@ -168,7 +168,7 @@ fn self_bleu_of_completions(c: &mut Criterion) {
     let rows = Ragged::new("offsets", &ids, &offsets).expect("legal offsets");
     let groups = Offsets::new("groups", &whole, ROWS).expect("legal offsets");
     let mut bench = group(c, "self_bleu", Throughput::Elements(ids.len() as u64));
-    bench.bench_function("4-grams", |b| b.iter(|| self_bleu(black_box(&rows), &groups, 4, Smoothing::Method1)));
+    bench.bench_function("4-grams", |b| b.iter(|| self_bleu(black_box(rows), &groups, 4, Smoothing::Method1)));
     bench.finish();
 }
 

@@ -193,7 +193,33 @@ pub enum Error {
         /// Which group.
         group: usize,
     },
+    /// A line must be valid JSON.
+    #[error("line {line} is not valid JSON: {what} at character {character}. {ONE_A_LINE}")]
+    NotJson {
+        /// Which line, from 1.
+        line: usize,
+        /// What is wrong.
+        what: &'static str,
+        /// Where, from 0.
+        character: usize,
+    },
+    /// A line must be JSON that can be held.
+    #[error("line {line} cannot be read: {what}")]
+    UnreadableLine {
+        /// Which line, from 1.
+        line: usize,
+        /// What it holds.
+        what: &'static str,
+    },
+    /// A line must hold an object.
+    #[error("line {line} is no JSON object: {ONE_A_LINE}")]
+    NoObject {
+        /// Which line, from 1.
+        line: usize,
+    },
 }
+
+const ONE_A_LINE: &str = "JSON lines hold one whole {...} a line";
 
 /// A result whose error is [`enum@Error`].
 pub type Result<T> = std::result::Result<T, Error>;

@@ -12,17 +12,20 @@
 //! - [`tilts`]: what samples of the prior say of its tilts, for many beta at once;
 //! - [`resample`]: draws from weighted samples;
 //! - [`distinct`], [`ngram_statistics`], [`self_bleu`], [`top_ngrams`]: diversity of token sequences, in time linear in
-//!   the tokens.
+//!   the tokens;
+//! - [`json_lines`]: columns from lines of JSON.
 //!
-//! Rows of unequal length are [`Ragged`], or [`Padded`] with a mask; every broken rule is an [`Error`] that names the
+//! Rows of unequal length are [`Ragged`], [`Masked`] where some items are gaps, or [`Padded`] with a mask; every broken rule is an [`Error`] that names the
 //! argument and the index. Sums over sequences are taken in f64 in a fixed order, so results do not depend on the
 //! number of threads. Kernels work on the thread that calls, or, inside a rayon pool, on the pool's.
 //!
 //! You can safely ignore: [`Offsets`] (what divides a flat array into rows) and [`Real`] (f32, f64 or [`Bf16`]).
 
 mod error;
+pub mod json_lines;
 pub mod kl;
 pub mod logprobs;
+mod masked;
 mod ngrams;
 pub mod padded;
 mod parallel;
@@ -38,6 +41,7 @@ mod vectors;
 pub mod weights;
 
 pub use error::{Error, Result};
+pub use masked::Masked;
 pub use ngrams::{
     NgramStatistics, Smoothing, TopNgrams, TopWeightedNgrams, distinct, distinct_without_each, ngram_statistics,
     self_bleu, top_ngrams, top_weighted_ngrams,

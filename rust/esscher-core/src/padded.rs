@@ -133,7 +133,7 @@ fn scan<M: Copy + PartialEq + From<u8>>(mask: &[M]) -> Option<Kept> {
 }
 
 /// How many entries equal `value` before the first that does not.
-fn leading<M: Copy + PartialEq>(mask: &[M], value: M) -> usize {
+pub(crate) fn leading<M: Copy + PartialEq>(mask: &[M], value: M) -> usize {
     let in_large = leading_chunks::<64, M>(mask, value);
     let in_small = in_large + leading_chunks::<8, M>(&mask[in_large..], value);
     in_small + mask[in_small..].iter().take_while(|&&m| m == value).count()

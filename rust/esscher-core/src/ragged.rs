@@ -135,6 +135,12 @@ impl<'a, T> Ragged<'a, T> {
         &self.values[self.offsets.range(i)]
     }
 
+    /// The items of row `i`, as a range of the flat array.
+    #[must_use]
+    pub fn range(&self, i: usize) -> Range<usize> {
+        self.offsets.range(i)
+    }
+
     /// Where row `i` starts in the flat array.
     #[must_use]
     pub fn start(&self, i: usize) -> usize {

@@ -1,7 +1,7 @@
 //! Token columns as they come from Python: what they are made of, and how they divide into rows.
 
 use esscher_core::padded::Mask;
-use esscher_core::{Padded, Ragged, Result, Rows};
+use esscher_core::{Masked, Padded, Ragged, Result, Rows};
 use numpy::{Element, PyReadonlyArray2, PyReadonlyArrayDyn, PyUntypedArrayMethods};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -16,10 +16,12 @@ pub enum Column<'py> {
     Bf16(PyReadonlyArrayDyn<'py, u16>),
 }
 
-/// Offsets of ragged rows or lengths of padded ones, or the mask of padded ones as bytes or integers.
+/// Offsets of ragged rows or lengths of padded ones, offsets and mask of ragged rows with gaps, or the mask of padded
+/// ones as bytes or integers.
 #[derive(FromPyObject)]
 pub enum Layout<'py> {
     Borders(Array<'py, i64>),
+    Gaps(Array<'py, i64>, Array<'py, u8>),
     Bytes(PyReadonlyArray2<'py, u8>),
     Integers(PyReadonlyArray2<'py, i64>),
 }
@@ -34,6 +36,7 @@ pub struct Source<'a, T> {
 #[derive(Clone, Copy)]
 enum Division<'a> {
     Offsets(&'a [i64]),
+    Gaps { offsets: &'a [i64], mask: &'a [u8] },
     Mask { rows: usize, width: usize, mask: Mask<'a> },
 }
 
@@ -54,6 +57,9 @@ impl<'a, T: Copy + Send + Sync> Source<'a, T> {
     pub fn rows(self, name: &'static str) -> Result<Box<dyn Rows<T> + 'a>> {
         Ok(match self.division {
             Division::Offsets(offsets) => Box::new(Ragged::new(name, self.values, offsets)?),
+            Division::Gaps { offsets, mask } => {
+                Box::new(Masked::new(name, Ragged::new(name, self.values, offsets)?, mask)?)
+            }
             Division::Mask { rows, width, mask } => Box::new(Padded::new(name, self.values, rows, width, mask)?),
         })
     }
@@ -73,6 +79,7 @@ pub fn source<'a, T: Element>(
     };
     let division = match layout {
         Layout::Borders(offsets) if values.ndim() == 1 => Division::Offsets(offsets.as_slice()?),
+        Layout::Gaps(offsets, mask) => Division::Gaps { offsets: offsets.as_slice()?, mask: mask.as_slice()? },
         Layout::Borders(lengths) => padded(Mask::Lengths(lengths.as_slice()?))?,
         Layout::Bytes(mask) if mask.is_c_contiguous() => padded(Mask::Bytes(mask.as_slice()?))?,
         Layout::Integers(mask) if mask.is_c_contiguous() => padded(Mask::Integers(mask.as_slice()?))?,

@@ -5,6 +5,7 @@ mod arrays;
 mod columns;
 mod diversity;
 mod gate;
+mod json_lines;
 mod logprobs;
 mod tilts;
 mod token_scores;
@@ -31,6 +32,7 @@ mod _core {
     #[pymodule_export]
     use super::{
         diversity::{distinct, distinct_without_each, ngram_statistics, self_bleu, top_ngrams, top_weighted_ngrams},
+        json_lines::{JsonLines, read_json_lines},
         logprobs::{aggregate_logprobs, kl},
         panic,
         tilts::{tilt_excess, tilt_shapes, tilt_sums},

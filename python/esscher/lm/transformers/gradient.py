@@ -30,8 +30,8 @@ def add_gradient(network: Network, samples: Samples, coefficients: NDArray[np.fl
 def _add(network: Network, samples: Samples, coefficients: NDArray[np.float64], completions: NDArray[np.int64]) -> None:
     laid = pack(samples, unshared_trees(samples, completions))
     hidden = network.read_padded(laid).index_select(0, network.tensor(laid.predictors))
-    token_ids = network.tensor(samples.completions.values[laid.counted].astype(np.int64))
-    factors = network.tensor(np.repeat(coefficients, samples.completions.lengths)[laid.counted].astype(np.float32))
+    token_ids = network.tensor(samples.actions.kept.values[laid.counted].astype(np.int64))
+    factors = network.tensor(np.repeat(coefficients, samples.actions.lengths)[laid.counted].astype(np.float32))
     top = hidden.detach().requires_grad_(hidden.requires_grad)
     for start in range(0, len(top), network.pace.rows):
         rows = slice(start, start + network.pace.rows)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from esscher.lm.transformers.sources import ModelSource
+    from esscher.ragged import Masked
     from esscher.token_scores import TokenScores
 
 # Without tokenizers to tell, a vocabulary so many times larger is taken for another one, not for a padded one.
@@ -99,7 +100,7 @@ class TransformersLM(TextCoder):
         model = load_model(found, dtype_of(dtype, place), place)
         return cls(model, found.name, found)
 
-    def logprobs(self, prompts: Ragged, completions: Ragged, groups: ArrayLike) -> Ragged:
+    def logprobs(self, prompts: Ragged, completions: Ragged | Masked, groups: ArrayLike) -> Ragged:
         """Log-prob of every completion token, float32 nats; see `LanguageModel.logprobs`.
 
         Raises
@@ -112,16 +113,16 @@ class TransformersLM(TextCoder):
             If the model gives NaN.
         """
         scores = self.token_scores(prompts, completions, groups)
-        return Ragged(scores.logprobs, completions.offsets)
+        return Ragged(scores.logprobs, completions.rows.offsets)
 
     def token_scores(
-        self, prompts: Ragged, completions: Ragged, groups: ArrayLike, prior: TransformersLM | None = None
+        self, prompts: Ragged, completions: Ragged | Masked, groups: ArrayLike, prior: TransformersLM | None = None
     ) -> TokenScores:
         """Log-prob, entropy and, with a prior, its log-prob and the KL at every completion token, float32 nats.
 
         A prompt is read once for all its completions, in packs without padding, where the architecture allows that.
-        Logits are made of a few hidden states at a time and reduced at once: what is held never grows with tokens times
-        vocabulary. See `LanguageModel.token_scores`.
+        Logits are made of a few hidden states at a time, of the tokens that count alone, and reduced at once: what is
+        held never grows with tokens times vocabulary. See `LanguageModel.token_scores`.
 
         Raises
         ------
@@ -146,7 +147,7 @@ class TransformersLM(TextCoder):
             scores = token_scores([model._network for model in pair], begun)
         for model, logprobs in zip(models, (scores.logprobs, scores.prior_logprobs), strict=False):
             if logprobs is not None:
-                check_numbers(model.name, Ragged(logprobs, completions.offsets))
+                check_numbers(model.name, Ragged(logprobs, samples.actions.rows.offsets))
         return scores
 
     def sample(
@@ -199,7 +200,7 @@ class TransformersLM(TextCoder):
         RuntimeError, torch.OutOfMemoryError
             As torch raises them, also where memory does not suffice: gradients may have been added in part then.
         """
-        samples = check_scoring(self, samples.prompts, samples.completions, samples.groups)
+        samples = check_scoring(self, samples.prompts, samples.actions, samples.groups)
         factors = np.asarray(coefficients, np.float64)
         if factors.shape != (len(samples),):
             raise ValueError(

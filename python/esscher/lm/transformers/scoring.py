@@ -80,12 +80,12 @@ def _batches(networks: Sequence[Network], samples: Samples) -> Iterator[_TreeBat
 
 
 def _score(networks: Sequence[Network], samples: Samples, batch: _TreeBatch) -> tuple[NDArray[np.int64], Columns]:
-    """Which completion tokens a batch holds, and their columns in the order of `TokenScores`."""
+    """Which actions a batch holds, and their columns in the order of `TokenScores`."""
     laid, device = pack(samples, batch.trees), networks[0].device
     predictors = torch.from_numpy(laid.predictors).to(device)
     # Copies of the rows that count, without gaps: projecting a slice of hidden states is many times slower.
     rows = [(network.read_pack if batch.is_packed else network.read_padded)(laid)[predictors] for network in networks]
-    token_ids = torch.from_numpy(samples.completions.values[laid.counted].astype(np.int64)).to(device)
+    token_ids = torch.from_numpy(samples.actions.kept.values[laid.counted].astype(np.int64)).to(device)
     return laid.counted, _over_the_vocabulary(networks, rows, token_ids)
 
 

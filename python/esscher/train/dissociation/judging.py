@@ -38,9 +38,9 @@ DRAWN = "policies are judged by completions that were drawn with all columns"
 def draw(lm: LanguageModel, prior: LanguageModel, world: World, n: int, new_tokens: int, seed: int) -> Samples:
     """Draw `n` completions of every prompt, with rewards, log-probs, entropies and the exact KL at every token."""
     drawn = lm.sample(world.prompts, n, new_tokens, np.random.default_rng([seed, JUDGING]))
-    scores = lm.token_scores(drawn.prompts, drawn.completions, drawn.groups, prior=prior)
+    scores = lm.token_scores(drawn.prompts, drawn.actions, drawn.groups, prior=prior)
     columns: dict[str, Any] = {
-        name: Ragged(column, drawn.completions.offsets) for name, column in scores.columns().items()
+        name: Ragged(column, drawn.actions.rows.offsets) for name, column in scores.columns().items()
     }
     return replace(drawn, rewards=np.asarray(world.reward(drawn), np.float64), **columns)
 
@@ -76,7 +76,7 @@ def judge(
 
 def _forward_kl(lm: LanguageModel, prior_samples: Samples, beta: float) -> KlEstimate:
     """KL(target‖policy), by the prior's samples: a collapsed policy's own do not show what it lacks."""
-    logprobs = lm.logprobs(prior_samples.prompts, prior_samples.completions, prior_samples.groups)
+    logprobs = lm.logprobs(prior_samples.prompts, prior_samples.actions, prior_samples.groups)
     return estimate_forward(
         replace(prior_samples, policy_logprobs=logprobs),
         prior_samples.need("rewards", why=DRAWN) / beta,
@@ -90,8 +90,8 @@ def _excess(drawn: Samples, prior_samples: Samples, beta: float) -> Estimate:
     The target's are the prior's, weighted: a collapsed policy's own completions do not show it either.
     """
     weights = exponential_weights(prior_samples.need("rewards", why=DRAWN), beta, prior_samples.groups).weights
-    own = estimate_size_free(drawn.completions, drawn.groups)[0].within
-    of_target = estimate_size_free(prior_samples.completions, prior_samples.groups, weights)[0].within
+    own = estimate_size_free(drawn.actions, drawn.groups)[0].within
+    of_target = estimate_size_free(prior_samples.actions, prior_samples.groups, weights)[0].within
     return Estimate(own.value - of_target.value, float(np.hypot(own.stderr, of_target.stderr)))
 
 

@@ -43,7 +43,8 @@ fn rename(tokens: &[u32]) -> (Vec<u32>, usize) {
 
 fn count_named<C: Census>(group: &Group<'_>, vocabulary: usize, last: usize, census: impl Fn() -> C + Sync) -> Vec<C> {
     let mut unigrams = census();
-    let all_windows = (0..group.len()).flat_map(|row| windows(group, row));
+    let all_windows =
+        (0..group.len()).flat_map(|row| group.pieces(row).flat_map(move |piece| windows(group, row, piece)));
     unigrams.count(1, all_windows, &tally_unigrams(group, vocabulary));
     let mut counted = if last > 1 { count_longer(group, vocabulary, last, census) } else { Vec::new() };
     counted.push(unigrams);
@@ -56,7 +57,10 @@ fn tally_unigrams<T: Tally>(group: &Group<'_>, vocabulary: usize) -> Vec<T> {
     let chunks = group.chunks(group.tokens().len().div_ceil(parts));
     let tally_chunk = |rows: Range<usize>| {
         let mut tallies = vec![T::default(); vocabulary];
-        rows.for_each(|row| windows(group, row).for_each(|window| tallies[window.key as usize].note(window, group)));
+        for row in rows {
+            let note = |window: Window| tallies[window.key as usize].note(window, group);
+            group.pieces(row).flat_map(|piece| windows(group, row, piece)).for_each(note);
+        }
         tallies
     };
     let mut tallies = vec![T::default(); vocabulary];
@@ -128,16 +132,18 @@ impl Scattered {
     fn new(group: &Group<'_>, rows: Range<usize>, last: usize, split: Split) -> Self {
         let mut ends = vec![0; split.buckets()];
         for row in rows.clone() {
-            group.row(row).windows(2).for_each(|pair| ends[split.of(pair[0], pair[1]).0] += 1);
+            for piece in group.pieces(row) {
+                group.piece(piece).windows(2).for_each(|pair| ends[split.of(pair[0], pair[1]).0] += 1);
+            }
         }
         let mut sum = 0;
         for end in &mut ends {
             (*end, sum) = (sum, sum + *end);
         }
         let mut windows = vec![Window::default(); sum as usize];
-        for row in rows {
-            let near_end = (group.end(row) as usize + 1).saturating_sub(last) as u32;
-            for (pair, start) in group.row(row).windows(2).zip(group.start(row)..) {
+        for (row, piece) in rows.flat_map(|row| group.pieces(row).map(move |piece| (row, piece))) {
+            let near_end = (piece.end as usize + 1).saturating_sub(last) as u32;
+            for (pair, start) in group.piece(piece).windows(2).zip(piece.start..) {
                 let (bucket, key) = split.of(pair[0], pair[1]);
                 let flag = if start < near_end { 0 } else { NEAR_END };
                 windows[ends[bucket] as usize] = Window { key, start, row: row as u32 | flag };

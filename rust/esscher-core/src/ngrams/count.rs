@@ -6,7 +6,7 @@ use super::{
     group::{self, Group},
     walk::Walk,
 };
-use crate::{Error, Offsets, Ragged, Result, parallel, ragged::check_length};
+use crate::{Error, Masked, Offsets, Result, parallel, ragged::check_length};
 
 /// Groups of at least this many tokens are scattered into buckets.
 const LARGE: usize = 1 << 14;
@@ -18,16 +18,17 @@ const RUN: usize = 1 << 16;
 /// # Errors
 /// If a group has 2^32 tokens or more, or 2^31 rows.
 pub(super) fn count_groups<C: Census, R: Send>(
-    token_ids: &Ragged<'_, u32>,
+    token_ids: Masked<'_, u32>,
     groups: &Offsets<'_>,
     weights: Option<&[f64]>,
     last: usize,
     census: impl Fn(&Group<'_>) -> C + Sync + Send,
     finish: impl Fn(&Group<'_>, C) -> R + Sync + Send,
 ) -> Result<Vec<R>> {
-    groups.check_items("groups", token_ids.len())?;
-    group::check_sizes(token_ids, groups)?;
-    let runs = group::runs(groups.len(), RUN, |group| group::span(token_ids, &groups.range(group)).len());
+    let rows = token_ids.rows();
+    groups.check_items("groups", rows.len())?;
+    group::check_sizes(rows, groups)?;
+    let runs = group::runs(groups.len(), RUN, |group| group::span(rows, &groups.range(group)).len());
     let counted = parallel::map_each(runs, |run| {
         let (mut group, mut walk) = (Group::default(), Walk::default());
         let count = |i| {
@@ -53,14 +54,15 @@ pub(super) fn count_groups<C: Census, R: Send>(
 /// # Errors
 /// If there are 2^32 tokens or more, or 2^31 rows.
 pub(super) fn count_rows<C: Census, R: Send>(
-    token_ids: &Ragged<'_, u32>,
+    token_ids: Masked<'_, u32>,
     weights: Option<&[f64]>,
     last: usize,
     census: impl Fn(&Group<'_>) -> C + Sync + Send,
     finish: impl Fn(&Group<'_>, C) -> Vec<R> + Sync + Send,
 ) -> Result<Vec<R>> {
-    let all = [0, token_ids.len() as i64];
-    let all = Offsets::new("rows", &all, token_ids.len())?;
+    let rows = token_ids.len();
+    let all = [0, rows as i64];
+    let all = Offsets::new("rows", &all, rows)?;
     Ok(count_groups(token_ids, &all, weights, last, census, finish)?.into_iter().flatten().collect())
 }
 
@@ -95,6 +97,7 @@ pub(super) fn check_weights(weights: &[f64], rows: usize) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Ragged;
     use crate::ngrams::census::{Tally, Window};
     use std::collections::HashMap;
 
@@ -135,12 +138,15 @@ mod tests {
     }
 
     /// The same by a hash map of slices.
-    fn obvious(rows: &Ragged<'_, u32>, last: usize) -> Vec<Vec<(u32, u32)>> {
+    fn obvious(rows: &Ragged<'_, u32>, mask: &[u8], last: usize) -> Vec<Vec<(u32, u32)>> {
         let of_order = |order: usize| {
             let mut counts: HashMap<&[u32], (u32, u32)> = HashMap::new();
             for row in 0..rows.len() {
                 for (i, ngram) in rows.row(row).windows(order).enumerate() {
-                    counts.entry(ngram).or_insert(((rows.start(row) + i) as u32, 0)).1 += 1;
+                    let start = rows.start(row) + i;
+                    if mask[start..start + order].iter().all(|&m| m == 1) {
+                        counts.entry(ngram).or_insert((start as u32, 0)).1 += 1;
+                    }
                 }
             }
             let mut counts: Vec<_> = counts.into_values().filter(|&(_, count)| count > 1).collect();
@@ -158,13 +164,20 @@ mod tests {
 
     fn check_both_ways(tokens: &[u32], offsets: &[i64], last: usize) {
         let rows = Ragged::new("offsets", tokens, offsets).unwrap();
+        check_group(rows.into(), &vec![1; tokens.len()], last);
+        let mask: Vec<u8> = random(tokens.len() as u64).map(|x| u8::from(x % 5 > 0)).take(tokens.len()).collect();
+        check_group(Masked::new("offsets", rows, &mask).unwrap(), &mask, last);
+    }
+
+    fn check_group(masked: Masked<'_, u32>, mask: &[u8], last: usize) {
+        let rows = masked.rows();
         let (mut group, mut small, mut large) = (Group::default(), Counts::default(), Counts::default());
-        group.set(&rows, 0..rows.len(), None);
+        group.set(masked, 0..rows.len(), None);
         Walk::default().group(&group, last, &mut small);
         for part in buckets::count(&group, last, Counts::default) {
             large.merge(part);
         }
-        let expected = obvious(&rows, last);
+        let expected = obvious(rows, mask, last);
         assert_eq!(sorted(small, last), expected);
         assert_eq!(sorted(large, last), expected);
     }

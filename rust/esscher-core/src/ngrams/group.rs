@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::{Error, Offsets, Ragged, Result};
+use crate::{Error, Masked, Offsets, Ragged, Result};
 
 /// The rows of one group. Places in it are counted from its first token, in 32 bits.
 #[derive(Default)]
@@ -12,11 +12,34 @@ pub(super) struct Group<'a> {
     ends: Vec<u32>,
     /// The weight of each row over the largest of the group; none where rows are not weighted.
     weights: Vec<f64>,
+    /// What rows with gaps keep, and how many pieces there are up to the end of each row; none where no row has gaps.
+    pieces: Vec<Piece>,
+    piece_ends: Vec<usize>,
+}
+
+/// Tokens without a gap: n-grams lie within one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Piece {
+    pub(super) start: u32,
+    pub(super) end: u32,
+}
+
+impl Piece {
+    /// How many n-grams of `order` it has.
+    fn total(self, order: usize) -> usize {
+        (self.len() + 1).saturating_sub(order)
+    }
+
+    pub(super) fn len(self) -> usize {
+        (self.end - self.start) as usize
+    }
 }
 
 impl<'a> Group<'a> {
     /// Replace the rows; the memory is reused.
-    pub(super) fn set(&mut self, token_ids: &Ragged<'a, u32>, rows: Range<usize>, weights: Option<&[f64]>) {
+    pub(super) fn set(&mut self, token_ids: impl Into<Masked<'a, u32>>, rows: Range<usize>, weights: Option<&[f64]>) {
+        let masked = token_ids.into();
+        let token_ids = masked.rows();
         let span = span(token_ids, &rows);
         self.weights.clear();
         if let Some(weights) = weights.map(|weights| &weights[rows.clone()]) {
@@ -24,13 +47,29 @@ impl<'a> Group<'a> {
             self.weights.extend(weights.iter().map(|weight| if most > 0.0 { weight / most } else { 0.0 }));
         }
         self.ends.clear();
-        self.ends.extend(rows.map(|row| (token_ids.start(row) + token_ids.row(row).len() - span.start) as u32));
-        self.tokens = &token_ids.values()[span];
+        self.ends.extend(rows.clone().map(|row| (token_ids.range(row).end - span.start) as u32));
+        self.tokens = &token_ids.values()[span.clone()];
+        self.pieces.clear();
+        self.piece_ends.clear();
+        if masked.has_mask() {
+            for row in rows {
+                let place = |at: usize| (at - span.start) as u32;
+                let pieces = masked.pieces(row).map(|piece| Piece { start: place(piece.start), end: place(piece.end) });
+                self.pieces.extend(pieces);
+                self.piece_ends.push(self.pieces.len());
+            }
+        }
     }
 
     /// The same rows of other tokens.
     pub(super) fn with_tokens<'b>(&self, tokens: &'b [u32]) -> Group<'b> {
-        Group { tokens, ends: self.ends.clone(), weights: self.weights.clone() }
+        Group {
+            tokens,
+            ends: self.ends.clone(),
+            weights: self.weights.clone(),
+            pieces: self.pieces.clone(),
+            piece_ends: self.piece_ends.clone(),
+        }
     }
 
     pub(super) fn tokens(&self) -> &'a [u32] {
@@ -42,17 +81,38 @@ impl<'a> Group<'a> {
         self.ends.len()
     }
 
-    pub(super) fn start(&self, row: usize) -> u32 {
+    fn start(&self, row: usize) -> u32 {
         if row == 0 { 0 } else { self.ends[row - 1] }
     }
 
-    pub(super) fn end(&self, row: usize) -> u32 {
-        self.ends[row]
+    /// The pieces of a row, in order.
+    pub(super) fn pieces(&self, row: usize) -> impl Iterator<Item = Piece> + '_ {
+        let gapless = self.piece_ends.is_empty();
+        let first = if gapless || row == 0 { 0 } else { self.piece_ends[row - 1] };
+        let last = if gapless { 1 } else { self.piece_ends[row] };
+        let whole = Piece { start: self.start(row), end: self.ends[row] };
+        (first..last).map(move |i| if gapless { whole } else { self.pieces[i] })
     }
 
-    /// The tokens of a row.
-    pub(super) fn row(&self, row: usize) -> &'a [u32] {
-        &self.tokens[self.start(row) as usize..self.end(row) as usize]
+    /// Where the piece of a row that holds the token at `start` ends.
+    pub(super) fn end(&self, row: usize, start: u32) -> u32 {
+        if self.piece_ends.is_empty() { self.ends[row] } else { self.end_of_piece(start) }
+    }
+
+    // Apart, so that what has no gaps does not carry the search in its loops.
+    #[cold]
+    fn end_of_piece(&self, start: u32) -> u32 {
+        self.pieces[self.pieces.partition_point(|piece| piece.end <= start)].end
+    }
+
+    /// The tokens of a piece.
+    pub(super) fn piece(&self, piece: Piece) -> &'a [u32] {
+        &self.tokens[piece.start as usize..piece.end as usize]
+    }
+
+    /// How many tokens a row has.
+    pub(super) fn length(&self, row: usize) -> usize {
+        self.pieces(row).map(Piece::len).sum()
     }
 
     /// The weight of each row over the largest of the group; none where rows are not weighted.
@@ -62,7 +122,7 @@ impl<'a> Group<'a> {
 
     /// How many n-grams of `order` a row has, repetitions counted.
     pub(super) fn total_of(&self, row: usize, order: usize) -> usize {
-        (self.row(row).len() + 1).saturating_sub(order)
+        self.pieces(row).map(|piece| piece.total(order)).sum()
     }
 
     /// How many n-grams of `order` there are, repetitions counted.
@@ -70,14 +130,19 @@ impl<'a> Group<'a> {
         (0..self.len()).map(|row| self.total_of(row, order)).sum()
     }
 
-    /// The length of the longest row.
-    pub(super) fn longest(&self) -> usize {
-        (0..self.len()).map(|row| self.row(row).len()).max().unwrap_or(0)
+    /// The length of a row's longest piece.
+    pub(super) fn longest_of(&self, row: usize) -> usize {
+        self.pieces(row).map(Piece::len).max().unwrap_or(0)
     }
 
-    /// Divide the rows into runs of at least `size` tokens, the last one excepted.
+    /// The length of the longest piece.
+    pub(super) fn longest(&self) -> usize {
+        (0..self.len()).map(|row| self.longest_of(row)).max().unwrap_or(0)
+    }
+
+    /// Divide the rows into runs of at least `size` tokens, gaps included, the last one excepted.
     pub(super) fn chunks(&self, size: usize) -> Vec<Range<usize>> {
-        runs(self.len(), size, |row| self.row(row).len())
+        runs(self.len(), size, |row| (self.ends[row] - self.start(row)) as usize)
     }
 }
 
@@ -126,12 +191,25 @@ mod tests {
     fn places_count_from_the_first_token() {
         let rows = Ragged::new("offsets", &[1, 2, 3, 4, 5, 6], &[0, 2, 2, 5, 6]).unwrap();
         let mut group = Group::default();
-        group.set(&rows, 1..4, Some(&[9.0, 2.0, 0.0, 4.0]));
+        group.set(rows, 1..4, Some(&[9.0, 2.0, 0.0, 4.0]));
         assert_eq!((group.len(), group.longest(), group.total(2)), (3, 3, 2));
-        assert_eq!([group.row(0), group.row(1), group.row(2)], [&[][..], &[3, 4, 5], &[6]]);
+        let row = |i| group.pieces(i).flat_map(|piece| group.piece(piece)).copied().collect::<Vec<_>>();
+        assert_eq!([row(0), row(1), row(2)], [vec![], vec![3, 4, 5], vec![6]]);
         assert_eq!(group.weights(), [0.5, 0.0, 1.0]);
-        group.set(&rows, 4..4, None);
+        group.set(rows, 4..4, None);
         assert_eq!((group.len(), group.longest(), group.tokens()), (0, 0, &[][..]));
+    }
+
+    #[test]
+    fn rows_with_gaps_are_pieces() {
+        let rows = Ragged::new("offsets", &[9, 1, 2, 3, 4, 5, 6], &[0, 1, 3, 3, 7]).unwrap();
+        let masked = Masked::new("offsets", rows, &[1, 0, 1, 1, 1, 0, 1]).unwrap();
+        let mut group = Group::default();
+        group.set(masked, 1..4, None);
+        let pieces: Vec<Vec<_>> = (0..3).map(|row| group.pieces(row).map(|p| (p.start, p.end)).collect()).collect();
+        assert_eq!(pieces, [vec![(1, 2)], vec![], vec![(2, 4), (5, 6)]]);
+        assert_eq!((group.longest(), group.length(2), group.total(1), group.total(2)), (2, 3, 4, 1));
+        assert_eq!([group.end(0, 1), group.end(2, 3), group.end(2, 5)], [2, 4, 6]);
     }
 
     #[test]

@@ -8,11 +8,11 @@ use super::{
     subsets::inclusion,
     summary::Summary,
 };
-use crate::{Offsets, Ragged, Result};
+use crate::{Masked, Offsets, Result};
 
 /// The statistics of every group, by order.
 pub(super) fn count(
-    token_ids: &Ragged<'_, u32>,
+    token_ids: Masked<'_, u32>,
     groups: &Offsets<'_>,
     orders: &[usize],
     last: usize,

@@ -13,7 +13,7 @@ use super::{
     count::{check_order, count_groups},
     group::Group,
 };
-use crate::{Error, Offsets, Ragged, Result, error, parallel, sum::sum};
+use crate::{Error, Masked, Offsets, Result, error, parallel, sum::sum};
 
 /// The number of scores that are summed in one block, whatever the number of threads.
 const BLOCK: usize = 4096;
@@ -50,17 +50,17 @@ impl Smoothing {
         }
     }
 
-    /// The mean of the logarithms of a row's precisions of orders 1 to `n`.
-    fn mean_log_precision(self, len: usize, matches: impl Fn(usize) -> usize, n: usize) -> f64 {
+    /// The mean of the logarithms of a row's precisions of orders 1 to `n`; its longest n-grams have length `longest`.
+    fn mean_log_precision(self, longest: usize, counts: impl Fn(usize) -> (usize, usize), n: usize) -> f64 {
         let mut zeros = 0;
         let mut log_precision = |i: usize| {
-            let (matches, total) = (matches(i + 1), len - i);
+            let (matches, total) = counts(i + 1);
             let log_precision = self.log_precision(matches, total, zeros);
             zeros += i32::from(matches == 0);
             log_precision
         };
         // Orders that the row is too short for are all the same.
-        let (within, beyond) = (n.min(len), n.saturating_sub(len));
+        let (within, beyond) = (n.min(longest), n.saturating_sub(longest));
         let sum = (0..within).map(&mut log_precision).sum::<f64>();
         match self {
             Self::Exp => sum / within as f64,
@@ -76,15 +76,15 @@ impl Smoothing {
 ///
 /// # Errors
 /// If `n` is 0, or a group has 2^32 tokens or more.
-pub fn self_bleu(
-    token_ids: &Ragged<'_, u32>,
+pub fn self_bleu<'a>(
+    token_ids: impl Into<Masked<'a, u32>>,
     groups: &Offsets<'_>,
     n: usize,
     smoothing: Smoothing,
 ) -> Result<Vec<f64>> {
     check_order(n)?;
     let matches = |group: &Group<'_>| Matches::new(group.len(), n.min(group.longest()));
-    count_groups(token_ids, groups, None, n, matches, |group, matches| mean(group, n, smoothing, &matches))
+    count_groups(token_ids.into(), groups, None, n, matches, |group, matches| mean(group, n, smoothing, &matches))
 }
 
 /// The mean BLEU of a group's rows.
@@ -92,20 +92,23 @@ fn mean(group: &Group<'_>, n: usize, smoothing: Smoothing, matches: &Matches) ->
     if group.len() < 2 {
         return f64::NAN;
     }
-    let mut lens: Vec<usize> = (0..group.len()).map(|row| group.row(row).len()).collect();
+    let mut lens: Vec<usize> = (0..group.len()).map(|row| group.length(row)).collect();
     lens.sort_unstable();
-    let score = |row: usize| score(group.row(row).len(), |order| matches.of(row, order), n, smoothing, &lens);
+    let score = |row: usize| score(group, row, matches, n, smoothing, &lens);
     let block = |i: usize| sum(BLOCK.min(group.len() - i * BLOCK), |row| score(i * BLOCK + row));
     let blocks = parallel::map(group.len().div_ceil(BLOCK), block);
     sum(blocks.len(), |i| blocks[i]) / group.len() as f64
 }
 
-/// BLEU of a row of `len` tokens with so many matches of each order.
-fn score(len: usize, matches: impl Fn(usize) -> usize, n: usize, smoothing: Smoothing, lens: &[usize]) -> f64 {
-    if matches(1) == 0 {
+/// BLEU of a row against the others, whose lengths are among `lens`.
+fn score(group: &Group<'_>, row: usize, matches: &Matches, n: usize, smoothing: Smoothing, lens: &[usize]) -> f64 {
+    if matches.of(row, 1) == 0 {
         return 0.0;
     }
-    brevity_penalty(len, closest_other(lens, len)) * smoothing.mean_log_precision(len, matches, n).exp()
+    let len = group.length(row);
+    let counts = |order| (matches.of(row, order), group.total_of(row, order));
+    brevity_penalty(len, closest_other(lens, len))
+        * smoothing.mean_log_precision(group.longest_of(row), counts, n).exp()
 }
 
 /// exp(1 - r / c) for a row of length c whose closest other length is r > c, else 1.
@@ -215,6 +218,7 @@ fn closest_other(lens: &[usize], len: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Ragged;
 
     #[test]
     fn closest_length_leaves_itself_out() {
@@ -230,7 +234,7 @@ mod tests {
         let rows = Ragged::new("offsets", &[1, 1, 1, 1, 2, 1, 3, 1], &[0, 3, 6, 8]).unwrap();
         let matches = |_: &Group<'_>, matches: Matches| matches.counts;
         let groups = Offsets::new("groups", &[0, 3], 3).unwrap();
-        let got = count_groups(&rows, &groups, None, 1, |group| Matches::new(group.len(), 1), matches);
+        let got = count_groups(rows.into(), &groups, None, 1, |group| Matches::new(group.len(), 1), matches);
         assert_eq!(got, Ok(vec![vec![2, 2, 1]]));
     }
 
@@ -255,7 +259,7 @@ mod tests {
     fn identical_completions_score_one_and_single_ones_nothing() {
         let rows = Ragged::new("offsets", &[4, 5, 6, 7, 8, 4, 5, 6, 7, 8, 1], &[0, 5, 10, 11]).unwrap();
         let groups = Offsets::new("groups", &[0, 2, 3], 3).unwrap();
-        let got = self_bleu(&rows, &groups, 4, Smoothing::None).unwrap();
+        let got = self_bleu(rows, &groups, 4, Smoothing::None).unwrap();
         assert!((got[0] - 1.0).abs() < 1e-15);
         assert!(got[1].is_nan());
     }

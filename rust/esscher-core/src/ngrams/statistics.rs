@@ -6,7 +6,7 @@ use super::{
     summary::Summary,
     weighted,
 };
-use crate::{Error, Offsets, Ragged, Result};
+use crate::{Error, Masked, Offsets, Result};
 
 /// For each order and group: first come all groups at the first order, then all at the second.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,14 +45,14 @@ pub struct NgramStatistics {
 /// # Errors
 /// If an order or `subsample` is 0, `subsample` exceeds 8 beside weights, a weight is negative or not finite, there is
 /// not one for each completion, or a group has 2^32 tokens or more.
-pub fn ngram_statistics(
-    token_ids: &Ragged<'_, u32>,
+pub fn ngram_statistics<'a>(
+    token_ids: impl Into<Masked<'a, u32>>,
     groups: &Offsets<'_>,
     orders: &[usize],
     weights: Option<&[f64]>,
     subsample: Option<usize>,
 ) -> Result<NgramStatistics> {
-    let last = longest(orders)?;
+    let (token_ids, last) = (token_ids.into(), longest(orders)?);
     check_subsample(subsample, weights.is_some())?;
     let counted = match (weights, subsample) {
         (None, _) => plain::count(token_ids, groups, orders, last, subsample)?,
@@ -84,7 +84,7 @@ fn check_subsample(subsample: Option<usize>, weighted: bool) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::distinct;
+    use crate::{Ragged, distinct};
 
     const TOKENS: [u32; 12] = [7, 7, 7, 5, 7, 7, 9, 7, 7, 5, 7, 7];
     const OFFSETS: [i64; 6] = [0, 5, 5, 8, 9, 12];
@@ -95,7 +95,7 @@ mod tests {
 
     fn said(weights: Option<&[f64]>, subsample: Option<usize>) -> NgramStatistics {
         let groups = Offsets::new("groups", &[0, 4, 5, 5], 5).unwrap();
-        ngram_statistics(&rows(), &groups, &[2, 1], weights, subsample).unwrap()
+        ngram_statistics(rows(), &groups, &[2, 1], weights, subsample).unwrap()
     }
 
     fn near(got: f64, expected: f64) {
@@ -120,7 +120,7 @@ mod tests {
     fn all_completions_are_no_subsample() {
         let groups = Offsets::new("groups", &[0, 4, 5, 5], 5).unwrap();
         let got = said(None, Some(4)).rarefied.unwrap();
-        assert_eq!(got[0], distinct(&rows(), &groups, &[2]).unwrap()[0]);
+        assert_eq!(got[0], distinct(rows(), &groups, &[2]).unwrap()[0]);
         assert!(got[1].is_nan());
     }
 
@@ -144,7 +144,7 @@ mod tests {
     fn what_cannot_be_is_refused() {
         let groups = Offsets::new("groups", &[0, 5], 5).unwrap();
         let message = |weights: Option<&[f64]>, subsample| {
-            ngram_statistics(&rows(), &groups, &[1], weights, subsample).unwrap_err().to_string()
+            ngram_statistics(rows(), &groups, &[1], weights, subsample).unwrap_err().to_string()
         };
         assert!(message(None, Some(0)).contains("subsample is 0: it must be at least 1"));
         assert!(message(Some(&[1.0; 5]), Some(9)).contains("at most 8 completions where they have weights"));

@@ -9,7 +9,7 @@ use super::{
     count::{check_order, check_weights, count_rows},
     group::Group,
 };
-use crate::{Ragged, Result};
+use crate::{Masked, Result};
 
 /// The most frequent n-grams, most frequent first, ties in order of appearance.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,11 +24,11 @@ pub struct TopNgrams {
 ///
 /// # Errors
 /// If `n` is 0, or there are 2^32 tokens or more.
-pub fn top_ngrams(token_ids: &Ragged<'_, u32>, n: usize, k: usize) -> Result<TopNgrams> {
+pub fn top_ngrams<'a>(token_ids: impl Into<Masked<'a, u32>>, n: usize, k: usize) -> Result<TopNgrams> {
     check_order(n)?;
     let finish = |group: &Group<'_>, top: Top<Seen>| top.or_single(group);
     let census = |_: &Group<'_>| Top { n, k, ngrams: Vec::new() };
-    let top = count_rows(token_ids, None, n, census, finish)?;
+    let top = count_rows(token_ids.into(), None, n, census, finish)?;
     Ok(TopNgrams {
         starts: top.iter().map(|seen| i64::from(seen.first)).collect(),
         counts: top.iter().map(|seen| i64::from(seen.count)).collect(),
@@ -50,12 +50,13 @@ pub struct TopWeightedNgrams {
 ///
 /// # Errors
 /// If `n` is 0, a weight is negative or not finite, there is not one for each row, or there are 2^32 tokens or more.
-pub fn top_weighted_ngrams(
-    token_ids: &Ragged<'_, u32>,
+pub fn top_weighted_ngrams<'a>(
+    token_ids: impl Into<Masked<'a, u32>>,
     weights: &[f64],
     n: usize,
     k: usize,
 ) -> Result<TopWeightedNgrams> {
+    let token_ids = token_ids.into();
     check_order(n)?;
     check_weights(weights, token_ids.len())?;
     let census = |_: &Group<'_>| Top { n, k, ngrams: Vec::new() };
@@ -167,7 +168,8 @@ impl Top<Seen> {
         self.shorten();
         let at = |start: u32| &group.tokens()[start as usize..start as usize + self.n];
         let known: HashSet<_> = self.ngrams.iter().map(|seen| at(seen.first)).collect();
-        let starts = (0..group.len()).flat_map(|row| (group.start(row)..).zip(group.row(row).windows(self.n)));
+        let pieces = (0..group.len()).flat_map(|row| group.pieces(row));
+        let starts = pieces.flat_map(|piece| (piece.start..).zip(group.piece(piece).windows(self.n)));
         let singles = starts.filter(|(_, ngram)| !known.contains(ngram)).map(|(first, _)| Seen { count: 1, first });
         let missing = self.k - self.ngrams.len();
         self.ngrams.extend(singles.take(missing));
@@ -195,11 +197,12 @@ impl<T: Ranked> Census for Top<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Ragged;
 
     #[test]
     fn heaviest_first_and_none_without_weight() {
         let rows = Ragged::new("offsets", &[7, 7, 7, 5, 8, 8, 9, 7, 7], &[0, 4, 6, 9]).unwrap();
-        let top = top_weighted_ngrams(&rows, &[1.0, 4.0, 0.0], 2, 9).unwrap();
+        let top = top_weighted_ngrams(rows, &[1.0, 4.0, 0.0], 2, 9).unwrap();
         let expected = TopWeightedNgrams { starts: vec![4, 0, 2], counts: vec![1, 3, 1], weights: vec![4.0, 2.0, 1.0] };
         assert_eq!(top, expected);
     }
@@ -207,7 +210,7 @@ mod tests {
     #[test]
     fn most_frequent_first_then_in_order_of_appearance() {
         let rows = Ragged::new("offsets", &[7, 7, 7, 5, 7, 7, 9, 7, 7], &[0, 5, 5, 8, 9]).unwrap();
-        let top = |k| top_ngrams(&rows, 2, k).unwrap();
+        let top = |k| top_ngrams(rows, 2, k).unwrap();
         assert_eq!(top(2), TopNgrams { starts: vec![0, 2], counts: vec![2, 1] });
         assert_eq!(top(9), TopNgrams { starts: vec![0, 2, 3, 5, 6], counts: vec![2, 1, 1, 1, 1] });
     }

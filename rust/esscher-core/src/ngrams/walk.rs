@@ -2,7 +2,7 @@
 
 use super::{
     census::{Census, NEAR_END, Tally, Window},
-    group::Group,
+    group::{Group, Piece},
     numbers::Numbers,
 };
 
@@ -22,7 +22,9 @@ impl<T: Tally> Walk<T> {
     /// Count the n-grams of orders 1 to `last` of a small group.
     pub(super) fn group(&mut self, group: &Group<'_>, last: usize, census: &mut impl Census<Tally = T>) {
         self.windows.clear();
-        (0..group.len()).for_each(|row| self.windows.extend(windows(group, row)));
+        for row in 0..group.len() {
+            group.pieces(row).for_each(|piece| self.windows.extend(windows(group, row, piece)));
+        }
         self.begin();
         for order in 1..=last {
             if order > 1 {
@@ -86,8 +88,8 @@ impl<T: Tally> Walk<T> {
         for i in 0..len {
             let (window, number) = (windows[i], numbers[i]);
             (windows[kept], numbers[kept]) = (window, number);
-            let goes_on =
-                window.row < NEAR_END || window.start as usize + order < group.end(window.row() as usize) as usize;
+            let goes_on = window.row < NEAR_END
+                || window.start as usize + order < group.end(window.row() as usize, window.start) as usize;
             kept += usize::from(goes_on & self.tallies[number as usize].recurs());
         }
         self.truncate(kept);
@@ -121,7 +123,7 @@ impl<T: Tally> Walk<T> {
     }
 }
 
-/// The windows of a row, their first tokens as keys.
-pub(super) fn windows(group: &Group<'_>, row: usize) -> impl Iterator<Item = Window> {
-    group.row(row).iter().zip(group.start(row)..).map(move |(&key, start)| Window::new(key, start, row))
+/// The windows of a row's piece, their first tokens as keys.
+pub(super) fn windows(group: &Group<'_>, row: usize, piece: Piece) -> impl Iterator<Item = Window> {
+    group.piece(piece).iter().zip(piece.start..).map(move |(&key, start)| Window::new(key, start, row))
 }

@@ -10,11 +10,11 @@ use super::{
     subsets::{Polynomials, Subsets, add_all, add_weight, scale},
     summary::Summary,
 };
-use crate::{Offsets, Ragged, Result, sum::sum};
+use crate::{Masked, Offsets, Result, sum::sum};
 
 /// The statistics of every group, by order; `M` is 0 where there is no `subsample`.
 pub(super) fn count<const M: usize>(
-    token_ids: &Ragged<'_, u32>,
+    token_ids: Masked<'_, u32>,
     groups: &Offsets<'_>,
     weights: &[f64],
     orders: &[usize],

@@ -5,7 +5,7 @@ use super::{
     count::{count_rows, longest},
     group::Group,
 };
-use crate::{Offsets, Ragged, Result};
+use crate::{Masked, Offsets, Result};
 
 /// Distinct-n of all rows but those of one group, for each group, in the time that it takes for all rows.
 ///
@@ -13,8 +13,12 @@ use crate::{Offsets, Ragged, Result};
 ///
 /// # Errors
 /// If an order is 0, or there are 2^32 tokens or more.
-pub fn distinct_without_each(token_ids: &Ragged<'_, u32>, groups: &Offsets<'_>, orders: &[usize]) -> Result<Vec<f64>> {
-    let last = longest(orders)?;
+pub fn distinct_without_each<'a>(
+    token_ids: impl Into<Masked<'a, u32>>,
+    groups: &Offsets<'_>,
+    orders: &[usize],
+) -> Result<Vec<f64>> {
+    let (token_ids, last) = (token_ids.into(), longest(orders)?);
     groups.check_items("groups", token_ids.len())?;
     let of_row: Vec<u32> = (0..groups.len()).flat_map(|g| groups.range(g).map(move |_| g as u32)).collect();
     let census = |rows: &Group<'_>| Exclusive::new(&of_row, groups.len(), last.min(rows.longest()));
@@ -106,15 +110,16 @@ impl Census for Exclusive<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Ragged;
 
     #[test]
     fn without_a_group_its_own_ngrams_are_missing() {
         // Tokens 5 5 | 6, and 6 7 | 8: without the first group 3 of 3 are different, without the second 2 of 3.
         let rows = Ragged::new("offsets", &[5, 5, 6, 6, 7, 8], &[0, 2, 3, 5, 6]).unwrap();
         let groups = Offsets::new("groups", &[0, 2, 4, 4], 4).unwrap();
-        let got = distinct_without_each(&rows, &groups, &[1, 2]).unwrap();
+        let got = distinct_without_each(rows, &groups, &[1, 2]).unwrap();
         assert_eq!(got, [1.0, 2.0 / 3.0, 4.0 / 6.0, 1.0, 1.0, 1.0]);
         let alone = Offsets::new("groups", &[0, 4], 4).unwrap();
-        assert!(distinct_without_each(&rows, &alone, &[1]).unwrap()[0].is_nan());
+        assert!(distinct_without_each(rows, &alone, &[1]).unwrap()[0].is_nan());
     }
 }

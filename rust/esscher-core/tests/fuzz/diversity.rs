@@ -94,7 +94,7 @@ fn plain_self_bleu(rows: &[&[u32]], n: usize, smoothing: Smoothing) -> f64 {
 }
 
 fn check_distinct(rows: &Ragged<'_, u32>, groups: &Offsets<'_>, orders: &[usize]) -> Checked {
-    let got = distinct(rows, groups, orders);
+    let got = distinct(*rows, groups, orders);
     prop_assert_eq!(got.is_ok(), !orders.contains(&0));
     let Ok(got) = got else { return Ok(()) };
     for (i, &n) in orders.iter().enumerate() {
@@ -111,7 +111,7 @@ fn check_distinct(rows: &Ragged<'_, u32>, groups: &Offsets<'_>, orders: &[usize]
 }
 
 fn check_top(rows: &Ragged<'_, u32>, n: usize, k: usize) -> Checked {
-    let got = top_ngrams(rows, n, k);
+    let got = top_ngrams(*rows, n, k);
     prop_assert_eq!(got.is_ok(), n > 0);
     let Ok(got) = got else { return Ok(()) };
     let mut seen: HashMap<&[u32], (i64, i64)> = HashMap::new();
@@ -231,10 +231,10 @@ proptest! {
         let rows = Ragged::new("offsets", &ids, &borders).unwrap();
         let cuts = groups(&batch.cuts, rows.len());
         let groups = Offsets::new("groups", &cuts, rows.len()).unwrap();
-        let got = ngram_statistics(&rows, &groups, &orders, None, m);
+        let got = ngram_statistics(rows, &groups, &orders, None, m);
         prop_assert_eq!(got.is_ok(), !orders.contains(&0) && m != Some(0));
         let Ok(got) = got else { return Ok(()) };
-        prop_assert!(are_same(&got.distinct, &distinct(&rows, &groups, &orders).unwrap()));
+        prop_assert!(are_same(&got.distinct, &distinct(rows, &groups, &orders).unwrap()));
         for (i, &n) in orders.iter().enumerate() {
             for g in 0..groups.len() {
                 let group: Vec<&[u32]> = rows.rows(groups.range(g)).collect();
@@ -249,7 +249,7 @@ proptest! {
         let rows = Ragged::new("offsets", &ids, &borders).unwrap();
         let cuts = groups(&batch.cuts, rows.len());
         let groups = Offsets::new("groups", &cuts, rows.len()).unwrap();
-        let got = distinct_without_each(&rows, &groups, &[n]);
+        let got = distinct_without_each(rows, &groups, &[n]);
         prop_assert_eq!(got.is_ok(), n > 0);
         let Ok(got) = got else { return Ok(()) };
         for (g, &got) in got.iter().enumerate() {
@@ -269,7 +269,7 @@ proptest! {
         let ids = tokens.take(lens.iter().sum());
         let rows = Ragged::new("offsets", &ids, &borders).unwrap();
         let whole = [0, lens.len() as i64];
-        let got = ngram_statistics(&rows, &Offsets::new("groups", &whole, lens.len()).unwrap(), &[n], Some(&drawn), m);
+        let got = ngram_statistics(rows, &Offsets::new("groups", &whole, lens.len()).unwrap(), &[n], Some(&drawn), m);
         let legal = drawn.iter().all(|w| w.is_finite() && *w >= 0.0);
         prop_assert_eq!(got.is_ok(), n > 0 && legal && m.is_none_or(|m| m <= 8));
         let Ok(got) = got else { return Ok(()) };
@@ -284,10 +284,10 @@ proptest! {
         let cuts = groups(&batch.cuts, rows.len());
         let groups = Offsets::new("groups", &cuts, rows.len()).unwrap();
         let equal = vec![weight; rows.len()];
-        let got = ngram_statistics(&rows, &groups, &[n], Some(&equal), Some(3));
+        let got = ngram_statistics(rows, &groups, &[n], Some(&equal), Some(3));
         prop_assert_eq!(got.is_ok(), n > 0);
         let Ok(got) = got else { return Ok(()) };
-        let expected = ngram_statistics(&rows, &groups, &[n], None, Some(3)).unwrap();
+        let expected = ngram_statistics(rows, &groups, &[n], None, Some(3)).unwrap();
         prop_assert!(are_same(&got.distinct, &expected.distinct));
         for g in 0..groups.len() {
             let rarefied = expected.rarefied.as_ref().unwrap()[g];
@@ -302,7 +302,7 @@ proptest! {
         let (ids, borders) = (batch.token_ids(), offsets(&batch.lens));
         let rows = Ragged::new("offsets", &ids, &borders).unwrap();
         let drawn = drawn.positive(rows.len());
-        let got = top_weighted_ngrams(&rows, &drawn, n, k);
+        let got = top_weighted_ngrams(rows, &drawn, n, k);
         prop_assert_eq!(got.is_ok(), n > 0 && drawn.iter().all(|w| w.is_finite() && *w >= 0.0));
         let Ok(got) = got else { return Ok(()) };
         let mut seen: HashMap<&[u32], (i64, i64, f64)> = HashMap::new();
@@ -352,7 +352,7 @@ proptest! {
         let cuts = groups(&batch.cuts, rows.len());
         let groups = Offsets::new("groups", &cuts, rows.len()).unwrap();
         let smoothing = [Smoothing::None, Smoothing::Method1, Smoothing::Exp][smooth];
-        let got = self_bleu(&rows, &groups, n, smoothing);
+        let got = self_bleu(rows, &groups, n, smoothing);
         prop_assert_eq!(got.is_ok(), n > 0);
         for (g, &got) in got.iter().flatten().enumerate() {
             let group: Vec<&[u32]> = rows.rows(groups.range(g)).collect();

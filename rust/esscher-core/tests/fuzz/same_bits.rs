@@ -214,13 +214,13 @@ fn of_tokens(ids: &[u32], weights: &[f64], lens: &[usize], cuts: &[i64]) -> Vec<
     let rows = Ragged::new("offsets", ids, &borders).unwrap();
     let groups = Offsets::new("groups", cuts, rows.len()).unwrap();
     vec![
-        bits(distinct(&rows, &groups, &[1, 2, 5]), |shares| vec![shares]),
-        bits(distinct_without_each(&rows, &groups, &[1, 3]), |shares| vec![shares]),
-        bits(self_bleu(&rows, &groups, 4, Smoothing::Method1), |scores| vec![scores]),
-        bits(top_ngrams(&rows, 2, 20), |top| vec![integers(&top.starts), integers(&top.counts)]),
-        bits(ngram_statistics(&rows, &groups, &[3, 1], None, Some(2)), statistics),
-        bits(ngram_statistics(&rows, &groups, &[3, 1], Some(weights), Some(2)), statistics),
-        bits(top_weighted_ngrams(&rows, weights, 2, 20), |top| {
+        bits(distinct(rows, &groups, &[1, 2, 5]), |shares| vec![shares]),
+        bits(distinct_without_each(rows, &groups, &[1, 3]), |shares| vec![shares]),
+        bits(self_bleu(rows, &groups, 4, Smoothing::Method1), |scores| vec![scores]),
+        bits(top_ngrams(rows, 2, 20), |top| vec![integers(&top.starts), integers(&top.counts)]),
+        bits(ngram_statistics(rows, &groups, &[3, 1], None, Some(2)), statistics),
+        bits(ngram_statistics(rows, &groups, &[3, 1], Some(weights), Some(2)), statistics),
+        bits(top_weighted_ngrams(rows, weights, 2, 20), |top| {
             vec![integers(&top.starts), integers(&top.counts), top.weights]
         }),
     ]
