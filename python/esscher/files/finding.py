@@ -32,6 +32,8 @@ TAIL = 2**16
 _VALIDATION = re.compile(r"(?:^|[_\-.])(?:eval|evals|val|valid|validation)(?:$|[_\-.])")
 FOR_VALIDATION = "sampled for validation, beside what training sampled: give it by itself"
 UNFINISHED = "its last line is not whole yet"
+OTHER_KIND = "no file of rows"
+TWICE = "a part of what is in the folder all beside it"
 UNSTABLE = "its step is not finished: STABLE is not there yet"
 SHOWN = 2
 # Whose files are one a step: two of the same step are of two runs.
@@ -206,7 +208,7 @@ def _columns(path: Path) -> tuple[list[str], str | None]:
         return [], "a pickle, which runs code when it is opened: convert it"
     kind = SUFFIXES.get(suffix_of(path))
     if kind is None:
-        return [], "no file of rows"
+        return [], OTHER_KIND
     if path.stat().st_size == 0:
         return [], "empty"
     check_readable(path)
@@ -263,6 +265,8 @@ def _why_not(path: Path, names: list[str], reader: Reader | None) -> str | None:
         return f"not {reader.NAME}'s, by its columns"
     if reader is not None and reader.NAME == "prime-rl" and not (path.parent / "STABLE").exists():
         return UNSTABLE
+    if path.parent.name == "effective" and path.parent.with_name("all").joinpath(path.name).exists():
+        return TWICE
     return (why_no_samples(path, names) or why_no_rows(names)) if reader is None else None
 
 
@@ -298,7 +302,8 @@ def _summary(passed: Sequence[tuple[Path, str]]) -> Iterator[str]:
 
 
 def _said(passed: Sequence[tuple[Path, str]]) -> tuple[ReportWarning, ...]:
-    return (ReportWarning("passed-over", " ".join(_summary(passed))),) if passed else ()
+    told = [(path, reason) for path, reason in passed if reason != OTHER_KIND]
+    return (ReportWarning("passed-over", " ".join(_summary(told))),) if told else ()
 
 
 def _twice(files: Sequence[RunFile]) -> tuple[ReportWarning, ...]:
