@@ -11,7 +11,7 @@ import numpy as np
 import typer
 
 import esscher
-from esscher.cli.options import Explain, IgnoredMasks, Renames, Rewards, Step, Tool, renames_of, weights_of
+from esscher.cli.options import Explain, Gold, IgnoredMasks, Renames, Rewards, Step, Tool, renames_of, weights_of
 from esscher.cli.output import Html, Json, Picture, check_outputs, console, say_where, show_progress, title_of
 from esscher.cli.text_reading import Tokenizer, load_retokeniser
 from esscher.target import Tilt
@@ -24,13 +24,6 @@ if TYPE_CHECKING:
 
 # What is looked at beside tokens; what else a file has is not read.
 COLUMNS = ("rewards", "prior_logprobs")
-Gold = Annotated[
-    str | None,
-    typer.Option(
-        metavar="COLUMN",
-        help="A column with another reward, which rewards are the proxy of: what becomes of it under the targets.",
-    ),
-]
 
 
 def prototype(

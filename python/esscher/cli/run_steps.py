@@ -1,79 +1,20 @@
-"""The steps of a run, from files with a column of steps or files that are numbered by step."""
+"""The steps of a run: those that are there, and those that training writes meanwhile."""
 
 from __future__ import annotations
 
-import re
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from esscher.ragged import Ragged
+from esscher.warning import ReportWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
+    from esscher.files import Step
 
-    from esscher.samples import Samples
-
-    Stamp = tuple[int, int]
-
-ROLLOUT = "rollout_logprobs"
-SUFFIXES = (".parquet", ".jsonl")
 # Seconds between two looks at what training writes.
 PAUSE = 2.0
-
-
-class RunStep(NamedTuple):
-    """The completions of a step, and log-probs of their tokens by the engine that sampled, if there are any."""
-
-    number: int
-    samples: Samples
-    rollout_logprobs: Ragged | None
-
-
-class RunIndex:
-    """Which files hold which steps; files that are not whole are left out, and looked at again once they have changed.
-
-    A file's steps are those of its column of steps, else the last number in its name.
-    """
-
-    def __init__(self) -> None:
-        self.unread: dict[Path, ValueError] = {}
-        self._known: dict[Path, tuple[Stamp, list[int]]] = {}
-
-    def steps(self, files: Mapping[Path, Stamp]) -> dict[int, list[Path]]:
-        """Return the files of each step, in the order of steps, of files as they stand now."""
-        found: dict[int, list[Path]] = {}
-        self.unread = {}
-        for path, stamp in files.items():
-            if self._known.get(path, (None,))[0] != stamp:
-                try:
-                    self._known[path] = stamp, np.unique(_steps(path)).tolist()
-                except ValueError as error:
-                    self.unread[path] = error
-                    continue
-            for step in self._known[path][1]:
-                found.setdefault(step, []).append(path)
-        return dict(sorted(found.items()))
-
-
-def _stamps_of(paths: Sequence[Path]) -> dict[Path, Stamp]:
-    """Return the files that are given, and those of the folders that are given, with size and time of change.
-
-    Raises
-    ------
-    FileNotFoundError
-        If one is not there.
-    """
-    files: list[Path] = []
-    for path in paths:
-        if not path.exists():
-            raise FileNotFoundError(f"{path} is not there")
-        files += (one for one in sorted(path.iterdir()) if one.suffix in SUFFIXES) if path.is_dir() else [path]
-    return {file: (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
 
 
 class RunReader:
@@ -82,78 +23,64 @@ class RunReader:
     Parameters
     ----------
     paths
-        Files, and folders of files.
-    renames, ignored
-        As `files.read` takes them: what our columns are called, and masks that are ignored.
+        Files, folders and patterns.
+    read
+        As `files.read_run`, with all that is told of how to read.
     """
 
-    def __init__(self, paths: Sequence[Path], renames: Mapping[str, str], ignored: Collection[str]) -> None:
-        self._paths, self._renames, self._ignored, self._index = paths, renames, ignored, RunIndex()
+    def __init__(self, paths: Sequence[Path], read: Callable[..., Iterator[Step]]) -> None:
+        self._paths, self._read = paths, read
+        self._warnings: dict[str, ReportWarning] = {}
+        self._steps_with: dict[str, list[int]] = {}
 
     @property
-    def unread(self) -> dict[Path, ValueError]:
-        """Files that were left out, and why."""
-        return self._index.unread
+    def warnings(self) -> list[ReportWarning]:
+        """What was said of steps, once each, with how many it was said of."""
+        return [self._of_steps(code, warning) for code, warning in self._warnings.items()]
 
-    def steps(self) -> Iterator[RunStep]:
+    def steps(self) -> Iterator[Step]:
         """Read the steps that are there.
 
         Raises
         ------
         FileNotFoundError, ValueError
-            If a file is not there, none has steps, or as `files.read`.
+            As `files.read_run`, and if files do not tell which step they are of.
         """
-        found = self._index.steps(_stamps_of(self._paths))
-        if not found:
-            named = ", ".join(map(str, self._paths))
-            raise next(iter(self.unread.values()), ValueError(f"{named}: no Parquet or JSON lines are there"))
-        for number, files in found.items():
-            yield self._read(number, files)
+        yield from map(self._noted, self._read(self._paths))
 
-    def follow(self) -> Iterator[RunStep]:
+    def follow(self) -> Iterator[Step]:
         """Read the steps that are there and those that come, for ever: once their files are the same in two looks."""
-        last = -1
-        before: dict[Path, Stamp] = {}
+        from esscher import files
+
+        last: int | None = None
+        before: dict[Path, tuple[int, int]] = {}
         while True:
-            now = _stamps_of(self._paths)
-            settled = {path: stamp for path, stamp in now.items() if before.get(path) == stamp}
-            for number, files in self._index.steps(settled).items():
-                if number > last:
-                    yield self._read(number, files)
-                    last = number
+            now = files.stamps(self._paths)
+            settled = {path for path, stamp in now.items() if before.get(path) == stamp}
+            try:
+                for step in map(self._noted, self._read(self._paths, after=last, settled=settled)):
+                    last = step.number
+                    yield step
+            except files.NoSamplesError:
+                pass  # not yet
             before = now
             time.sleep(PAUSE)
 
-    def _read(self, number: int, paths: Sequence[Path]) -> RunStep:
-        """Read the completions of one step; those of other steps in its files are left out."""
-        from esscher import files
-        from esscher.files.columns import raw_numbers
+    def _noted(self, step: Step) -> Step:
+        if step.number is None:
+            named = ", ".join(map(str, self._paths))
+            raise ValueError(
+                f"{named}: nothing tells which step the completions are of; give rows a column 'step', or name each "
+                "file by its step, as step-12"
+            )
+        for warning in step.dump.warnings:
+            self._warnings.setdefault(warning.code, warning)
+            self._steps_with.setdefault(warning.code, []).append(step.number)
+        return step
 
-        dump = files.read(paths, columns=self._renames, ignore_masks=self._ignored)
-        samples, rollout = dump.samples, None
-        if all(ROLLOUT in files.scan(path).schema.names for path in paths):
-            columns = [files.load(path, [ROLLOUT]).column(ROLLOUT) for path in paths]
-            rollout = Ragged.concatenate([raw_numbers(ROLLOUT, column) for column in columns]).take(dump.order)
-        mine = np.flatnonzero(np.concatenate([_steps(path) for path in paths])[dump.order] == number)
-        if len(mine) < len(samples):
-            samples, rollout = samples.take_completions(mine), None if rollout is None else rollout.take(mine)
-        return RunStep(number, samples, rollout)
-
-
-def _steps(path: Path) -> NDArray[np.int64]:
-    """Return the step of each row of a file."""
-    from esscher import files
-    from esscher.files.columns import numbers
-    from esscher.files.steps import steps_in
-
-    rows = files.scan(path)
-    name = next(iter(steps_in(rows.schema.names, ())), None)
-    if name is not None:
-        steps: NDArray[np.float64] = files.naming(path, numbers, name, files.load(path, [name]).column(name))
-        if not (np.isfinite(steps) & (steps == np.floor(steps))).all():
-            raise ValueError(f"{path}: column {name!r} holds what is no integer: it says which step a row is of")
-        return steps.astype(np.int64)
-    written = re.findall(r"\d+", path.stem)
-    if not written:
-        raise ValueError(f"{path} has no column 'step', and no number in its name: name it by its step, as step-12")
-    return np.full(rows.count, int(written[-1]))
+    def _of_steps(self, code: str, warning: ReportWarning) -> ReportWarning:
+        steps = self._steps_with[code]
+        if len(steps) == 1:
+            return warning
+        also = f" So it is at step {steps[0]}, and the like at {len(steps) - 1:,} more."
+        return ReportWarning(code, warning.evidence + also, warning.remedy)

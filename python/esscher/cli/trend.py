@@ -9,31 +9,31 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from esscher.cli.options import Explain, IgnoredMasks, Renames, renames_of
+from esscher.cli.options import Explain, Gold, IgnoredMasks, Renames, Rewards, Tool, renames_of, weights_of
 from esscher.cli.output import Html, Json, check_outputs, console, say_where, show_progress, title_of
-from esscher.cli.run_steps import RunReader, RunStep
+from esscher.cli.run_steps import RunReader
+from esscher.cli.text_reading import Tokenizer, load_retokeniser
 from esscher.cli.train import INTERRUPTED
 from esscher.target import Tilt
 from esscher.trend import TrendRecorder, known_frontier, summarise_ahead, summarise_step
-from esscher.warning import ReportWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
 
+    from esscher.files import Step
     from esscher.trend import KnownFrontier, Trend, TrendEvent, TrendStep
+    from esscher.warning import ReportWarning
 
     Show = Callable[[TrendStep, list[TrendEvent]], object]
 
 # What is looked at of the prior's samples beside tokens.
 PRIOR_COLUMNS = ("rewards", "prior_logprobs")
-# So many files that were left out are named.
-NAMED = 3
 
 
 def trend(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="FOLDER|FILE...", help="The run: files of a step each, or with a column *step*."),
+        typer.Argument(metavar="FOLDER|FILE...", help="The run: what a trainer left, a file a step or with a column."),
     ],
     beta: Annotated[float | None, typer.Option(help="Target prior·exp(reward/beta)/Z.")] = None,
     prior: Annotated[
@@ -44,6 +44,10 @@ def trend(
     json: Json = False,
     explain: Explain = False,
     html: Html = None,
+    tokenizer: Tokenizer = None,
+    reward: Rewards = None,
+    gold: Gold = None,
+    tool: Tool = None,
     columns: Renames = None,
     ignore_mask: IgnoredMasks = None,
 ) -> None:
@@ -52,12 +56,39 @@ def trend(
     Files hold one step each, numbered by their names, or have a column that says which step a row is of. With --beta
     each step is held against that target, with --prior against what its KL could have bought. Ctrl-C ends --follow.
     """
+    from esscher import files
+
+    read = partial(
+        files.read_run,
+        columns=renames_of(columns),
+        ignore_masks=tuple(ignore_mask or ()),
+        tool=tool,
+        rewards=weights_of(reward),
+        beside=() if gold is None else (gold,),
+        texts=load_retokeniser(tokenizer) if tokenizer else files.WordNumbers(),
+    )
+    tell_story(paths, read, beta=beta, prior=prior, follow=follow, until=until, json=json, explain=explain, html=html)
+
+
+def tell_story(
+    paths: list[Path],
+    read: Callable[..., Iterator[Step]],
+    *,
+    beta: float | None,
+    json: bool,
+    explain: bool,
+    html: Path | None,
+    prior: Path | None = None,
+    follow: bool = False,
+    until: int | None = None,
+) -> None:
+    """Read a run step by step, tell each, and what happened; see `trend`."""
     from esscher.report.trend import TrendLines
 
     check_outputs([*paths, *([] if prior is None else [prior])], html)
-    target, renames, ignored = None if beta is None else Tilt(beta), renames_of(columns), tuple(ignore_mask or ())
-    known, warnings = (None, ()) if prior is None else _known(prior, target, renames, ignored)
-    recorder, reader = TrendRecorder(None if target is None else str(target), known), RunReader(paths, renames, ignored)
+    target = None if beta is None else Tilt(beta)
+    known, warnings = (None, ()) if prior is None else _known(prior, target)
+    recorder, reader = TrendRecorder(None if target is None else str(target), known), RunReader(paths, read)
     summarise = partial(_summarise, target=target, known=known)
     show = _print_lines if json else TrendLines(console).show if follow else _print_nothing
     is_stopped = False
@@ -67,7 +98,7 @@ def trend(
             show(step, recorder.take(step))
     except KeyboardInterrupt:
         is_stopped = True
-    story = recorder.story((*warnings, *_of_unread(reader)))
+    story = recorder.story((*warnings, *reader.warnings))
     _tell(story, title_of(paths), html, json=json, explain=explain, has_rows=follow)
     if is_stopped:
         sys.exit(INTERRUPTED)
@@ -89,7 +120,7 @@ def _tell(story: Trend, name: str, html: Path | None, *, json: bool, explain: bo
     say_where(html)
 
 
-def _watched(parts: Iterable[RunStep]) -> Iterator[RunStep]:
+def _watched(parts: Iterable[Step]) -> Iterator[Step]:
     """Show which step is being read."""
     with show_progress(counted=False) as progress:
         task = progress.add_task("looking at what is there", total=None)
@@ -98,22 +129,28 @@ def _watched(parts: Iterable[RunStep]) -> Iterator[RunStep]:
             yield part
 
 
-def _until(parts: Iterable[RunStep], last: int | None) -> Iterator[RunStep]:
+def _until(parts: Iterable[Step], last: int | None) -> Iterator[Step]:
     """Yield steps up to the last one that is asked for, without waiting for one that comes after it."""
     for part in parts:
-        if last is None or part.number <= last:
+        if last is None or (part.number or 0) <= last:
             yield part
-        if last is not None and part.number >= last:
+        if last is not None and (part.number or 0) >= last:
             return
 
 
-def _summarise(part: RunStep, target: Tilt | None, known: KnownFrontier | None) -> TrendStep:
+def _summarise(part: Step, target: Tilt | None, known: KnownFrontier | None) -> TrendStep:
+    dump, number = part.dump, part.number or 0
     try:
         return summarise_step(
-            part.number, part.samples, target=target, rollout_logprobs=part.rollout_logprobs, known=known
+            number,
+            dump.samples,
+            target=target,
+            rewards_by_name=dump.rewards_by_name,
+            rollout_logprobs=dump.rollout_logprobs,
+            known=known,
         )
     except ValueError as error:
-        raise ValueError(f"step {part.number}: {error}") from error
+        raise ValueError(f"step {number}: {error}") from error
 
 
 def _print_lines(step: TrendStep, events: list[TrendEvent]) -> None:
@@ -127,23 +164,11 @@ def _print_nothing(step: TrendStep, events: list[TrendEvent]) -> None:
     """Leave it all to the end."""
 
 
-def _known(
-    path: Path, target: Tilt | None, renames: Mapping[str, str], ignored: Collection[str]
-) -> tuple[KnownFrontier, tuple[ReportWarning, ...]]:
+def _known(path: Path, target: Tilt | None) -> tuple[KnownFrontier, tuple[ReportWarning, ...]]:
     """Read the prior's samples, which may have been written by another program than the run's."""
     from esscher import files
 
-    there = files.scan(path).schema.names
-    own = {ours: theirs for ours, theirs in renames.items() if theirs in there}
-    dump = files.read(path, columns=own, optional=PRIOR_COLUMNS, ignore_masks=ignored)
+    dump = files.read(path, optional=PRIOR_COLUMNS, step="all")
     return files.naming(path, known_frontier, dump.samples, target), tuple(
         warning.at("the prior's samples") for warning in dump.warnings
     )
-
-
-def _of_unread(reader: RunReader) -> list[ReportWarning]:
-    if not reader.unread:
-        return []
-    named = "; ".join(str(error) for error in list(reader.unread.values())[:NAMED])
-    more = f"; and {len(reader.unread) - NAMED} more" if len(reader.unread) > NAMED else ""
-    return [ReportWarning("unread-files", f"{named}{more}.", "--follow takes them up once they are whole.")]

@@ -48,7 +48,7 @@ from esscher.files.asking import ask_about_masks, masks_in
 from esscher.files.blocks import Block, Rows, load, read_blocks, scan
 from esscher.files.columns import RowError, check_values
 from esscher.files.dump import NEEDED, check_needed, names_of, to_table
-from esscher.files.finding import RunFile, RunFiles, find
+from esscher.files.finding import NoSamplesError, RunFile, RunFiles, find, stamps
 from esscher.files.formats import check_output, check_writable, is_json_lines, naming, write, write_blocks
 from esscher.files.logprobs import LogprobColumns, read_logprobs
 from esscher.files.masks import MASK
@@ -65,6 +65,7 @@ __all__ = [
     "Block",
     "Dump",
     "LogprobColumns",
+    "NoSamplesError",
     "RowError",
     "Rows",
     "RunFile",
@@ -91,6 +92,7 @@ __all__ = [
     "read_logprobs",
     "read_run",
     "scan",
+    "stamps",
     "to_columns",
     "to_table",
     "token_columns",

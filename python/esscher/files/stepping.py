@@ -68,6 +68,7 @@ def read_run(
     after: int | None = None,
     beside: Collection[str] = (),
     texts: TextReader | None = None,
+    settled: Collection[Path] | None = None,
 ) -> Iterator[Step]:
     r"""Read the steps of a run one after the other, in order of their numbers; memory is that of a step.
 
@@ -77,6 +78,8 @@ def read_run(
         As `read` takes them.
     after
         Only steps with a larger number are read.
+    settled
+        The files that are not being written any more; all by default.
 
     Raises
     ------
@@ -94,7 +97,7 @@ def read_run(
     [(2, 2), (10, 1)]
     """
     wanted = Wanted(columns or {}, optional, ignore_masks, rewards, beside, texts)
-    found = find(listed(paths), tool_of(tool, wanted))
+    found = find(listed(paths), tool_of(tool, wanted), settled)
     told = [piece for file in found.files for piece in _pieces(file, wanted, after)]
     pieces = sorted(told, key=lambda piece: in_order(piece.step))
     warnings = (*found.warnings, *_out_of_order(told))
