@@ -40,7 +40,6 @@ HEADLINES = {
     "flat-frontier": "The frontier is a point",
     "best-of-n-without-error": "The reward of the best of many has no error",
     "partial-excess": "The excess of diversity is that of some prompts only",
-    "unread-files": "Some files are not whole, and were left out",
     "steps-out-of-order": "Steps do not follow one another in the files",
     "steps-twice": "Several files hold the same step",
     "left-out": "Some rows are no samples, or have no reward, and are left out",

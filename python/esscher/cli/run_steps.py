@@ -1,159 +1,63 @@
-"""The steps of a run, from files with a column of steps or files that are numbered by step."""
+"""The steps of a run, from the files that are there, or as training writes them."""
 
 from __future__ import annotations
 
-import re
 import time
-from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
-
-from esscher.ragged import Ragged
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
+    from esscher.files import Step
 
-    from esscher.samples import Samples
-
-    Stamp = tuple[int, int]
-
-ROLLOUT = "rollout_logprobs"
-SUFFIXES = (".parquet", ".jsonl")
 # Seconds between two looks at what training writes.
 PAUSE = 2.0
 
 
-class RunStep(NamedTuple):
-    """The completions of a step, and log-probs of their tokens by the engine that sampled, if there are any."""
-
-    number: int
-    samples: Samples
-    rollout_logprobs: Ragged | None
-
-
-class RunIndex:
-    """Which files hold which steps; files that are not whole are left out, and looked at again once they have changed.
-
-    A file's steps are those of its column of steps, else the last number in its name.
-    """
-
-    def __init__(self) -> None:
-        self.unread: dict[Path, ValueError] = {}
-        self._known: dict[Path, tuple[Stamp, list[int]]] = {}
-
-    def steps(self, files: Mapping[Path, Stamp]) -> dict[int, list[Path]]:
-        """Return the files of each step, in the order of steps, of files as they stand now."""
-        found: dict[int, list[Path]] = {}
-        self.unread = {}
-        for path, stamp in files.items():
-            if self._known.get(path, (None,))[0] != stamp:
-                try:
-                    self._known[path] = stamp, np.unique(_steps(path)).tolist()
-                except ValueError as error:
-                    self.unread[path] = error
-                    continue
-            for step in self._known[path][1]:
-                found.setdefault(step, []).append(path)
-        return dict(sorted(found.items()))
-
-
-def _stamps_of(paths: Sequence[Path]) -> dict[Path, Stamp]:
-    """Return the files that are given, and those of the folders that are given, with size and time of change.
+def read_steps(paths: Sequence[Path], how: Mapping[str, Any], after: int | None = None) -> Iterator[Step]:
+    """Read the steps that are there, as `files.read_run` does.
 
     Raises
     ------
-    FileNotFoundError
-        If one is not there.
+    FileNotFoundError, ValueError
+        As `files.read_run`, and if nothing tells which step rows are of.
     """
-    files: list[Path] = []
-    for path in paths:
-        if not path.exists():
-            raise FileNotFoundError(f"{path} is not there")
-        files += (one for one in sorted(path.iterdir()) if one.suffix in SUFFIXES) if path.is_dir() else [path]
-    return {file: (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
-
-
-class RunReader:
-    """Reads a run step by step, in the order of steps, holding one of them.
-
-    Parameters
-    ----------
-    paths
-        Files, and folders of files.
-    renames, ignored
-        As `files.read` takes them: what our columns are called, and masks that are ignored.
-    """
-
-    def __init__(self, paths: Sequence[Path], renames: Mapping[str, str], ignored: Collection[str]) -> None:
-        self._paths, self._renames, self._ignored, self._index = paths, renames, ignored, RunIndex()
-
-    @property
-    def unread(self) -> dict[Path, ValueError]:
-        """Files that were left out, and why."""
-        return self._index.unread
-
-    def steps(self) -> Iterator[RunStep]:
-        """Read the steps that are there.
-
-        Raises
-        ------
-        FileNotFoundError, ValueError
-            If a file is not there, none has steps, or as `files.read`.
-        """
-        found = self._index.steps(_stamps_of(self._paths))
-        if not found:
-            named = ", ".join(map(str, self._paths))
-            raise next(iter(self.unread.values()), ValueError(f"{named}: no Parquet or JSON lines are there"))
-        for number, files in found.items():
-            yield self._read(number, files)
-
-    def follow(self) -> Iterator[RunStep]:
-        """Read the steps that are there and those that come, for ever: once their files are the same in two looks."""
-        last = -1
-        before: dict[Path, Stamp] = {}
-        while True:
-            now = _stamps_of(self._paths)
-            settled = {path: stamp for path, stamp in now.items() if before.get(path) == stamp}
-            for number, files in self._index.steps(settled).items():
-                if number > last:
-                    yield self._read(number, files)
-                    last = number
-            before = now
-            time.sleep(PAUSE)
-
-    def _read(self, number: int, paths: Sequence[Path]) -> RunStep:
-        """Read the completions of one step; those of other steps in its files are left out."""
-        from esscher import files
-        from esscher.files.columns import raw_numbers
-
-        dump = files.read(paths, columns=self._renames, ignore_masks=self._ignored)
-        samples, rollout = dump.samples, None
-        if all(ROLLOUT in files.scan(path).schema.names for path in paths):
-            columns = [files.load(path, [ROLLOUT]).column(ROLLOUT) for path in paths]
-            rollout = Ragged.concatenate([raw_numbers(ROLLOUT, column) for column in columns]).take(dump.order)
-        mine = np.flatnonzero(np.concatenate([_steps(path) for path in paths])[dump.order] == number)
-        if len(mine) < len(samples):
-            samples, rollout = samples.take_completions(mine), None if rollout is None else rollout.take(mine)
-        return RunStep(number, samples, rollout)
-
-
-def _steps(path: Path) -> NDArray[np.int64]:
-    """Return the step of each row of a file."""
     from esscher import files
-    from esscher.files.columns import numbers
-    from esscher.files.steps import steps_in
 
-    rows = files.scan(path)
-    name = next(iter(steps_in(rows.schema.names, ())), None)
-    if name is not None:
-        steps: NDArray[np.float64] = files.naming(path, numbers, name, files.load(path, [name]).column(name))
-        if not (np.isfinite(steps) & (steps == np.floor(steps))).all():
-            raise ValueError(f"{path}: column {name!r} holds what is no integer: it says which step a row is of")
-        return steps.astype(np.int64)
-    written = re.findall(r"\d+", path.stem)
-    if not written:
-        raise ValueError(f"{path} has no column 'step', and no number in its name: name it by its step, as step-12")
-    return np.full(rows.count, int(written[-1]))
+    for step in files.read_run(paths, **how, after=after):
+        if step.number is None:
+            raise ValueError(
+                f"{', '.join(map(str, paths))}: nothing tells which step rows are of. Give them a column 'step'"
+            )
+        yield step
+
+
+def follow_steps(paths: Sequence[Path], how: Mapping[str, Any]) -> Iterator[Step]:
+    """Read the steps that are there and those that come, for ever; files once they are the same in two looks."""
+    last: int | None = None
+    before: dict[Path, tuple[int, int]] = {}
+    done: dict[Path, tuple[int, int]] = {}
+    while True:
+        now = _stamps_of(paths, how["tool"])
+        whole = [path for path, stamp in now.items() if before.get(path) == stamp and done.get(path) != stamp]
+        for step in read_steps(whole, how, last) if whole else ():
+            yield step
+            last = step.number
+        done |= {path: now[path] for path in whole}
+        before = now
+        time.sleep(PAUSE)
+
+
+def _stamps_of(paths: Sequence[Path], tool: str | None) -> dict[Path, tuple[int, int]]:
+    """Return the files of samples with size and time of change; none while a folder has none yet."""
+    from esscher.files.finding import find
+
+    found: dict[Path, tuple[int, int]] = {}
+    for path in paths:
+        if path.is_dir() and not any(path.iterdir()):
+            continue
+        for file in find([path], tool).files:
+            stat = file.path.stat()
+            found[file.path] = stat.st_size, stat.st_mtime_ns
+    return found

@@ -5,35 +5,34 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path  # noqa: TC003 - typer reads it
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from esscher.cli.options import Explain, IgnoredMasks, Renames, renames_of
+from esscher.cli.options import Explain, IgnoredMasks, Renames, Rewards, Tool, renames_of, weights_of
 from esscher.cli.output import Html, Json, check_outputs, console, say_where, show_progress, title_of
-from esscher.cli.run_steps import RunReader, RunStep
+from esscher.cli.run_steps import follow_steps, read_steps
 from esscher.cli.train import INTERRUPTED
 from esscher.target import Tilt
 from esscher.trend import TrendRecorder, known_frontier, summarise_ahead, summarise_step
-from esscher.warning import ReportWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from esscher.files import Step
     from esscher.trend import KnownFrontier, Trend, TrendEvent, TrendStep
+    from esscher.warning import ReportWarning
 
     Show = Callable[[TrendStep, list[TrendEvent]], object]
 
 # What is looked at of the prior's samples beside tokens.
 PRIOR_COLUMNS = ("rewards", "prior_logprobs")
-# So many files that were left out are named.
-NAMED = 3
 
 
 def trend(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="FOLDER|FILE...", help="The run: files of a step each, or with a column *step*."),
+        typer.Argument(metavar="FOLDER|FILE...", help="The run: folders, files or patterns, ours or a trainer's."),
     ],
     beta: Annotated[float | None, typer.Option(help="Target prior·exp(reward/beta)/Z.")] = None,
     prior: Annotated[
@@ -44,30 +43,35 @@ def trend(
     json: Json = False,
     explain: Explain = False,
     html: Html = None,
+    reward: Rewards = None,
+    tool: Tool = None,
     columns: Renames = None,
     ignore_mask: IgnoredMasks = None,
 ) -> None:
     """Tell the story of a training run: a line a step, what happened when, and by what evidence.
 
-    Files hold one step each, numbered by their names, or have a column that says which step a row is of. With --beta
-    each step is held against that target, with --prior against what its KL could have bought. Ctrl-C ends --follow.
+    Rows say which step they are of in a column, or their files' paths do, as trainers write them. With --beta each step
+    is held against that target, with --prior against what its KL could have bought. Ctrl-C ends --follow.
     """
     from esscher.report.trend import TrendLines
 
     check_outputs([*paths, *([] if prior is None else [prior])], html)
     target, renames, ignored = None if beta is None else Tilt(beta), renames_of(columns), tuple(ignore_mask or ())
-    known, warnings = (None, ()) if prior is None else _known(prior, target, renames, ignored)
-    recorder, reader = TrendRecorder(None if target is None else str(target), known), RunReader(paths, renames, ignored)
+    how = {"columns": renames, "ignore_masks": ignored, "tool": tool, "rewards": weights_of(reward)}
+    known, warnings = (None, ()) if prior is None else _known(prior, target, how)
+    recorder = TrendRecorder(None if target is None else str(target), known)
+    told: dict[str, ReportWarning] = {}
     summarise = partial(_summarise, target=target, known=known)
     show = _print_lines if json else TrendLines(console).show if follow else _print_nothing
     is_stopped = False
     try:
-        parts = _until(reader.follow() if follow else _watched(reader.steps()), until)
+        read = follow_steps(paths, how) if follow else _watched(read_steps(paths, how))
+        parts = _remembering(_until(read, until), told)
         for step in map(summarise, parts) if follow else summarise_ahead(parts, summarise):
             show(step, recorder.take(step))
     except KeyboardInterrupt:
         is_stopped = True
-    story = recorder.story((*warnings, *_of_unread(reader)))
+    story = recorder.story((*warnings, *told.values()))
     _tell(story, title_of(paths), html, json=json, explain=explain, has_rows=follow)
     if is_stopped:
         sys.exit(INTERRUPTED)
@@ -89,7 +93,7 @@ def _tell(story: Trend, name: str, html: Path | None, *, json: bool, explain: bo
     say_where(html)
 
 
-def _watched(parts: Iterable[RunStep]) -> Iterator[RunStep]:
+def _watched(parts: Iterable[Step]) -> Iterator[Step]:
     """Show which step is being read."""
     with show_progress(counted=False) as progress:
         task = progress.add_task("looking at what is there", total=None)
@@ -98,19 +102,33 @@ def _watched(parts: Iterable[RunStep]) -> Iterator[RunStep]:
             yield part
 
 
-def _until(parts: Iterable[RunStep], last: int | None) -> Iterator[RunStep]:
+def _remembering(parts: Iterable[Step], told: dict[str, ReportWarning]) -> Iterator[Step]:
+    """Keep what is told of steps, the first of each kind with the step that it is told of."""
+    for part in parts:
+        for warning in part.dump.warnings:
+            told.setdefault(warning.code, warning.at(*warning.where, f"step {part.number}"))
+        yield part
+
+
+def _until(parts: Iterable[Step], last: int | None) -> Iterator[Step]:
     """Yield steps up to the last one that is asked for, without waiting for one that comes after it."""
     for part in parts:
-        if last is None or part.number <= last:
+        number = part.number or 0
+        if last is None or number <= last:
             yield part
-        if last is not None and part.number >= last:
+        if last is not None and number >= last:
             return
 
 
-def _summarise(part: RunStep, target: Tilt | None, known: KnownFrontier | None) -> TrendStep:
+def _summarise(part: Step, target: Tilt | None, known: KnownFrontier | None) -> TrendStep:
     try:
         return summarise_step(
-            part.number, part.samples, target=target, rollout_logprobs=part.rollout_logprobs, known=known
+            part.number or 0,
+            part.dump.samples,
+            target=target,
+            rewards_by_name=part.dump.rewards_by_name,
+            rollout_logprobs=part.dump.rollout_logprobs,
+            known=known,
         )
     except ValueError as error:
         raise ValueError(f"step {part.number}: {error}") from error
@@ -127,23 +145,14 @@ def _print_nothing(step: TrendStep, events: list[TrendEvent]) -> None:
     """Leave it all to the end."""
 
 
-def _known(
-    path: Path, target: Tilt | None, renames: Mapping[str, str], ignored: Collection[str]
-) -> tuple[KnownFrontier, tuple[ReportWarning, ...]]:
+def _known(path: Path, target: Tilt | None, how: Mapping[str, Any]) -> tuple[KnownFrontier, tuple[ReportWarning, ...]]:
     """Read the prior's samples, which may have been written by another program than the run's."""
     from esscher import files
 
     there = files.scan(path).schema.names
-    own = {ours: theirs for ours, theirs in renames.items() if theirs in there}
-    dump = files.read(path, columns=own, optional=PRIOR_COLUMNS, ignore_masks=ignored)
-    return files.naming(path, known_frontier, dump.samples, target), tuple(
-        warning.at("the prior's samples") for warning in dump.warnings
+    own = {ours: theirs for ours, theirs in how["columns"].items() if theirs in there}
+    dump = files.read(
+        path, columns=own, optional=PRIOR_COLUMNS, ignore_masks=how["ignore_masks"], rewards=how["rewards"]
     )
-
-
-def _of_unread(reader: RunReader) -> list[ReportWarning]:
-    if not reader.unread:
-        return []
-    named = "; ".join(str(error) for error in list(reader.unread.values())[:NAMED])
-    more = f"; and {len(reader.unread) - NAMED} more" if len(reader.unread) > NAMED else ""
-    return [ReportWarning("unread-files", f"{named}{more}.", "--follow takes them up once they are whole.")]
+    found: KnownFrontier = files.naming(path, known_frontier, dump.samples, target)
+    return found, tuple(warning.at("the prior's samples") for warning in dump.warnings)
