@@ -256,13 +256,26 @@ def test_several_steps_are_a_question_with_their_numbers(tmp_path):
 def test_commands_ask_which_step_and_take_the_answer(tmp_path, esscher):
     rows = [dumps.open_instruct(i, step) for step in (1, 2) for i in range(4)]
     write_lines(tmp_path / "run_rollouts_000000.jsonl", rows)
-    for command in ("evaluate", "prototype"):
-        code, out, err = esscher(command, tmp_path)
+    # What a line a step does not tell is asked about.
+    for more in (["--threshold", "0.5"], ["--proposal", "prior"]):
+        code, out, err = esscher("evaluate", tmp_path, *more)
         assert (code, out) == (2, "")
         assert "completions of 2 steps (1, 2), each of another policy: say which, --step N" in err
+    for command in ("evaluate", "prototype"):
         code, out, err = esscher(command, tmp_path, "--step", "2", "--json")
         assert code == 0, err
         assert json.loads(out)["counts" if command == "evaluate" else "frontier"]
+
+
+def test_evaluate_tells_of_each_step_and_prototype_asks(tmp_path, esscher):
+    rows = [dumps.open_instruct(i, step) for step in (1, 2) for i in range(4)]
+    write_lines(tmp_path / "run_rollouts_000000.jsonl", rows)
+    told = [esscher(command, tmp_path, "--json") for command in ("evaluate", "trend")]
+    assert told[0] == told[1]
+    assert [json.loads(line).get("step") for line in told[0][1].splitlines()] == [1, 2, None]
+    code, out, err = esscher("prototype", tmp_path)
+    assert (code, out) == (2, "")
+    assert "completions of 2 steps (1, 2), each of another policy: say which, --step N" in err
 
 
 # Engines.

@@ -20,6 +20,7 @@ from models import alice_folder
 from pages import Page, check_page, plain
 from report_json import validator
 from run_stories import Levels, healthy, seen
+from trainer_dumps import nemo_rl, write_lines
 
 torch.set_num_threads(1)
 
@@ -59,6 +60,7 @@ def write_steps(folder, numbers, name="step-{:04}.parquet", **more):
     for number in numbers:
         rows = [
             {"prompt_token_ids": [p], "completion_token_ids": rng.integers(9, size=4).tolist(), "reward": float(p)}
+            | {"step": number}
             | {key: make(number, rng) for key, make in more.items()}
             for p in (1, 1, 2, 2)
         ]
@@ -137,19 +139,24 @@ def test_the_story_is_told_in_a_terminal_on_a_page_and_as_json_lines(run, steps,
 # Files.
 
 
-def test_steps_come_from_names_or_from_a_column_in_the_order_of_their_numbers(esscher, tmp_path):
-    write_steps(tmp_path / "named", (0, 2, 10), "{}.jsonl")
-    write_steps(tmp_path / "column", (0, 2, 10), "part{}.parquet", step=lambda number, _: number)
+def test_steps_come_in_the_order_of_their_numbers_from_one_file_or_many(esscher, tmp_path):
+    write_steps(tmp_path / "run", (2, 10, 0), "part{}.jsonl")
     joined = tmp_path / "joined.jsonl"
-    joined.write_text("".join((tmp_path / "named" / f"{i}.jsonl").read_text() for i in (0, 2, 10)))
-    rows = [json.loads(line) for line in joined.read_text().splitlines()]
-    joined.write_text(
-        "".join(json.dumps(row | {"global_step": (0, 2, 10)[i // 4]}) + "\n" for i, row in enumerate(rows))
-    )
-    told = [esscher("trend", tmp_path / name, "--json")[1] for name in ("named", "column", "joined.jsonl")]
+    joined.write_text("".join((tmp_path / "run" / f"part{i}.jsonl").read_text() for i in (2, 10, 0)))
+    told = [esscher("trend", place, "--json")[1] for place in (tmp_path / "run", joined, tmp_path / "run" / "*.jsonl")]
     assert [line.get("step") for line in lines_of(told[0])] == [0, 2, 10, None]
-    assert told[0] == told[2]
-    assert [line.get("step") for line in lines_of(told[1])] == [0, 2, 10, None]
+    of_steps = [[line for line in lines_of(one) if "step" in line] for one in told]
+    assert of_steps[0] == of_steps[1] == of_steps[2]
+
+
+def test_what_a_trainer_writes_is_read(esscher, tmp_path):
+    """NeMo-RL's files, a step each by their names, with log-probs of both engines."""
+    for step in (3, 4):
+        write_lines(tmp_path / f"train_data_step{step}.jsonl", [nemo_rl(i) for i in range(4)])
+    first, second, end = lines_of(esscher("trend", tmp_path, "--json")[1])
+    assert (first["step"], second["step"], end["steps"]) == (3, 4, 2)
+    assert first["mismatch"] is not None
+    assert first["completions"] == 4
 
 
 def test_log_probs_of_the_other_engine_are_compared(esscher, tmp_path):
@@ -172,28 +179,27 @@ def test_what_cannot_be_read_is_left_out_and_said(esscher, tmp_path):
     code, output, _ = esscher("trend", tmp_path / "run", "--explain")
     assert code == 0
     assert "3 steps, 0 to 2" in output
-    assert "Some files are not whole, and were left out" in output
-    assert "is not a whole Parquet file; was it cut off?" in plain(output)
+    assert "not a whole Parquet file" in plain(output)
     assert esscher("trend", tmp_path / "run", "--until", 1)[1].startswith("2 steps, 0 to 1")
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["missing"], "missing is not there"),
-        (["empty"], "no Parquet or JSON lines are there"),
-        (["unnumbered"], "has no column 'step', and no number in its name"),
+        (["missing.parquet"], "missing.parquet is not there"),
+        (["empty"], "empty is a folder, and no files are in it"),
+        (["unnumbered"], "unnumbered: nothing tells which step rows are of. Give them a column 'step'"),
         (["run", "--beta", "-1"], "beta is -1.0"),
         (["run", "--prior", "missing.parquet"], "missing.parquet is not there"),
         (["run", "--html", "missing/page.html"], "missing"),
-        (["halves"], "holds what is no integer"),
+        (["halves"], "column 'step', row 0 is 0.5"),
     ],
 )
 def test_bad_input_is_named(arguments, said, esscher, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_steps(tmp_path / "run", range(2))
     (tmp_path / "empty").mkdir()
-    write_steps(tmp_path / "unnumbered", [0], "samples.jsonl")
+    write_steps(tmp_path / "unnumbered", [0], step=lambda *_: None)
     write_steps(tmp_path / "halves", [0], step=lambda *_: 0.5)
     code, _, errors = esscher("trend", *arguments)
     assert code == 2

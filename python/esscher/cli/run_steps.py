@@ -69,10 +69,7 @@ class RunReader:
     def _noted(self, step: Step) -> Step:
         if step.number is None:
             named = ", ".join(map(str, self._paths))
-            raise ValueError(
-                f"{named}: nothing tells which step the completions are of; give rows a column 'step', or name each "
-                "file by its step, as step-12"
-            )
+            raise ValueError(f"{named}: nothing tells which step rows are of. Give them a column 'step'")
         for warning in step.dump.warnings:
             self._warnings.setdefault(warning.code, warning)
             self._steps_with.setdefault(warning.code, []).append(step.number)

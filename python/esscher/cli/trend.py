@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from esscher.cli.allocator import keep_freed_memory
 from esscher.cli.options import Explain, Gold, IgnoredMasks, Renames, Rewards, Tool, renames_of, weights_of
 from esscher.cli.output import Html, Json, check_outputs, console, say_where, show_progress, title_of
 from esscher.cli.run_steps import RunReader
@@ -85,6 +86,7 @@ def tell_story(
     """Read a run step by step, tell each, and what happened; see `trend`."""
     from esscher.report.trend import TrendLines
 
+    keep_freed_memory()
     check_outputs([*paths, *([] if prior is None else [prior])], html)
     target = None if beta is None else Tilt(beta)
     known, warnings = (None, ()) if prior is None else _known(prior, target)
