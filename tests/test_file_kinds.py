@@ -488,8 +488,12 @@ def engines(train, rollout):
     ("name", "data", "message"),
     [
         ("rows.parquet", b"\x28\xb5\x2f\xfd", "is compressed, which only JSON lines may be: unpack it first"),
-        ("rows.parquet.gz", gzip.compress(b"PAR1"), "has the suffix '.gz': files are Parquet (.parquet), Arrow"),
-        ("rows.jsonl.gz", gzip.compress(WHOLE.encode())[:-20], "cannot be unpacked; was it cut off?"),
+        (
+            "rows.parquet.gz",
+            gzip.compress(b"PAR1", mtime=0),
+            "has the suffix '.gz': files are Parquet (.parquet), Arrow",
+        ),
+        ("rows.jsonl.gz", gzip.compress(WHOLE.encode(), mtime=0)[:-20], "cannot be unpacked; was it cut off?"),
         ("rows.jsonl.zst", pa.compress(WHOLE.encode(), "zstd").to_pybytes()[:-20], "cannot be unpacked; was it cut"),
         ("rows.jsonl", b"PAR1....PAR1", "is a .parquet file: name it so"),
         ("rows.arrow", b"{}", "is not a whole Arrow file; was it cut off?"),

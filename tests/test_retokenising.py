@@ -89,6 +89,22 @@ def test_score_makes_ids_of_texts_and_says_so(tmp_path, esscher):
     assert files.load(scored).column("output" if "output" in files.load(scored).column_names else "completion")[0]
 
 
+def test_it_is_counted_how_many_ids_do_not_come_back(tmp_path, esscher):
+    texts = load_retokeniser("alice")
+    same = texts.read("", " very sleepy")[1]
+    letters = [texts.read("", letter)[1][0] for letter in "so"]
+    assert texts.read("", "so")[1] != letters
+    rows = [
+        {"prompt_token_ids": [1], "completion_token_ids": ids, "completion": text}
+        for ids, text in ((same, " very sleepy"), ([*same, 3], " very sleepy"), (letters, "so"))
+    ]
+    path = write_lines(tmp_path / "rows.jsonl", rows)
+    code, out, err = esscher("evaluate", path, "--tokenizer", "alice", "--json")
+    assert code == 0, err
+    (told,) = [one for one in json.loads(out)["warnings"] if one["code"] == "retokenised"]
+    assert told["evidence"].startswith("Of 3 completions that have text and ids, 1 get other ids")
+
+
 def test_ids_that_a_tokenizer_does_not_know_are_refused(tmp_path, esscher):
     path = write_lines(tmp_path / "rows.jsonl", [{"prompt_token_ids": [1], "completion_token_ids": [5, 50_000]}])
     code, _, err = esscher("evaluate", path, "--tokenizer", "alice")

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from esscher.client import Client, ColumnError
-from esscher.integrations.texts import RewardBatcher, rewards_of, text_of
+from esscher.integrations.texts import RewardBatcher, rewards_of
 from esscher.integrations.verl import compute_score, compute_score_async, make_compute_score
+from esscher.lm.conversations import text_of
 from esscher.lm.rewards import FunctionReward
 from esscher.server.models import Models
 from esscher.server.serving import running_in_thread

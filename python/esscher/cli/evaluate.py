@@ -21,13 +21,14 @@ from esscher.cli.options import (
     weights_of,
 )
 from esscher.cli.output import Html, Json, check_outputs, console, say_where, show_progress, title_of
-from esscher.cli.text_reading import Tokenizer, check_known, load_retokeniser
+from esscher.cli.text_reading import Tokenizer, check_known, compare_again, load_retokeniser
 from esscher.cli.trend import tell_story
 from esscher.target import Condition, Tilt
 from esscher.warning import merge_warnings
 
 if TYPE_CHECKING:
     from esscher.target import Target
+    from esscher.warning import ReportWarning
 
 
 def evaluate(
@@ -68,8 +69,10 @@ def evaluate(
             task = progress.add_task("reading", total=None)
             told = partial(progress.update, task, total=None)
             dump = files.read(paths, step=step, progress=lambda path: told(description=f"reading {path}"), **how)
+            again: tuple[ReportWarning, ...] = ()
             if not isinstance(texts, files.WordNumbers):
                 check_known(dump.samples, texts)
+                again = compare_again(paths, tool, texts)
             told(description=f"evaluating {dump.samples}")
             report = files.naming(paths, partial(esscher.evaluate, dump.samples, target, proposal=proposal))
     except files.SeveralStepsError:
@@ -80,7 +83,7 @@ def evaluate(
     decode = texts.decode if tokenizer or dump.samples.tokens == "words" else None
     report = replace(
         report,
-        warnings=merge_warnings((*dump.warnings, *report.warnings)),
+        warnings=merge_warnings((*dump.warnings, *again, *report.warnings)),
         rewards=estimate_rewards(dump.rewards_by_name, dump.samples.groups),
     )
     # The page first, so that whoever reads only the beginning of the output has it.
