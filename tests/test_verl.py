@@ -169,7 +169,7 @@ def test_failures_are_errors_and_not_zero(address, reward):
         make_compute_score(address, timeout=0.5)("x", "e", None)
     reward.seconds = 0.0
     time.sleep(1.0)
-    with pytest.raises(ValueError, match="reads texts alone"):
+    with pytest.raises(ValueError, match="only texts are read"):
         make_compute_score(address)("x", "e", None, {"prompt": [{"role": "user", "content": [{"type": "image"}]}]})
 
 
