@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from esscher.cli.allocator import keep_freed_memory
 from esscher.cli.options import Explain, IgnoredMasks, Renames, Rewards, Tool, renames_of, weights_of
 from esscher.cli.output import Html, Json, check_outputs, console, say_where, show_progress, title_of
 from esscher.cli.run_steps import follow_steps, read_steps
@@ -53,8 +54,7 @@ def trend(
     Rows say which step they are of in a column, or their files' paths do, as trainers write them. With --beta each step
     is held against that target, with --prior against what its KL could have bought. Ctrl-C ends --follow.
     """
-    from esscher.report.trend import TrendLines
-
+    keep_freed_memory()
     check_outputs([*paths, *([] if prior is None else [prior])], html)
     target, renames, ignored = None if beta is None else Tilt(beta), renames_of(columns), tuple(ignore_mask or ())
     how = {"columns": renames, "ignore_masks": ignored, "tool": tool, "rewards": weights_of(reward)}
@@ -62,7 +62,7 @@ def trend(
     recorder = TrendRecorder(None if target is None else str(target), known)
     told: dict[str, ReportWarning] = {}
     summarise = partial(_summarise, target=target, known=known)
-    show = _print_lines if json else TrendLines(console).show if follow else _print_nothing
+    show = _shown(json=json, follow=follow)
     is_stopped = False
     try:
         read = follow_steps(paths, how) if follow else _watched(read_steps(paths, how))
@@ -75,6 +75,13 @@ def trend(
     _tell(story, title_of(paths), html, json=json, explain=explain, has_rows=follow)
     if is_stopped:
         sys.exit(INTERRUPTED)
+
+
+def _shown(*, json: bool, follow: bool) -> Show:
+    """Return what shows a step as it comes."""
+    from esscher.report.trend import TrendLines
+
+    return _print_lines if json else TrendLines(console).show if follow else _print_nothing
 
 
 def _tell(story: Trend, name: str, html: Path | None, *, json: bool, explain: bool, has_rows: bool) -> None:
