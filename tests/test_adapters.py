@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from esscher import Ragged
 from esscher.lm.checkpoints import checkpoints_in, incompleteness, newest_whole_checkpoint
+from esscher.lm.pair import load_lm
 from esscher.lm.transformers import TransformersLM
 from esscher.server.loading_models import Sources, load_models
 from models import alice, alice_folder
@@ -114,6 +115,39 @@ def test_a_model_that_is_not_to_be_had_is_named_with_what_to_do(folder, named, m
         TransformersLM.load(folder, device="cpu")
 
 
+@pytest.mark.parametrize("named", ["/home/trainer/model", None])
+def test_an_adapter_of_what_is_not_to_be_had_is_added_to_the_prior_and_that_is_said(folder, named, request_, caplog):
+    expected = TransformersLM.load(folder, device="cpu").logprobs(*request_).values
+    changed(folder, base_model_name_or_path=named)
+    with pytest.raises((FileNotFoundError, ValueError)):
+        TransformersLM.load(folder, device="cpu")
+    lm = load_lm(folder, device="cpu", prior=alice())
+    np.testing.assert_array_equal(lm.logprobs(*request_).values, expected)
+    assert lm.decode(lm.encode(["Alice was"])) == ["Alice was"]
+    said = f"{folder}: the model that it names is not to be had, and it is added to {alice_folder()}"
+    assert [record.getMessage() for record in caplog.records if "added to" in record.getMessage()] == [said]
+
+
+def test_an_adapter_is_never_added_to_another_adapter(folder):
+    other = folder.parent / "other"
+    shutil.copytree(folder, other)
+    prior = TransformersLM.load(other, device="cpu")
+    changed(folder, base_model_name_or_path="/home/trainer/model")
+    with pytest.raises(ValueError, match=r"adapter is an adapter of .*other, which is an adapter itself"):
+        load_lm(folder, device="cpu", prior=prior)
+
+
+@pytest.mark.parametrize("place", ["policy", "policy_dir"])
+def test_a_server_adds_adapters_to_its_prior_where_their_model_is_elsewhere(folder, place, request_):
+    expected = TransformersLM.load(folder, device="cpu").logprobs(*request_).values
+    changed(folder, base_model_name_or_path="/home/trainer/model")
+    where = {"policy": str(folder)} if place == "policy" else {"policy_dir": folder.parent}
+    loaded = load_models(Sources(prior=str(alice_folder()), device="cpu", **where), print)
+    np.testing.assert_array_equal(loaded.models.policy.logprobs(*request_).values, expected)
+    later = loaded.load_policy(folder)
+    np.testing.assert_array_equal(later.logprobs(*request_).values, expected)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -182,7 +216,11 @@ def test_an_adapter_is_a_checkpoint_once_it_is_whole(folder):
     assert "adapter_model.safetensors has" in incompleteness(checkpoints_in(folder)[0])
 
 
-def test_a_file_is_scored_by_an_adapter(folder, tmp_path, esscher):
+@pytest.mark.parametrize("named", [None, "/home/trainer/model"])
+def test_a_file_is_scored_by_an_adapter(folder, tmp_path, esscher, named):
+    lm = TransformersLM.load(folder, device="cpu")
+    if named is not None:
+        changed(folder, base_model_name_or_path=named)
     (tmp_path / "a.jsonl").write_text(
         json.dumps({"prompt_token_ids": [5, 6], "completion_token_ids": [7, 8, 9]}) + "\n"
     )
@@ -191,5 +229,5 @@ def test_a_file_is_scored_by_an_adapter(folder, tmp_path, esscher):
     assert code == 0
     row = json.loads(scored.read_text())
     prompts, completions = Ragged.from_rows([[5, 6]]), Ragged.from_rows([[7, 8, 9]])
-    expected = TransformersLM.load(folder, device="cpu").token_scores(prompts, completions, [0, 1], alice())
+    expected = lm.token_scores(prompts, completions, [0, 1], alice())
     np.testing.assert_allclose(row["token_kl"], expected.kl, rtol=0, atol=1e-5)

@@ -78,6 +78,8 @@ def test_what_a_folder_holds_besides_is_passed_over_and_said(tmp_path):
     dump = files.read(tmp_path)
     assert len(dump.samples) == 4
     assert [warning.code for warning in dump.warnings] == ["passed-over"]
+    # A model's files are no news.
+    assert "safetensors" not in said(found)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +142,22 @@ def test_patterns_and_files_are_found_and_what_is_not_there_is_an_error(tmp_path
         files.find([tmp_path / "*.parquet"])
     with pytest.raises(FileNotFoundError, match="is not there"):
         files.read(tmp_path / "nothing.jsonl")
+
+
+def test_of_episodes_of_verifiers_all_are_read_once(tmp_path):
+    late = dumps.verifiers(0, run={"work": {"type": "train", "step": 3}})
+    for subset, rows in (("all", [late, dumps.verifiers(1)]), ("effective", [late])):
+        write_lines(tmp_path / "rollouts" / "step_4" / "train" / subset / "traces.jsonl", rows)
+    write_lines(tmp_path / "rollouts" / "step_4" / "eval" / "all" / "traces.jsonl", [dumps.verifiers(3)])
+    found = files.find([tmp_path])
+    assert [file.path.parts[-3:-1] for file in found.files] == [("train", "all")]
+    assert [reason for _, reason in found.passed_over] == [
+        "a part of what is in the folder all beside it",
+        "sampled for validation, beside what training sampled: give it by itself",
+    ]
+    # The step is that of the folder, not that in which an episode was begun.
+    ((number, dump),) = files.read_run(tmp_path)
+    assert (number, len(dump.samples)) == (4, 2)
 
 
 def test_a_step_of_two_runs_is_said(tmp_path):
@@ -238,13 +256,26 @@ def test_several_steps_are_a_question_with_their_numbers(tmp_path):
 def test_commands_ask_which_step_and_take_the_answer(tmp_path, esscher):
     rows = [dumps.open_instruct(i, step) for step in (1, 2) for i in range(4)]
     write_lines(tmp_path / "run_rollouts_000000.jsonl", rows)
-    for command in ("evaluate", "prototype"):
-        code, out, err = esscher(command, tmp_path)
+    # What a line a step does not tell is asked about.
+    for more in (["--threshold", "0.5"], ["--proposal", "prior"]):
+        code, out, err = esscher("evaluate", tmp_path, *more)
         assert (code, out) == (2, "")
         assert "completions of 2 steps (1, 2), each of another policy: say which, --step N" in err
+    for command in ("evaluate", "prototype"):
         code, out, err = esscher(command, tmp_path, "--step", "2", "--json")
         assert code == 0, err
         assert json.loads(out)["counts" if command == "evaluate" else "frontier"]
+
+
+def test_evaluate_tells_of_each_step_and_prototype_asks(tmp_path, esscher):
+    rows = [dumps.open_instruct(i, step) for step in (1, 2) for i in range(4)]
+    write_lines(tmp_path / "run_rollouts_000000.jsonl", rows)
+    told = [esscher(command, tmp_path, "--json") for command in ("evaluate", "trend")]
+    assert told[0] == told[1]
+    assert [json.loads(line).get("step") for line in told[0][1].splitlines()] == [1, 2, None]
+    code, out, err = esscher("prototype", tmp_path)
+    assert (code, out) == (2, "")
+    assert "completions of 2 steps (1, 2), each of another policy: say which, --step N" in err
 
 
 # Engines.

@@ -328,6 +328,19 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, now):
         list(files.read_blocks(rows, 10))
 
 
+def test_blank_lines_make_no_blocks_and_objects_without_keys_are_rows(tmp_path, monkeypatch):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('\n{"x": 1}\n\n\n{"x": 2}\n{}\n\n\n')
+    for size in (1, 100):
+        monkeypatch.setattr(jsonl, "BYTES_AT_ONCE", size)
+        assert [(block.first, block.table.to_pylist()) for block in files.read_blocks(files.scan(path), 2)] == [
+            (0, [{"x": 1}, {"x": 2}]),
+            (2, [{"x": None}]),
+        ]
+    path.write_text("{}\n{}\n")
+    assert [block.first for block in files.read_blocks(files.scan(path), 1)] == [0, 1]
+
+
 def test_keys_by_the_hundred_are_columns_and_within_objects_a_map(tmp_path):
     row = {f"k{i}": i for i in range(1000)}
     path = tmp_path / "rows.jsonl"

@@ -86,3 +86,19 @@ def test_commands_take_rewards_by_name(tmp_path, esscher, command):
     code, _, err = esscher(command, path, "--reward", "c")
     assert code == 2
     assert "has no reward 'c'. There are: a" in err
+
+
+def test_each_reward_is_in_the_report_and_in_its_table(tmp_path, esscher):
+    rows = [WORDS | {"prompt_token_ids": [i % 4], "a": float(i), "b": None if i < 4 else 2.0} for i in range(16)]
+    path = write_lines(tmp_path / "rows.jsonl", rows)
+    arguments = ("evaluate", path, "--reward", "a=2", "--reward", "b=0")
+    code, out, err = esscher(*arguments, "--json")
+    assert code == 0, err
+    report = json.loads(out)
+    # By prompt the means of a are 6, 7, 8 and 9.
+    assert report["reward"]["value"] == pytest.approx(15.0)
+    assert report["rewards"]["a"] == pytest.approx({"value": 7.5, "stderr": np.std([6, 7, 8, 9], ddof=1) / 2})
+    assert report["rewards"]["b"]["value"] == 2.0
+    table = esscher(*arguments)[1]
+    assert "  a  " in table
+    assert "7.5" in table

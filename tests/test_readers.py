@@ -207,9 +207,11 @@ def test_requests_that_failed_are_left_out_and_counted(tmp_path):
     failed = dumps.vllm([2, 3]) | {"error": {"message": "too long"}}
     busy = dumps.vllm([2, 3])
     busy["response"] = {"status_code": 503, "body": {"error": "busy"}}
-    path = write_lines(tmp_path / "out.jsonl", [dumps.vllm([0, 1]), failed, busy])
+    empty = dumps.vllm([2])
+    empty["response"]["body"]["choices"][0] |= {"token_ids": [], "logprobs": None}
+    path = write_lines(tmp_path / "out.jsonl", [dumps.vllm([0, 1]), failed, busy, empty])
     assert column(path, "completion_token_ids") == COMPLETIONS[:2]
-    assert files.scan(path).left_out == {"requests that failed": 2}
+    assert files.scan(path).left_out == {"requests that failed": 2, "choices without a token": 1}
 
 
 def test_prompt_logprobs_over_prompt_and_completion_are_the_prior_s(tmp_path):
@@ -476,3 +478,32 @@ def test_lm_eval_s_scored_choices_are_no_samples_and_conversations_are(tmp_path)
     chat = [lm_eval(0, ["x"], arguments=[[json.dumps(talk), {}]]), lm_eval(1, ["y"], arguments=[["plain", {}]])]
     path = write_lines(tmp_path / "samples_chat_2026.jsonl", chat)
     assert [json.loads(text) for text in column(path, "prompt")] == [talk, "plain"]
+
+
+def prime_rl(folder):
+    return write_lines(folder / "step_1" / "rank_0.jsonl", [dumps.prime_rl(i) for i in range(4)])
+
+
+@pytest.mark.parametrize("write", [nemo_rl, verifiers, prime_rl])
+def test_what_a_tool_said_within_a_completion_is_read_and_not_counted(tmp_path, write):
+    dump = files.read(write(tmp_path))
+    samples = dump.samples
+    assert [row.tolist() for row in samples.completions] == COMPLETIONS
+    assert [row.tolist() for row in samples.action_mask] == [[bool(one) for one in row] for row in CHOSEN]
+    assert [row.tolist() for row in samples.policy_logprobs] == TRAINER
+    assert [row.tolist() for row in dump.rollout_logprobs] == SAMPLER
+    np.testing.assert_allclose(samples.policy_log_prob, [sum(row) for row in TRAINER])
+
+
+@pytest.mark.parametrize("write", [nemo_rl, verifiers])
+def test_what_was_read_and_written_as_ours_is_the_same(tmp_path, write):
+    path = write(tmp_path / "theirs")
+    for kind in ("parquet", "jsonl"):
+        ours = tmp_path / f"ours.{kind}"
+        files.write(files.load(path), ours)
+        assert files.scan(ours).reader is None
+        one, other = files.read(path), files.read(ours)
+        assert one.samples.columns == other.samples.columns
+        np.testing.assert_array_equal(one.samples.policy_logprobs.values, other.samples.policy_logprobs.values)
+        np.testing.assert_array_equal(one.samples.action_mask.values, other.samples.action_mask.values)
+        np.testing.assert_array_equal(one.rollout_logprobs.values, other.rollout_logprobs.values)

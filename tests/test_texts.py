@@ -123,7 +123,7 @@ def test_texts_become_columns_of_ids_with_what_they_are():
     found = with_token_ids(table, WordNumbers())
     assert found.column("completion_token_ids").to_pylist() == [[3, 4, 3], [0]]
     assert found.column("tokens").to_pylist() == ["words", "words"]
-    assert "action_mask" not in found.column_names
+    assert found.column("action_mask").to_pylist() == [[True] * 3, [True]]
     with pytest.raises(files.RowError, match="column 'completion', row 8 is null: every row needs a text"):
         with_token_ids(pa.table({"prompt": ["a", "a"], "completion": ["b", None]}), WordNumbers(), first=7)
     image = pa.table({"prompt": ["a"], "completion": [[{"role": "assistant", "content": [{"type": "image"}]}]]})

@@ -455,6 +455,8 @@ def test_what_the_capture_does_not_understand_is_logged_once(server, tmp_path, c
     trainer = make("rloo", tmp_path, [letters], steps=3)
     original = trainer._generate_and_score_completions
     trainer._generate_and_score_completions = lambda inputs: {**original(inputs), "pixel_values": torch.ones(16, 8)}
+    loss = trainer._compute_loss  # which has no images
+    trainer._compute_loss = lambda model, inputs: loss(model, {k: v for k, v in inputs.items() if k != "pixel_values"})
     with caplog.at_level(logging.WARNING, "esscher"):
         lines = watch(trainer, server.address)
     assert [ours(line) for line in lines] == [ALWAYS] * 3

@@ -169,11 +169,31 @@ def test_a_table_has_what_the_trainer_knows():
         "policy_logprobs_2": 1.0,
         "step": 7,
     }
-    assert table.column("rewards").to_pylist() == [2.5, 4.0, None]
-    assert table.column("judge").to_pylist() == [0.5, None, None]
-    assert table.column("terminated").to_pylist() == [True, False, True]
-    # Of the last, which the trainer has masked, nothing.
-    assert table.column("completion_token_ids").to_pylist()[1:] == [[4, 5], [8, 9, 10]]
+    # Of the third no reward is known, and the last is masked: the trainer leaves out both.
+    assert table.column("rewards").to_pylist() == [2.5, 4.0]
+    assert table.column("judge").to_pylist() == [0.5, None]
+    assert table.column("terminated").to_pylist() == [True, False]
+    assert table.column("completion_token_ids").to_pylist()[1:] == [[4, 5]]
+
+
+def test_without_any_reward_the_completions_are_kept_and_can_be_read(tmp_path):
+    nothing = torch.full((4, 2), torch.nan)
+    files.write(table_of(batch(rewards=nothing), None, ["one", "two"], []), tmp_path / "step.parquet")
+    samples = files.read(tmp_path / "step.parquet").samples
+    assert samples.columns == ("policy_logprobs", "terminated")
+    assert len(samples) == 3
+
+
+def test_the_folder_is_a_run(tmp_path, esscher):
+    writer = StepWriter(tmp_path, ["one", "two"], [3])
+    for step in (1, 2, 3):
+        writer.keep(batch(step=step), None)
+    writer.close(10)
+    code, out, err = esscher("trend", tmp_path, "--json")
+    assert code == 0, err
+    assert '"step": 3' in out or '"step":3' in out
+    code, out, err = esscher("evaluate", tmp_path, "--step", 2)
+    assert code == 0, err
 
 
 def test_what_never_came_is_not_there():
@@ -189,9 +209,5 @@ def test_several_batches_of_a_step_are_several_files(tmp_path):
         writer.keep(batch(), found)
     writer.close(10)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000007-2.parquet", "step-000007.parquet"]
-    assert pq.read_table(tmp_path / "step-000007-2.parquet").column("completion_token_ids").to_pylist() == [
-        [2],
-        [3],
-        [4],
-    ]
+    assert pq.read_table(tmp_path / "step-000007-2.parquet").column("completion_token_ids").to_pylist() == [[2], [3]]
     assert pq.read_schema(tmp_path / "step-000007.parquet").field("rewards").type == pa.float64()

@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,6 +91,7 @@ def top_weighted_ngrams(
 ) -> tuple[_I64, _I64, _F64]: ...
 def panic() -> None: ...
 
+@final
 class JsonLines:
     def __new__(cls) -> JsonLines: ...
     def see(self, text: bytes, threads: int | None = None) -> None: ...
@@ -101,4 +102,4 @@ class JsonLines:
 
 def read_json_lines(
     text: bytes, kinds: dict[str, Any], before: int, threads: int | None = None
-) -> tuple[list[list[tuple[int, list[NDArray[Any] | None], list[Any]]]], int]: ...
+) -> tuple[list[tuple[int, list[NDArray[Any] | None], list[Any]]], int]: ...

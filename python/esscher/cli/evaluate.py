@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path  # noqa: TC003 - typer reads it
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 import esscher
 from esscher.cli.options import (
-    MODEL_HELP,
     Explain,
     IgnoredMasks,
     Renames,
@@ -22,12 +21,12 @@ from esscher.cli.options import (
     weights_of,
 )
 from esscher.cli.output import Html, Json, check_outputs, console, say_where, show_progress, title_of
+from esscher.cli.text_reading import Tokenizer, check_known, load_retokeniser
+from esscher.cli.trend import tell_story
 from esscher.target import Condition, Tilt
 from esscher.warning import merge_warnings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from esscher.target import Target
 
 
@@ -39,34 +38,51 @@ def evaluate(
     json: Json = False,
     explain: Explain = False,
     html: Html = None,
-    tokenizer: Annotated[str | None, typer.Option(help=f"Show n-grams as text. {MODEL_HELP}")] = None,
+    tokenizer: Tokenizer = None,
     reward: Rewards = None,
     step: Step = None,
     tool: Tool = None,
     columns: Renames = None,
     ignore_mask: IgnoredMasks = None,
 ) -> None:
-    """Report what files of samples say of a policy: reward, KL, diversity, and its distance from a target."""
+    """Report what files of samples say of a policy: reward, KL, diversity, and its distance from a target.
+
+    Completions of several steps are of several policies: a line is told of each, as `esscher trend` does.
+    """
     from esscher import files
+    from esscher.evaluate.single_rewards import estimate_rewards
     from esscher.report import print_report, to_json, write_page
 
     target = _target_of(beta, threshold)
     check_outputs(paths, html)
-    decode = _decoder_of(tokenizer) if tokenizer else None
-    with show_progress() as progress:
-        task = progress.add_task("reading", total=None)
-        dump = files.read(
-            paths,
-            columns=renames_of(columns),
-            ignore_masks=ignore_mask or (),
-            progress=lambda path: progress.update(task, description=f"reading {path}"),
-            tool=tool,
-            step=step,
-            rewards=weights_of(reward),
-        )
-        progress.update(task, description=f"evaluating {dump.samples}", total=None)
-        report = files.naming(paths, partial(esscher.evaluate, dump.samples, target, proposal=proposal))
-    report = replace(report, warnings=merge_warnings((*dump.warnings, *report.warnings)))
+    texts = load_retokeniser(tokenizer) if tokenizer else files.WordNumbers()
+    how: dict[str, Any] = {
+        "columns": renames_of(columns),
+        "ignore_masks": tuple(ignore_mask or ()),
+        "tool": tool,
+        "rewards": weights_of(reward),
+        "texts": texts,
+    }
+    try:
+        with show_progress() as progress:
+            task = progress.add_task("reading", total=None)
+            told = partial(progress.update, task, total=None)
+            dump = files.read(paths, step=step, progress=lambda path: told(description=f"reading {path}"), **how)
+            if not isinstance(texts, files.WordNumbers):
+                check_known(dump.samples, texts)
+            told(description=f"evaluating {dump.samples}")
+            report = files.naming(paths, partial(esscher.evaluate, dump.samples, target, proposal=proposal))
+    except files.SeveralStepsError:
+        if threshold is not None or proposal == "prior":
+            raise
+        tell_story(paths, partial(files.read_run, **how), beta=beta, json=json, explain=explain, html=html)
+        return
+    decode = texts.decode if tokenizer or dump.samples.tokens == "words" else None
+    report = replace(
+        report,
+        warnings=merge_warnings((*dump.warnings, *report.warnings)),
+        rewards=estimate_rewards(dump.rewards_by_name, dump.samples.groups),
+    )
     # The page first, so that whoever reads only the beginning of the output has it.
     if html is not None:
         write_page(report, html, decode=decode, title=title_of(paths))
@@ -83,11 +99,3 @@ def _target_of(beta: float | None, threshold: float | None) -> Target | None:
     if beta is not None:
         return Tilt(beta)
     return None if threshold is None else Condition(threshold)
-
-
-def _decoder_of(model: str) -> Callable[[Sequence[int]], str]:
-    from esscher.lm.packaged import resolve
-    from esscher.lm.transformers import load_tokenizer, locate
-
-    tokenizer = load_tokenizer(locate(resolve(model)))
-    return lambda ids: str(tokenizer.decode(list(ids)))

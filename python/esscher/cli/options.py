@@ -71,6 +71,14 @@ Rewards = Annotated[
     ),
 ]
 
+Gold = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="A column with another reward, which rewards are the proxy of: what becomes of it under the targets.",
+    ),
+]
+
 Explain = Annotated[bool, typer.Option("--explain", help="Print all that warnings say, and what to do.")]
 
 

@@ -11,8 +11,9 @@ import numpy as np
 import typer
 
 import esscher
-from esscher.cli.options import Explain, IgnoredMasks, Renames, Rewards, Step, Tool, renames_of, weights_of
+from esscher.cli.options import Explain, Gold, IgnoredMasks, Renames, Rewards, Step, Tool, renames_of, weights_of
 from esscher.cli.output import Html, Json, Picture, check_outputs, console, say_where, show_progress, title_of
+from esscher.cli.text_reading import Tokenizer, load_retokeniser
 from esscher.target import Tilt
 from esscher.warning import ReportWarning, merge_warnings
 
@@ -23,13 +24,6 @@ if TYPE_CHECKING:
 
 # What is looked at beside tokens; what else a file has is not read.
 COLUMNS = ("rewards", "prior_logprobs")
-Gold = Annotated[
-    str | None,
-    typer.Option(
-        metavar="COLUMN",
-        help="A column with another reward, which rewards are the proxy of: what becomes of it under the targets.",
-    ),
-]
 
 
 def prototype(
@@ -47,6 +41,7 @@ def prototype(
     reward: Rewards = None,
     step: Step = None,
     tool: Tool = None,
+    tokenizer: Tokenizer = None,
     columns: Renames = None,
     ignore_mask: IgnoredMasks = None,
 ) -> None:
@@ -74,6 +69,7 @@ def prototype(
             step=step,
             rewards=weights_of(reward),
             beside=() if gold is None else (gold,),
+            texts=load_retokeniser(tokenizer) if tokenizer else files.WordNumbers(),
         )
         samples, column, left_out = (dump.samples, None, ()) if gold is None else _with_gold(gold, dump)
         progress.update(task, description=f"weighing {samples}")

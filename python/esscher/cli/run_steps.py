@@ -1,12 +1,14 @@
-"""The steps of a run, from the files that are there, or as training writes them."""
+"""The steps of a run: those that are there, and those that training writes meanwhile."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from esscher.warning import ReportWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from esscher.files import Step
@@ -15,49 +17,67 @@ if TYPE_CHECKING:
 PAUSE = 2.0
 
 
-def read_steps(paths: Sequence[Path], how: Mapping[str, Any], after: int | None = None) -> Iterator[Step]:
-    """Read the steps that are there, as `files.read_run` does.
+class RunReader:
+    """Reads a run step by step, in the order of steps, holding one of them.
 
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        As `files.read_run`, and if nothing tells which step rows are of.
+    Parameters
+    ----------
+    paths
+        Files, folders and patterns.
+    read
+        As `files.read_run`, with all that is told of how to read.
     """
-    from esscher import files
 
-    for step in files.read_run(paths, **how, after=after):
+    def __init__(self, paths: Sequence[Path], read: Callable[..., Iterator[Step]]) -> None:
+        self._paths, self._read = paths, read
+        self._warnings: dict[str, ReportWarning] = {}
+        self._steps_with: dict[str, list[int]] = {}
+
+    @property
+    def warnings(self) -> list[ReportWarning]:
+        """What was said of steps, once each, with how many it was said of."""
+        return [self._of_steps(code, warning) for code, warning in self._warnings.items()]
+
+    def steps(self) -> Iterator[Step]:
+        """Read the steps that are there.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            As `files.read_run`, and if files do not tell which step they are of.
+        """
+        yield from map(self._noted, self._read(self._paths))
+
+    def follow(self) -> Iterator[Step]:
+        """Read the steps that are there and those that come, for ever: once their files are the same in two looks."""
+        from esscher import files
+
+        last: int | None = None
+        before: dict[Path, tuple[int, int]] = {}
+        while True:
+            now = files.stamps(self._paths)
+            settled = {path for path, stamp in now.items() if before.get(path) == stamp}
+            try:
+                for step in map(self._noted, self._read(self._paths, after=last, settled=settled)):
+                    last = step.number
+                    yield step
+            except files.NoSamplesError:
+                pass  # not yet
+            before = now
+            time.sleep(PAUSE)
+
+    def _noted(self, step: Step) -> Step:
         if step.number is None:
-            raise ValueError(
-                f"{', '.join(map(str, paths))}: nothing tells which step rows are of. Give them a column 'step'"
-            )
-        yield step
+            named = ", ".join(map(str, self._paths))
+            raise ValueError(f"{named}: nothing tells which step rows are of. Give them a column 'step'")
+        for warning in step.dump.warnings:
+            self._warnings.setdefault(warning.code, warning)
+            self._steps_with.setdefault(warning.code, []).append(step.number)
+        return step
 
-
-def follow_steps(paths: Sequence[Path], how: Mapping[str, Any]) -> Iterator[Step]:
-    """Read the steps that are there and those that come, for ever; files once they are the same in two looks."""
-    last: int | None = None
-    before: dict[Path, tuple[int, int]] = {}
-    done: dict[Path, tuple[int, int]] = {}
-    while True:
-        now = _stamps_of(paths, how["tool"])
-        whole = [path for path, stamp in now.items() if before.get(path) == stamp and done.get(path) != stamp]
-        for step in read_steps(whole, how, last) if whole else ():
-            yield step
-            last = step.number
-        done |= {path: now[path] for path in whole}
-        before = now
-        time.sleep(PAUSE)
-
-
-def _stamps_of(paths: Sequence[Path], tool: str | None) -> dict[Path, tuple[int, int]]:
-    """Return the files of samples with size and time of change; none while a folder has none yet."""
-    from esscher.files.finding import find
-
-    found: dict[Path, tuple[int, int]] = {}
-    for path in paths:
-        if path.is_dir() and not any(path.iterdir()):
-            continue
-        for file in find([path], tool).files:
-            stat = file.path.stat()
-            found[file.path] = stat.st_size, stat.st_mtime_ns
-    return found
+    def _of_steps(self, code: str, warning: ReportWarning) -> ReportWarning:
+        steps = self._steps_with[code]
+        if len(steps) == 1:
+            return warning
+        also = f" So it is at step {steps[0]}, and the like at {len(steps) - 1:,} more."
+        return ReportWarning(code, warning.evidence + also, warning.remedy)

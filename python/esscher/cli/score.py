@@ -15,6 +15,7 @@ from rich.markup import escape
 from esscher.cli.allocator import keep_freed_memory
 from esscher.cli.options import MODEL_HELP, Device, Dtype, IgnoredMasks, Precision, Renames, Tool, renames_of
 from esscher.cli.output import console, errors, show_progress
+from esscher.cli.text_reading import Tokenizer, load_retokeniser
 from esscher.wire.addresses import check_address
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from esscher import offline
+    from esscher.lm.transformers import TransformersLM
 
 # Seconds that each part of what a server is asked may take: a large one on a CPU, or while it restarts.
 SERVER_TIMEOUT = 600.0
@@ -66,6 +68,7 @@ def score(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace columns that the file has.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Discard what a stopped run has finished.")] = False,
     block: Annotated[int, typer.Option(help="Rows that are scored, kept and resumed together.", min=1)] = 512,
+    tokenizer: Tokenizer = None,
     tool: Tool = None,
     columns: Renames = None,
     ignore_mask: IgnoredMasks = None,
@@ -93,6 +96,7 @@ def score(
             overwrite=overwrite,
             ignore_masks=ignore_mask or (),
             tool=tool,
+            texts=load_retokeniser(tokenizer) if tokenizer else None,
         )
 
         def tell(text: str) -> None:
@@ -161,19 +165,17 @@ def _loaded(
 ) -> Iterator[offline.Scorer]:
     from esscher import offline
     from esscher.lm.packaged import resolve
-    from esscher.lm.pair import check_same_tokenizer, load_lm
+    from esscher.lm.pair import load_lm
 
     keep_freed_memory()
-    loaded = {}
+    loaded: dict[str, TransformersLM] = {}
     identity: dict[str, object] = {"dtype": dtype, "torch": version("torch"), "transformers": version("transformers")}
     for role, model in (("prior", prior), ("policy", policy)):
         if model is not None:
             notify(f"loading {model}")
-            loaded[role] = load_lm(model, device, dtype, notify)
+            loaded[role] = load_lm(model, device, dtype, notify, prior=loaded.get("prior"))
             identity[role] = offline.model_fingerprint(model, resolve(model))
             identity |= {"device": loaded[role].device, "threads": loaded[role].threads}
-    if len(loaded) == 2:
-        check_same_tokenizer(loaded["policy"], loaded["prior"])
     yield offline.LocalModels(loaded.get("prior"), loaded.get("policy"), columns, identity, cross_prompts)
 
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path  # noqa: TC003 - typer reads it
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from esscher.cli.allocator import keep_freed_memory
-from esscher.cli.options import Explain, IgnoredMasks, Renames, Rewards, Tool, renames_of, weights_of
+from esscher.cli.options import Explain, Gold, IgnoredMasks, Renames, Rewards, Tool, renames_of, weights_of
 from esscher.cli.output import Html, Json, check_outputs, console, say_where, show_progress, title_of
-from esscher.cli.run_steps import follow_steps, read_steps
+from esscher.cli.run_steps import RunReader
+from esscher.cli.text_reading import Tokenizer, load_retokeniser
 from esscher.cli.train import INTERRUPTED
 from esscher.target import Tilt
 from esscher.trend import TrendRecorder, known_frontier, summarise_ahead, summarise_step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
 
     from esscher.files import Step
     from esscher.trend import KnownFrontier, Trend, TrendEvent, TrendStep
@@ -33,7 +34,7 @@ PRIOR_COLUMNS = ("rewards", "prior_logprobs")
 def trend(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="FOLDER|FILE...", help="The run: folders, files or patterns, ours or a trainer's."),
+        typer.Argument(metavar="FOLDER|FILE...", help="The run: what a trainer left, a file a step or with a column."),
     ],
     beta: Annotated[float | None, typer.Option(help="Target prior·exp(reward/beta)/Z.")] = None,
     prior: Annotated[
@@ -44,7 +45,9 @@ def trend(
     json: Json = False,
     explain: Explain = False,
     html: Html = None,
+    tokenizer: Tokenizer = None,
     reward: Rewards = None,
+    gold: Gold = None,
     tool: Tool = None,
     columns: Renames = None,
     ignore_mask: IgnoredMasks = None,
@@ -54,34 +57,53 @@ def trend(
     Rows say which step they are of in a column, or their files' paths do, as trainers write them. With --beta each step
     is held against that target, with --prior against what its KL could have bought. Ctrl-C ends --follow.
     """
+    from esscher import files
+
+    read = partial(
+        files.read_run,
+        columns=renames_of(columns),
+        ignore_masks=tuple(ignore_mask or ()),
+        tool=tool,
+        rewards=weights_of(reward),
+        beside=() if gold is None else (gold,),
+        texts=load_retokeniser(tokenizer) if tokenizer else files.WordNumbers(),
+    )
+    tell_story(paths, read, beta=beta, prior=prior, follow=follow, until=until, json=json, explain=explain, html=html)
+
+
+def tell_story(
+    paths: list[Path],
+    read: Callable[..., Iterator[Step]],
+    *,
+    beta: float | None,
+    json: bool,
+    explain: bool,
+    html: Path | None,
+    prior: Path | None = None,
+    follow: bool = False,
+    until: int | None = None,
+) -> None:
+    """Read a run step by step, tell each, and what happened; see `trend`."""
+    from esscher.report.trend import TrendLines
+
     keep_freed_memory()
     check_outputs([*paths, *([] if prior is None else [prior])], html)
-    target, renames, ignored = None if beta is None else Tilt(beta), renames_of(columns), tuple(ignore_mask or ())
-    how = {"columns": renames, "ignore_masks": ignored, "tool": tool, "rewards": weights_of(reward)}
-    known, warnings = (None, ()) if prior is None else _known(prior, target, how)
-    recorder = TrendRecorder(None if target is None else str(target), known)
-    told: dict[str, ReportWarning] = {}
+    target = None if beta is None else Tilt(beta)
+    known, warnings = (None, ()) if prior is None else _known(prior, target)
+    recorder, reader = TrendRecorder(None if target is None else str(target), known), RunReader(paths, read)
     summarise = partial(_summarise, target=target, known=known)
-    show = _shown(json=json, follow=follow)
+    show = _print_lines if json else TrendLines(console).show if follow else _print_nothing
     is_stopped = False
     try:
-        read = follow_steps(paths, how) if follow else _watched(read_steps(paths, how))
-        parts = _remembering(_until(read, until), told)
+        parts = _until(reader.follow() if follow else _watched(reader.steps()), until)
         for step in map(summarise, parts) if follow else summarise_ahead(parts, summarise):
             show(step, recorder.take(step))
     except KeyboardInterrupt:
         is_stopped = True
-    story = recorder.story((*warnings, *told.values()))
+    story = recorder.story((*warnings, *reader.warnings))
     _tell(story, title_of(paths), html, json=json, explain=explain, has_rows=follow)
     if is_stopped:
         sys.exit(INTERRUPTED)
-
-
-def _shown(*, json: bool, follow: bool) -> Show:
-    """Return what shows a step as it comes."""
-    from esscher.report.trend import TrendLines
-
-    return _print_lines if json else TrendLines(console).show if follow else _print_nothing
 
 
 def _tell(story: Trend, name: str, html: Path | None, *, json: bool, explain: bool, has_rows: bool) -> None:
@@ -109,36 +131,28 @@ def _watched(parts: Iterable[Step]) -> Iterator[Step]:
             yield part
 
 
-def _remembering(parts: Iterable[Step], told: dict[str, ReportWarning]) -> Iterator[Step]:
-    """Keep what is told of steps, the first of each kind with the step that it is told of."""
-    for part in parts:
-        for warning in part.dump.warnings:
-            told.setdefault(warning.code, warning.at(*warning.where, f"step {part.number}"))
-        yield part
-
-
 def _until(parts: Iterable[Step], last: int | None) -> Iterator[Step]:
     """Yield steps up to the last one that is asked for, without waiting for one that comes after it."""
     for part in parts:
-        number = part.number or 0
-        if last is None or number <= last:
+        if last is None or (part.number or 0) <= last:
             yield part
-        if last is not None and number >= last:
+        if last is not None and (part.number or 0) >= last:
             return
 
 
 def _summarise(part: Step, target: Tilt | None, known: KnownFrontier | None) -> TrendStep:
+    dump, number = part.dump, part.number or 0
     try:
         return summarise_step(
-            part.number or 0,
-            part.dump.samples,
+            number,
+            dump.samples,
             target=target,
-            rewards_by_name=part.dump.rewards_by_name,
-            rollout_logprobs=part.dump.rollout_logprobs,
+            rewards_by_name=dump.rewards_by_name,
+            rollout_logprobs=dump.rollout_logprobs,
             known=known,
         )
     except ValueError as error:
-        raise ValueError(f"step {part.number}: {error}") from error
+        raise ValueError(f"step {number}: {error}") from error
 
 
 def _print_lines(step: TrendStep, events: list[TrendEvent]) -> None:
@@ -152,14 +166,11 @@ def _print_nothing(step: TrendStep, events: list[TrendEvent]) -> None:
     """Leave it all to the end."""
 
 
-def _known(path: Path, target: Tilt | None, how: Mapping[str, Any]) -> tuple[KnownFrontier, tuple[ReportWarning, ...]]:
+def _known(path: Path, target: Tilt | None) -> tuple[KnownFrontier, tuple[ReportWarning, ...]]:
     """Read the prior's samples, which may have been written by another program than the run's."""
     from esscher import files
 
-    there = files.scan(path).schema.names
-    own = {ours: theirs for ours, theirs in how["columns"].items() if theirs in there}
-    dump = files.read(
-        path, columns=own, optional=PRIOR_COLUMNS, ignore_masks=how["ignore_masks"], rewards=how["rewards"]
+    dump = files.read(path, optional=PRIOR_COLUMNS, step="all")
+    return files.naming(path, known_frontier, dump.samples, target), tuple(
+        warning.at("the prior's samples") for warning in dump.warnings
     )
-    found: KnownFrontier = files.naming(path, known_frontier, dump.samples, target)
-    return found, tuple(warning.at("the prior's samples") for warning in dump.warnings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -102,6 +102,9 @@ class Report:
         What the reader should know before trusting a number, and what to do about it.
     unavailable
         What is missing from the report, and why.
+    rewards
+        Mean of each reward that has a name, clustered by prompt, where the samples have several or are of a file that
+        names them: `reward` is that of their sum.
     """
 
     version: str
@@ -121,3 +124,4 @@ class Report:
     unavailable: dict[str, str]
     mutual_information: MutualInformation | None = None
     tokens: Tokens = "sampled"
+    rewards: dict[str, Estimate] = field(default_factory=dict)

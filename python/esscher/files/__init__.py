@@ -1,4 +1,4 @@
-"""Samples in files: Parquet and JSON lines, in and out.
+"""Samples in files: ours, in and out, and what other tools write.
 
 One row is one completion. The columns, all but the first two optional:
 
@@ -16,12 +16,19 @@ rewards               double             finite or -inf
 terminated            bool               whether the completion ended by itself
 action_mask           list<bool>         which completion tokens the policy chose
 cross_log_probs       list<float32>      log-prob of the completion after other prompts
+rollout_logprobs      list<float32>      the policy's, as the engine recorded them that sampled
+step                  integer            which step of training
 ====================  =================  ===========================================
 
 Where there is an `action_mask`, nothing is counted but the tokens that it keeps, and a row of which it keeps none is
 left out. The columns of tokens have a value for each completion token, null at the others, or one for each action.
 
-What trainers write instead is read too: `reward` where there are no `rewards`; other kinds of numbers, if they hold
+Files are Parquet, Arrow and JSON lines, the last packed or not. What a tool writes is recognised by its name and
+columns, and read as rows of ours (`readers`, a module for each tool), with what else it holds; ``tool="ours"`` takes
+rows as they stand. Where there are texts, `prompt` and `completion`, and no ids, a tokenizer makes ids of them again,
+or words are numbered (`text_columns`).
+
+Other names and types are read too: `reward` where there are no `rewards`; other kinds of numbers, if they hold
 the same, booleans and text as rewards; 0 and 1, "stop" and "length" for `terminated`; each value in a list of its own.
 An optional column of nothing but nulls counts as not there. A column that is a mask by its name (`masks`), under
 another name than ours, and leaves something out, is asked about.
@@ -33,15 +40,15 @@ JSON lines are valid JSON, so infinities are written as the numbers ``1e999`` an
 in any reader of doubles; they are taken back, and the literals that Python writes. NaN has no such number: a table that
 holds one is written as Parquet, and only where a file of JSON lines held ``NaN`` itself, it gets that back.
 
-`read` holds all rows of a file; `scan` and `read_blocks` read one of any size a block at a time, and `write_blocks`
-writes it so.
+`read` holds all rows of files, folders and patterns, of one step; `read_run` reads a run step by step. `scan` and
+`read_blocks` read a file of any size a block at a time, and `write_blocks` writes it so.
 """
 
 from esscher.files.asking import ask_about_masks, masks_in
 from esscher.files.blocks import Block, Rows, load, read_blocks, scan
 from esscher.files.columns import RowError, check_values
 from esscher.files.dump import NEEDED, check_needed, names_of, to_table
-from esscher.files.finding import RunFile, RunFiles, find
+from esscher.files.finding import NoSamplesError, RunFile, RunFiles, find, stamps
 from esscher.files.formats import check_output, check_writable, is_json_lines, naming, write, write_blocks
 from esscher.files.logprobs import LogprobColumns, read_logprobs
 from esscher.files.masks import MASK
@@ -50,6 +57,7 @@ from esscher.files.runs import Dump, read
 from esscher.files.scores import completions, grouped, to_columns, token_columns, with_columns
 from esscher.files.stepping import Step, read_run
 from esscher.files.steps import SeveralStepsError
+from esscher.files.text_columns import TextReader, WordNumbers
 
 __all__ = [
     "MASK",
@@ -57,12 +65,15 @@ __all__ = [
     "Block",
     "Dump",
     "LogprobColumns",
+    "NoSamplesError",
     "RowError",
     "Rows",
     "RunFile",
     "RunFiles",
     "SeveralStepsError",
     "Step",
+    "TextReader",
+    "WordNumbers",
     "ask_about_masks",
     "check_needed",
     "check_output",
@@ -81,6 +92,7 @@ __all__ = [
     "read_logprobs",
     "read_run",
     "scan",
+    "stamps",
     "to_columns",
     "to_table",
     "token_columns",

@@ -14,6 +14,7 @@ from esscher.files.conversion import batches_of, conformed, look_through, of_siz
 from esscher.files.formats import ARROW, JSON_LINES, PARQUET, check_readable, naming
 from esscher.files.readers import choose
 from esscher.files.readers.no_samples import why_no_samples
+from esscher.files.text_columns import MADE, TEXTS, has_texts, with_token_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from esscher.files.conversion import Converted
     from esscher.files.readers import Reader
+    from esscher.files.text_columns import TextReader
 
 # How much of a column is read ahead: otherwise a row group is read whole, and it may be the whole file.
 READ_AHEAD = 2**20
@@ -67,6 +69,8 @@ class Rows:
         Why rows of a tool's file are no samples, and how many.
     held
         All rows of a tool's file, if they are no more than a block may be.
+    texts
+        What makes ids of texts, where the file has no ids.
     """
 
     path: Path
@@ -78,6 +82,7 @@ class Rows:
     rewards: tuple[str, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
     held: pa.Table | None = None
+    texts: TextReader | None = None
 
     def line_of(self, row: int) -> int | None:
         """Return the number of a row's line in the file, from 1; `None` if the file has no lines."""
@@ -92,7 +97,7 @@ class Rows:
         return None
 
 
-def scan(path: Path, tool: str | None = None) -> Rows:
+def scan(path: Path, tool: str | None = None, texts: TextReader | None = None) -> Rows:
     """Find out what columns and how many rows a file has; JSON lines are read through once for it.
 
     Parameters
@@ -101,6 +106,8 @@ def scan(path: Path, tool: str | None = None) -> Rows:
         The file.
     tool
         Which tool wrote it, as `readers.TOOLS` calls it, or "ours"; by default it is recognised.
+    texts
+        What makes ids of texts, where the file has texts and no ids.
 
     Raises
     ------
@@ -113,11 +120,11 @@ def scan(path: Path, tool: str | None = None) -> Rows:
     found = _as_it_stands(path)
     reader = choose(path, found.schema.names, tool)
     if reader is not None:
-        return _converted(found, reader)
+        return _with_texts(_converted(found, reader), texts)
     reason = why_no_samples(path, found.schema.names) if tool is None else None
     if reason is not None:
         raise ValueError(f"{path} has no samples, but {reason}")
-    return found
+    return _with_texts(found, texts)
 
 
 def load(path: Path, columns: Sequence[str] | None = None, tool: str | None = None) -> pa.Table:
@@ -128,7 +135,7 @@ def load(path: Path, columns: Sequence[str] | None = None, tool: str | None = No
 def read_table(rows: Rows, columns: Sequence[str] | None = None) -> pa.Table:
     """Read all rows of a file; all columns, or those named. Raises as `read_blocks`."""
     _check_apart(rows, columns or ())
-    if rows.kind == PARQUET and rows.reader is None:
+    if rows.kind == PARQUET and rows.reader is None and rows.texts is None:
         return _parquet_table(rows.path, columns)
     return pa.concat_tables([block.table for block in read_blocks(rows, ROWS_AT_ONCE, columns)])
 
@@ -156,6 +163,22 @@ def _as_it_stands(path: Path) -> Rows:
     if count == 0:
         raise ValueError(f"{path} has no rows")
     return Rows(path, kind, schema, count)
+
+
+def _with_texts(rows: Rows, texts: TextReader | None) -> Rows:
+    """Return a file of texts alone with the ids that are made of them."""
+    names = set(rows.schema.names)
+    if texts is None or names & set(MADE) or not has_texts(names):
+        return rows
+    made = [pa.field(name, kind) for name, kind in MADE.items()]
+    return replace(rows, schema=pa.schema([*rows.schema, *made]), texts=texts)
+
+
+def _read_texts(rows: Rows, texts: TextReader, size: int, names: Sequence[str]) -> Iterator[pa.Table]:
+    plain = replace(rows, texts=None, schema=pa.schema([one for one in rows.schema if one.name not in MADE]))
+    needed = list(dict.fromkeys([*TEXTS, *(name for name in names if name not in MADE)]))
+    for block in read_blocks(plain, size, needed):
+        yield naming(rows, with_token_ids, block.table, texts, block.first).select(names)
 
 
 def _converted(source: Rows, reader: Reader) -> Rows:
@@ -188,6 +211,8 @@ def _check_apart(rows: Rows, columns: Sequence[str]) -> None:
 
 def _tables(rows: Rows, size: int, columns: Sequence[str] | None) -> Iterator[pa.Table]:
     names = rows.schema.names if columns is None else list(columns)
+    if rows.texts is not None:
+        return _read_texts(rows, rows.texts, size, names)
     if rows.held is not None:
         return of_size(rows.held.select(names).to_batches(), size)
     if rows.source is not None:

@@ -110,12 +110,15 @@ def conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:
 def of_size(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
     """Join batches of any sizes into tables of one size and what is left."""
     waiting: list[pa.RecordBatch] = []
+    held = 0
     for batch in batches:
-        waiting.append(batch)
-        while sum(map(len, waiting)) >= size:
-            table = pa.Table.from_batches(waiting)
-            yield table.slice(0, size)
-            waiting = table.slice(size).to_batches()
+        rest = batch
+        while held + len(rest) >= size:
+            yield pa.Table.from_batches([*waiting, rest.slice(0, size - held)])
+            rest, waiting, held = rest.slice(size - held), [], 0
+        if len(rest):
+            waiting.append(rest)
+            held += len(rest)
     if waiting:
         yield pa.Table.from_batches(waiting)
 

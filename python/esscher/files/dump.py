@@ -11,7 +11,7 @@ import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
 
 from esscher.files import columns as arrow
 from esscher.files.masks import MASK, of_completions, whole_where
-from esscher.files.text_columns import TOKENS
+from esscher.files.text_columns import TOKENS, has_texts
 from esscher.groups import Groups
 from esscher.ragged import Ragged
 from esscher.samples import Samples, Tokens
@@ -41,8 +41,6 @@ NEEDED = ("prompt_token_ids", "completion_token_ids")
 OF_PROMPTS = "cross_log_probs"
 OPTIONAL = tuple(name for name in FIELDS if name not in NEEDED)
 NAMES = (PROMPT_ID, *FIELDS)
-# What holds the words of completions, where there are no ids.
-TEXTS = {"prompt", "completion"}
 # What files call a column of ours, too, where they have none of our own name for it.
 ALSO = {"rewards": "reward"}
 
@@ -116,7 +114,7 @@ def names_of(columns: Mapping[str, str], there: Collection[str]) -> dict[str, st
 
 def check_needed(path: Path, there: Sequence[str], names: Mapping[str, str], renamed: Collection[str]) -> None:
     """Raise `ValueError` if a file lacks a column that is needed, or one of ours that is said to be renamed."""
-    if set(there) >= TEXTS and not set(NEEDED) & set(there):
+    if has_texts(there) and not set(NEEDED) & set(there):
         raise ValueError(f"{path} holds texts, not ids, in prompt and completion: give --tokenizer")
     for ours in (*NEEDED, *renamed):
         if names[ours] not in there:

@@ -10,7 +10,7 @@ import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
 
 from esscher.files import columns as arrow
 from esscher.files.asking import ask_about_masks, masks_in
-from esscher.files.dump import NEEDED, PROMPT_ID, check_needed, names_of, rows_of, tokens_of
+from esscher.files.dump import NAMES, NEEDED, PROMPT_ID, check_needed, names_of, rows_of, tokens_of
 from esscher.files.formats import naming
 from esscher.files.masks import MASK
 from esscher.files.named_rewards import named, reward, weighted
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from esscher.files.blocks import Rows
+    from esscher.files.text_columns import TextReader
     from esscher.samples import Samples
 
 ROLLOUT = "rollout_logprobs"
@@ -47,6 +48,8 @@ class Wanted:
         Which columns are rewards, and what each weighs; `None` for the file's own total.
     beside
         Further columns of numbers, by name: of no weight, and a completion may lack them.
+    texts
+        What makes ids of texts, where a file has no ids.
     """
 
     columns: Mapping[str, str]
@@ -54,6 +57,7 @@ class Wanted:
     ignore_masks: Collection[str]
     rewards: Mapping[str, float] | None
     beside: Collection[str] = ()
+    texts: TextReader | None = None
 
 
 class Reading(NamedTuple):
@@ -159,7 +163,8 @@ def part_of(found: Rows, table: pa.Table, wanted: Wanted, reading: Reading, numb
         if "terminated" in names and table.column(names["terminated"]).null_count:
             del names["terminated"]
     rollout = names.pop(ROLLOUT, None)
-    rows = replace(naming(located, rows_of, table, names), tokens=naming(located, tokens_of, table))
+    ours = {name: theirs for name, theirs in names.items() if name in NAMES}
+    rows = replace(naming(located, rows_of, table, ours), tokens=naming(located, tokens_of, table))
     naming(located, ask_about_masks, table, rows, reading.masks)
     beside = _rollout(table, rollout, rows) if rollout is not None and arrow.is_known(table.column(rollout)) else None
     ids = table.column(names[PROMPT_ID]) if PROMPT_ID in names else None
@@ -184,7 +189,8 @@ def _rows_with_actions(located: Place, table: pa.Table, name: str | None) -> NDA
 
 def _rollout(table: pa.Table, name: str, rows: Samples) -> Ragged:
     """Return the sampler's log-probs of the tokens that the policy chose."""
-    found: Ragged = arrow.raw_numbers(name, table.column(name))
+    raw = arrow.raw_numbers(name, table.column(name))
+    found = Ragged(raw.values.astype(np.float32), raw.offsets)
     if rows.action_mask is None or not np.array_equal(found.offsets, rows.completions.offsets):
         return found
     return Masked(found.values, found.offsets, rows.action_mask.values).kept

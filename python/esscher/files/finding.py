@@ -22,16 +22,19 @@ from esscher.files.streams import first_line, is_packed
 from esscher.warning import ReportWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from esscher.files.readers import Reader
 
 # What is read of a file's end, to see whether its last line is whole; longer lines are read from where they begin.
 TAIL = 2**16
 # How parts of paths are called that hold what was sampled for validation.
-_VALIDATION = re.compile(r"(?:^|[_\-.])(?:eval|evals|val|valid|validation|test)(?:$|[_\-.])")
+_VALIDATION = re.compile(r"(?:^|[_\-.])(?:eval|evals|val|valid|validation)(?:$|[_\-.])")
 FOR_VALIDATION = "sampled for validation, beside what training sampled: give it by itself"
+GROWING = "still being written"
 UNFINISHED = "its last line is not whole yet"
+OTHER_KIND = "no file of rows"
+TWICE = "a part of what is in the folder all beside it"
 UNSTABLE = "its step is not finished: STABLE is not there yet"
 SHOWN = 2
 # Whose files are one a step: two of the same step are of two runs.
@@ -77,7 +80,31 @@ class RunFiles:
         return (*_said(self.passed_over), *_twice(self.files))
 
 
-def find(paths: Sequence[Path], tool: str | None = None) -> RunFiles:
+class NoSamplesError(ValueError):
+    """There are no samples where they were looked for."""
+
+
+def stamps(paths: Sequence[Path]) -> dict[Path, tuple[int, int]]:
+    """Return the files that `find` would look at, each with its size and time of change.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a path is not there.
+    """
+    found: dict[Path, tuple[int, int]] = {}
+    for path in paths:
+        within = [path] if path.is_file() else [file for _, file in _matching(path)]
+        for file in within:
+            try:
+                status = file.stat()
+            except FileNotFoundError:  # it was there a moment ago
+                continue
+            found[file] = status.st_size, status.st_mtime_ns
+    return found
+
+
+def find(paths: Sequence[Path], tool: str | None = None, settled: Collection[Path] | None = None) -> RunFiles:
     r"""Find the files of samples among files, in folders and all that is in them, and by patterns.
 
     A file that is named is taken; of a folder only what is known to hold samples, whole. The ranks of a step are files
@@ -89,13 +116,17 @@ def find(paths: Sequence[Path], tool: str | None = None) -> RunFiles:
         Files, folders, and patterns such as ``rollouts/*.jsonl``.
     tool
         Which tool wrote them, where that is not to be recognised.
+    settled
+        The files that are not being written any more; all by default.
 
     Raises
     ------
     FileNotFoundError
         If a path is not there, or nothing is found by a pattern.
+    NoSamplesError
+        If there are no samples.
     ValueError
-        If folders hold no samples, or those of two tools.
+        If folders hold those of two tools.
 
     Examples
     --------
@@ -111,12 +142,13 @@ def find(paths: Sequence[Path], tool: str | None = None) -> RunFiles:
     passed: list[tuple[Path, str]] = []
     for path in paths:
         if path.is_file() or not (path.is_dir() or glob.has_magic(str(path))):
-            named.append(_named(path, tool))
+            if settled is None or path in settled:
+                named.append(_named(path, tool))
         else:
-            within, others = _sorted_out(path, tool)
+            within, others = _sorted_out(path, tool, settled)
             found, passed = found + within, passed + others
     if not named and not found:
-        raise ValueError(_nothing(paths, passed))
+        raise NoSamplesError(_nothing(paths, passed))
     if tool is None:
         _check_one_tool(found)
     files = sorted([*named, *found], key=lambda file: (file.step is None, file.step or 0))
@@ -137,10 +169,15 @@ def _named(path: Path, tool: str | None) -> RunFile:
     return RunFile(path, tool, step_of(choose(path, names, tool), path))
 
 
-def _sorted_out(place: Path, tool: str | None) -> tuple[list[RunFile], list[tuple[Path, str]]]:
+def _sorted_out(
+    place: Path, tool: str | None, settled: Collection[Path] | None
+) -> tuple[list[RunFile], list[tuple[Path, str]]]:
     """Return which files of a folder or pattern hold samples, and which are passed over, and why."""
     found, passed = [], []
     for root, path in _matching(place):
+        if settled is not None and path not in settled:
+            passed.append((path, GROWING))
+            continue
         file, reason = _looked_at(path, root, tool)
         if reason is None:
             found.append((root, file))
@@ -194,7 +231,7 @@ def _looked_at(path: Path, root: Path, tool: str | None) -> tuple[RunFile, str |
         names, reason = [], str(error).removeprefix(f"{path} ")
     if reason is None:
         reader = choose(path, names, tool)
-        reason = _why_not(path, names, reader, tool)
+        reason = _why_not(path, names, reader)
     return RunFile(
         path, OURS if reader is None else reader.NAME, step_of(reader, root.name / path.relative_to(root))
     ), reason
@@ -206,7 +243,7 @@ def _columns(path: Path) -> tuple[list[str], str | None]:
         return [], "a pickle, which runs code when it is opened: convert it"
     kind = SUFFIXES.get(suffix_of(path))
     if kind is None:
-        return [], "no file of rows"
+        return [], OTHER_KIND
     if path.stat().st_size == 0:
         return [], "empty"
     check_readable(path)
@@ -233,7 +270,7 @@ def _keys(path: Path) -> tuple[list[str], str | None]:
     try:
         first = json.loads(line.decode("utf-8", "surrogateescape").removeprefix("\ufeff"))
     except (ValueError, RecursionError):
-        return [], UNFINISHED if not line.endswith(b"\n") else "no JSON lines: one whole {...} a line"
+        return [], UNFINISHED if not line.endswith((b"\n", b"\r")) else "no JSON lines: one whole {...} a line"
     if not isinstance(first, dict):
         return [], "no JSON lines: one whole {...} a line"
     return list(first), None if _ends_whole(path) else UNFINISHED
@@ -258,14 +295,14 @@ def _ends_whole(path: Path) -> bool:
     return True
 
 
-def _why_not(path: Path, names: list[str], reader: Reader | None, tool: str | None) -> str | None:
+def _why_not(path: Path, names: list[str], reader: Reader | None) -> str | None:
     if reader is not None and not reader.is_mine(path, names):
         return f"not {reader.NAME}'s, by its columns"
     if reader is not None and reader.NAME == "prime-rl" and not (path.parent / "STABLE").exists():
         return UNSTABLE
-    if reader is None and tool is None:
-        return why_no_samples(path, names) or why_no_rows(names)
-    return None
+    if path.parent.name == "effective" and path.parent.with_name("all").joinpath(path.name).exists():
+        return TWICE
+    return (why_no_samples(path, names) or why_no_rows(names)) if reader is None else None
 
 
 def _check_one_tool(found: Sequence[RunFile]) -> None:
@@ -300,7 +337,8 @@ def _summary(passed: Sequence[tuple[Path, str]]) -> Iterator[str]:
 
 
 def _said(passed: Sequence[tuple[Path, str]]) -> tuple[ReportWarning, ...]:
-    return (ReportWarning("passed-over", " ".join(_summary(passed))),) if passed else ()
+    told = [(path, reason) for path, reason in passed if reason != OTHER_KIND]
+    return (ReportWarning("passed-over", " ".join(_summary(told))),) if told else ()
 
 
 def _twice(files: Sequence[RunFile]) -> tuple[ReportWarning, ...]:

@@ -100,8 +100,8 @@ def _batches(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     for piece in _pieces(path):
         batches, lines = _naming(path, _core.read_json_lines, piece, kinds, before)
         before += lines
-        for columns in batches:
-            yield pa.record_batch([_array(*pair) for pair in zip(schema.types, columns, strict=True)], schema=schema)
+        for rows in batches:
+            yield pa.RecordBatch.from_struct_array(_array(pa.struct(list(schema)), rows))
 
 
 def _type(kind: Any) -> Any:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from esscher.files.text_columns import TextReader
+
 StrPath = str | PathLike[str]
 
 
@@ -69,6 +71,7 @@ def read(
     step: int | str | None = None,
     rewards: Mapping[str, float] | None = None,
     beside: Collection[str] = (),
+    texts: TextReader | None = None,
 ) -> Dump:
     """Read samples from files, ours or a tool's, grouped by prompt; no other columns are read.
 
@@ -97,6 +100,8 @@ def read(
         without one are left out, and counted in a warning.
     beside
         Further columns of numbers, which stand among the rewards by name and are of no weight.
+    texts
+        What makes ids of texts, where files have no ids: the policy's tokenizer, or numbers of words.
 
     Raises
     ------
@@ -121,7 +126,7 @@ def read(
     Samples(1 prompt, 1 completion, 2 tokens; rewards)
     """
     given = listed(paths)
-    wanted = Wanted(columns or {}, optional, ignore_masks, rewards, beside)
+    wanted = Wanted(columns or {}, optional, ignore_masks, rewards, beside, texts)
     found = find(given, tool_of(tool, wanted))
     files = of_step(found.files, step)
     if step is None:
@@ -132,7 +137,7 @@ def read(
     for file in files:
         if progress is not None:
             progress(str(file.path))
-        rows = scan(file.path, file.tool)
+        rows = scan(file.path, file.tool, texts)
         left_out.update(rows.left_out)
         part = _part(rows, wanted, step)
         if part is not None:

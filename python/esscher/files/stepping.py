@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from esscher.files.finding import RunFile
+    from esscher.files.text_columns import TextReader
 
 
 class Step(NamedTuple):
@@ -65,15 +66,20 @@ def read_run(
     tool: str | None = None,
     rewards: Mapping[str, float] | None = None,
     after: int | None = None,
+    beside: Collection[str] = (),
+    texts: TextReader | None = None,
+    settled: Collection[Path] | None = None,
 ) -> Iterator[Step]:
     r"""Read the steps of a run one after the other, in order of their numbers; memory is that of a step.
 
     Parameters
     ----------
-    paths, columns, optional, ignore_masks, tool, rewards
+    paths, columns, optional, ignore_masks, tool, rewards, beside, texts
         As `read` takes them.
     after
         Only steps with a larger number are read.
+    settled
+        The files that are not being written any more; all by default.
 
     Raises
     ------
@@ -90,8 +96,8 @@ def read_run(
     ...     [(step.number, len(step.dump.samples)) for step in read_run(path)]
     [(2, 2), (10, 1)]
     """
-    wanted = Wanted(columns or {}, optional, ignore_masks, rewards)
-    found = find(listed(paths), tool_of(tool, wanted))
+    wanted = Wanted(columns or {}, optional, ignore_masks, rewards, beside, texts)
+    found = find(listed(paths), tool_of(tool, wanted), settled)
     told = [piece for file in found.files for piece in _pieces(file, wanted, after)]
     pieces = sorted(told, key=lambda piece: in_order(piece.step))
     warnings = (*found.warnings, *_out_of_order(told))
@@ -130,7 +136,7 @@ def _reader(pieces: Sequence[Piece], wanted: Wanted) -> Callable[[Piece], tuple[
 def _parts(pieces: Sequence[Piece], wanted: Wanted) -> Iterator[tuple[FilePart, Mapping[str, int]]]:
     """Read pieces of a file, in its order; with the first, what of the file is left out."""
     file = pieces[0].file
-    rows = pieces[0].rows or scan(file.path, file.tool)
+    rows = pieces[0].rows or scan(file.path, file.tool, wanted.texts)
     reading = reading_of(rows, wanted)
     left_out = rows.left_out if pieces[0].first == 0 else {}
     for piece, table, numbers in _tables(rows, reading, pieces):
@@ -164,7 +170,7 @@ def _pieces(file: RunFile, wanted: Wanted, after: int | None) -> list[Piece]:
     """Return where the rows of each step are in a file, of steps after one."""
     if file.step is not None:
         return [Piece(str(file.step), file)] if after is None or file.step > after else []
-    rows = replace(scan(file.path, file.tool), held=None)
+    rows = replace(scan(file.path, file.tool, wanted.texts), held=None)
     names = steps_in(rows.schema.names, wanted.columns.values())
     if not names:
         return [Piece("", file, rows)]

@@ -43,7 +43,9 @@ def open_rows(path: Path) -> Iterator[IO[bytes]]:
 def first_line(path: Path) -> bytes:
     """Return the first line of a file that is not blank, nothing if there is none; raises as `open_rows`."""
     with open_rows(path) as file:
-        return next((line for line in file if line.strip()), b"")
+        line = next((line for line in file if line.strip()), b"")
+    # A carriage return ends a line too.
+    return next((part for part in line.splitlines(keepends=True) if part.strip()), b"")
 
 
 def is_packed(beginning: bytes) -> bytes:

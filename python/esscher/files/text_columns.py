@@ -6,20 +6,26 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]  # it ships no annotations
 
 from esscher.files import columns as arrow
 from esscher.lm.conversations import is_policys, text_of
-from esscher.ragged import Ragged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from esscher.lm.conversations import Text
     from esscher.samples import Tokens
 
-PROMPT, COMPLETION, TOKENS = "prompt", "completion", "tokens"
+TEXTS = PROMPT, COMPLETION = "prompt", "completion"
+TOKENS = "tokens"
+# What is made of texts.
+MADE = {
+    "prompt_token_ids": pa.list_(pa.uint32()),
+    "completion_token_ids": pa.list_(pa.uint32()),
+    "action_mask": pa.list_(pa.bool_()),
+    TOKENS: pa.string(),
+}
 # A word, or a mark that is none: what lies between white space is cut at marks.
 WORD = re.compile(r"\w+|[^\w\s]")
 # What a completion without words holds: one token at least, as every completion does.
@@ -31,9 +37,16 @@ class TextReader(Protocol):
 
     Attributes
     ----------
+    name
+        What tells it from others.
     tokens
         What the numbers are.
     """
+
+    @property
+    def name(self) -> str:
+        """What tells it from others."""
+        ...
 
     @property
     def tokens(self) -> Tokens:
@@ -63,6 +76,7 @@ class WordNumbers:
     ([], [0], [True])
     """
 
+    name: str = "words"
     tokens: Tokens = "words"
 
     def __init__(self) -> None:
@@ -81,13 +95,25 @@ class WordNumbers:
             numbers, chosen = [*numbers, NO_WORDS], [*chosen, True]
         return before, numbers, chosen
 
+    def decode(self, numbers: Sequence[int]) -> str:
+        """Return the words of numbers, with a space between.
+
+        Examples
+        --------
+        >>> words = WordNumbers()
+        >>> words.decode(words.read("", "Off with his head!")[1])
+        'Off with his head !'
+        """
+        words = ["", *self._numbers]
+        return " ".join(words[number] for number in numbers)
+
     def _of(self, text: str) -> list[int]:
         return [self._numbers.setdefault(word, len(self._numbers) + 1) for word in WORD.findall(text)]
 
 
 def has_texts(names: Iterable[str]) -> bool:
     """Tell whether columns of these names are those of texts."""
-    return {PROMPT, COMPLETION} <= set(names)
+    return set(TEXTS) <= set(names)
 
 
 def with_token_ids(table: pa.Table, reader: TextReader, first: int = 0) -> pa.Table:
@@ -110,16 +136,9 @@ def with_token_ids(table: pa.Table, reader: TextReader, first: int = 0) -> pa.Ta
         _read(reader, prompt, text, first + i)
         for i, (prompt, text) in enumerate(zip(prompts, completions, strict=True))
     ]
-    chosen = Ragged.from_rows([own for *_, own in read], np.bool_)
-    new = {
-        "prompt_token_ids": arrow.to_lists(Ragged.from_rows([ids for ids, *_ in read], np.uint32)),
-        "completion_token_ids": arrow.to_lists(Ragged.from_rows([ids for _, ids, _ in read], np.uint32)),
-        TOKENS: pa.array([reader.tokens] * len(table), pa.string()),
-    }
-    if not chosen.values.all():
-        new["action_mask"] = arrow.to_lists(chosen)
-    for name, column in new.items():
-        table = table.append_column(name, column)
+    columns = (*zip(*read, strict=True), [reader.tokens] * len(table))
+    for (name, kind), column in zip(MADE.items(), columns, strict=True):
+        table = table.append_column(name, pa.array(column, kind))
     return table
 
 

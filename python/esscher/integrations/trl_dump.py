@@ -91,7 +91,8 @@ class StepWriter:
 def table_of(batch: TrainerBatch, scored: Samples | None, rewards: Sequence[str], end_token_ids: Sequence[int]) -> Any:
     """Return a batch as a table in our format: with every reward by its name, and the step.
 
-    What a reward function did not give is null, and so is the sum where none gave any.
+    What a reward function did not give is null. A completion that none gave any is left out, as it is by the trainer,
+    unless that is all of them.
     """
     samples, total, kept = samples_of(batch)
     last = samples.completions.values[samples.completions.offsets[1:] - 1]
@@ -99,7 +100,9 @@ def table_of(batch: TrainerBatch, scored: Samples | None, rewards: Sequence[str]
     each = host(batch.rewards.double())[kept].T
     names = ["rewards", *_apart(rewards, taken=[*NAMES, STEP])]
     step = np.full(len(table), batch.step)
-    return files.with_numbers(table, {**dict(zip(names, [total, *each], strict=True)), STEP: step})
+    table = files.with_numbers(table, {**dict(zip(names, [total, *each], strict=True)), STEP: step})
+    known = np.flatnonzero(~np.isnan(total))
+    return table.take(known) if len(known) else table
 
 
 def _apart(names: Sequence[str], taken: Sequence[str]) -> list[str]:

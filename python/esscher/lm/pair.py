@@ -50,7 +50,8 @@ def load_lm(
     notify
         Told if a packaged model has to be converted first.
     prior
-        What the model, a policy, is to be compared with.
+        What the model, a policy, is to be compared with; an adapter is added to it if the model that it names is not
+        to be had.
 
     Raises
     ------
@@ -61,7 +62,7 @@ def load_lm(
     """
     from esscher.lm.transformers import TransformersLM
 
-    lm = TransformersLM.load(resolve(source, notify), device, dtype)
+    lm = TransformersLM.load(resolve(source, notify), device, dtype, prior=prior)
     if prior is not None:
         check_comparable(lm, prior)
     return lm

@@ -100,6 +100,7 @@ def _run(plan: Plan, scorer: Scorer) -> dict[str, Any]:
         "names": plan.names,
         "columns": list(plan.columns),
         "block": plan.block,
+        "texts": None if plan.rows.texts is None else plan.rows.texts.name,
         **scorer.identity,
     }
 

@@ -71,6 +71,7 @@ def make_plan(
     overwrite: bool,
     ignore_masks: Collection[str] = (),
     tool: str | None = None,
+    texts: files.TextReader | None = None,
 ) -> Plan:
     """Look at a file and at where it goes; JSON lines are read through once.
 
@@ -90,6 +91,8 @@ def make_plan(
         Masks that are said to matter not; others that leave something out are asked about.
     tool
         Which tool wrote the file, as `files.scan` takes it.
+    texts
+        What makes ids of texts, where the file has no ids.
 
     Raises
     ------
@@ -108,7 +111,7 @@ def make_plan(
         raise PermissionError(f"{output.resolve().parent} cannot be written to: name an output elsewhere")
     # Before anything is read of it; what is not there or no file is said below.
     fingerprint = file_fingerprint(file) if file.is_file() else {}
-    rows = files.scan(file, "ours" if tool is None and {*files.NEEDED} & {*renames} else tool)
+    rows = files.scan(file, "ours" if tool is None and {*files.NEEDED} & {*renames} else tool, texts)
     names = files.names_of(renames, rows.schema.names)
     files.check_needed(file, rows.schema.names, names, [ours for ours in renames if ours not in columns])
     if names[files.MASK] not in rows.schema.names or names[files.MASK] in ignore_masks:

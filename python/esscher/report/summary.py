@@ -136,6 +136,8 @@ def pareto_k_meaning(k: float) -> str:
 def _sample_rows(report: Report) -> Iterator[Row]:
     if report.reward is not None:
         yield "reward", estimate(report.reward), "mean per completion"
+    if len(report.rewards) > 1 or report.reward not in report.rewards.values():
+        yield from ((name, estimate(reward), "mean per completion") for name, reward in report.rewards.items())
     if (kl := headline_kl(report)) is not None:
         yield "KL(policy‖prior)", estimate(report.kl[kl]), f"nats per completion ({kl})"
     if report.entropy is not None:

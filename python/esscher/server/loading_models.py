@@ -107,7 +107,7 @@ def _load_checkpoint(folder: Path, prior: TransformersLM, architecture: str, sou
     """Load the policy's next checkpoint; raises `ValueError` if it is not the same kind of model."""
     from esscher.lm.transformers import TransformersLM
 
-    policy = TransformersLM.load(folder, sources.device, sources.dtype)
+    policy = TransformersLM.load(folder, sources.device, sources.dtype, prior=prior)
     if policy.architecture != architecture:
         raise ValueError(f"{folder} holds a {policy.architecture}, but the server's model is a {architecture}")
     check_comparable(policy, prior)

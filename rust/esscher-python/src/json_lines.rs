@@ -1,6 +1,6 @@
 //! Lines of JSON, and Arrow's buffers of their columns.
 
-use esscher_core::json_lines::{self, Batch, Column, Kind, Values, bits};
+use esscher_core::json_lines::{self, Column, Kind, Values, bits};
 use numpy::{Element, IntoPyArray};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -39,7 +39,7 @@ impl JsonLines {
     }
 }
 
-/// The batches of a text's rows, each column's length, buffers and children, and how many lines there were.
+/// The rows of a text in batches, each as the parts of a column of objects, and how many lines there were.
 #[pyfunction]
 #[pyo3(signature = (text, kinds, before, threads=None))]
 pub fn read_json_lines<'py>(
@@ -48,13 +48,16 @@ pub fn read_json_lines<'py>(
     kinds: Bound<'py, PyDict>,
     before: usize,
     threads: Option<Threads>,
-) -> PyResult<(Vec<Vec<Bound<'py, PyAny>>>, usize)> {
+) -> PyResult<(Vec<Parts<'py>>, usize)> {
     let kinds = members(&kinds)?;
     let batches = gate::run(py, threads, text.len(), || json_lines::read(text, &kinds, before))?;
     let lines = batches.iter().map(|batch| batch.lines).sum();
-    let columns = |batch: Batch| batch.columns.into_iter().map(|column| parts(py, column)).collect();
-    Ok((batches.into_iter().map(columns).collect::<PyResult<_>>()?, lines))
+    let rows = batches.into_iter().map(|batch| Ok((batch.rows, vec![None], all_parts(py, batch.columns)?)));
+    Ok((rows.collect::<PyResult<_>>()?, lines))
 }
+
+/// Length, buffers and children of a column, as Arrow lays them out.
+type Parts<'py> = (usize, Vec<Option<Bound<'py, PyAny>>>, Vec<Bound<'py, PyAny>>);
 
 const NAMES: [(Kind, &str); 6] = [
     (Kind::Null, "null"),
@@ -98,7 +101,10 @@ fn members(kinds: &Bound<'_, PyDict>) -> PyResult<Vec<(String, Kind)>> {
     kinds.iter().map(|(name, kind)| Ok((name.extract()?, kind_of(&kind)?))).collect()
 }
 
-/// Length, buffers and children of a column, as Arrow lays them out.
+fn all_parts(py: Python<'_>, columns: Vec<Column>) -> PyResult<Vec<Bound<'_, PyAny>>> {
+    columns.into_iter().map(|column| parts(py, column)).collect()
+}
+
 fn parts(py: Python<'_>, column: Column) -> PyResult<Bound<'_, PyAny>> {
     let len = column.len();
     let (valid, values) = column.into_parts();
@@ -112,10 +118,7 @@ fn parts(py: Python<'_>, column: Column) -> PyResult<Bound<'_, PyAny>> {
             (vec![valid, Some(buffer(py, offsets)), Some(buffer(py, bytes))], vec![])
         }
         Values::List(offsets, elements) => (vec![valid, Some(buffer(py, offsets))], vec![parts(py, *elements)?]),
-        Values::Record(record) => {
-            let columns = record.into_columns().into_iter().map(|column| parts(py, column));
-            (vec![valid], columns.collect::<PyResult<_>>()?)
-        }
+        Values::Record(record) => (vec![valid], all_parts(py, record.into_columns())?),
     };
     Ok((len, buffers, children).into_pyobject(py)?.into_any())
 }

@@ -121,8 +121,8 @@ def step_in(path: Path, pattern: str | None) -> int | None:
     >>> step_in(Path("rollouts/step_12/train/traces.jsonl"), r"step_(\d+)/"), step_in(Path("x"), None)
     (12, None)
     """
-    match = re.search(pattern, path.as_posix()) if pattern is not None else None
-    return int(match[1]) if match else None
+    found = re.findall(pattern, path.as_posix()) if pattern is not None else []
+    return int(found[-1]) if found else None
 
 
 def steps_of(table: pa.Table, name: str, otherwise: int | None = None, n: int | None = None) -> pa.Array | None:

@@ -202,8 +202,11 @@ def _prompt_ids(found: list[Trajectory]) -> pa.Array | None:
 
 
 def _steps(path: Path, found: list[Trajectory]) -> pa.Array | None:
-    """Return the step that each episode tells, or a folder above the file."""
+    """Return the step of the folder that the file is in, or what each episode tells.
+
+    An episode tells when it was begun, which may be earlier than the step that it is kept with.
+    """
     told = [(((one.episode.get("run") or {}).get("work")) or {}).get("step") for one in found]
     folder = reading.step_in(path, STEP)
-    steps = [folder if step is None else step for step in told]
+    steps = told if folder is None else [folder] * len(told)
     return None if None in steps else pa.array([int(str(step)) for step in steps], pa.int64())

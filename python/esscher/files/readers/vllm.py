@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 NAME = "vllm"
 STEP = None
-FAILED = "requests that failed"
+FAILED, EMPTY = "requests that failed", "choices without a token"
 # What the server says where a log-prob is -inf, which JSON has no name for.
 BOUND = -9999.0
 TOKEN = "token_id:"
@@ -52,7 +52,10 @@ def convert(_path: Path, table: pa.Table, _first: int) -> Converted:
         if body is None:
             out[FAILED] += 1
         else:
-            found += [Choice(row, body, choice) for choice in body.get("choices") or ()]
+            choices = [Choice(row, body, choice) for choice in body.get("choices") or ()]
+            whole = [one for one in choices if _ids(one.choice) != []]
+            out[EMPTY] += len(choices) - len(whole)
+            found += whole
     prompts, completions = [_prompt(one) for one in found], [_ids(one.choice) for one in found]
     ours = {
         "prompt_token_ids": _if_all(prompts),

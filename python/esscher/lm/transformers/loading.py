@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import struct
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,8 @@ from esscher.lm.transformers.sources import ModelSource, locate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+_log = logging.getLogger(__name__)
 
 # What damaged files have been seen to raise in the libraries that read them.
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, RuntimeError, struct.error, SafetensorError)
@@ -60,9 +63,10 @@ def load_model(source: ModelSource, dtype: torch.dtype | str, device: torch.devi
         If the configuration or the weights cannot be read, a weight is not finite, or the model is not causal.
     """
     if source.is_adapter:
-        adapted: transformers.PreTrainedModel = attach(
-            load_model(_model_of(source), dtype, device), Path(source.location)
-        )
+        base = _model_of(source)
+        if base is source.base:
+            _log.warning("%s: the model that it names is not to be had, and it is added to %s", source, base)
+        adapted: transformers.PreTrainedModel = attach(load_model(base, dtype, device), Path(source.location))
         check_finite_weights(adapted, str(source))
         return adapted
     config = load_config(source)
@@ -80,7 +84,21 @@ def load_model(source: ModelSource, dtype: torch.dtype | str, device: torch.devi
 
 
 def _model_of(source: ModelSource) -> ModelSource:
-    """Return where the model is that an adapter was trained on."""
+    """Return where the model is that an adapter was trained on: the one that it names, or else its base."""
+    try:
+        found = _named_by(source)
+    except (FileNotFoundError, ValueError):
+        if source.base is None:
+            raise
+        found = source.base
+    if found.is_adapter:
+        raise ValueError(
+            f"{source} is an adapter of {found}, which is an adapter itself: merge that with its model first"
+        )
+    return found
+
+
+def _named_by(source: ModelSource) -> ModelSource:
     named = trained_on(Path(source.location))
     try:
         found = locate(named)
@@ -91,10 +109,6 @@ def _model_of(source: ModelSource) -> ModelSource:
             f"{source} is an adapter of {named}, which is not to be had: put that model there, or change "
             f"base_model_name_or_path in adapter_config.json to where it is, {MERGE} ({error})"
         ) from error
-    if found.is_adapter:
-        raise ValueError(
-            f"{source} is an adapter of {named}, which is an adapter itself: merge that with its model first"
-        )
     return found
 
 

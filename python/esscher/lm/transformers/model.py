@@ -73,7 +73,12 @@ class TransformersLM(TextCoder):
 
     @classmethod
     def load(
-        cls, source: str | Path, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
+        cls,
+        source: str | Path,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        *,
+        prior: TransformersLM | None = None,
     ) -> TransformersLM:
         """Load a model from a folder, a GGUF file or, by its name, from a hub.
 
@@ -87,6 +92,8 @@ class TransformersLM(TextCoder):
         dtype
             "float32", "bfloat16" or "float16"; by default float32 on a CPU, elsewhere the checkpoint's own. In 16 bits
             two ways to compute the same log-prob can differ by tenths of a nat.
+        prior
+            What an adapter is added to if the model that it names is not to be had, which is then logged.
 
         Raises
         ------
@@ -97,6 +104,8 @@ class TransformersLM(TextCoder):
         """
         place = place_of(device)
         found = locate(source)
+        if prior is not None and found.is_adapter:
+            found = found._replace(base=prior._source)
         model = load_model(found, dtype_of(dtype, place), place)
         return cls(model, found.name, found)
 

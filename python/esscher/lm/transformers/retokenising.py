@@ -33,7 +33,7 @@ class Retokeniser:
     tokens: Literal["retokenised"] = "retokenised"
 
     def __init__(self, name: str, tokenizer: transformers.PreTrainedTokenizerBase) -> None:
-        self._name, self._tokenizer = name, tokenizer
+        self.name, self._tokenizer = name, tokenizer
         self._prompts: dict[str, list[int]] = {}
 
     @property
@@ -82,7 +82,7 @@ class Retokeniser:
     def _end(self) -> list[int]:
         end = self._tokenizer.eos_token_id
         if end is None:
-            raise ValueError(f"a completion is empty, and {self._name} has no end token")
+            raise ValueError(f"a completion is empty, and {self.name} has no end token")
         return [int(end)]
 
     def _conversation(self, prompt: Sequence[Message], messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
@@ -98,7 +98,7 @@ class Retokeniser:
             whole = self._templated([*prompt, *messages[: i + 1]], begun=False)
             if not (begun.startswith(read) and whole.startswith(begun)):
                 raise ValueError(
-                    f"the chat template of {self._name} changes what it made of earlier messages when message {i} "
+                    f"the chat template of {self.name} changes what it made of earlier messages when message {i} "
                     "comes, so that the policy's tokens cannot be told: give token ids"
                 )
             said = self._encode(whole[len(begun) :])
@@ -117,7 +117,7 @@ class Retokeniser:
 
     def _templated(self, messages: Sequence[Message], *, begun: bool) -> str:
         if not self._tokenizer.chat_template:
-            raise ValueError(f"there is a conversation, and {self._name} has no chat template")
+            raise ValueError(f"there is a conversation, and {self.name} has no chat template")
         text = self._tokenizer.apply_chat_template(
             [dict(message) for message in messages], add_generation_prompt=begun, tokenize=False
         )

@@ -12,11 +12,15 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 class ModelSource(NamedTuple):
-    """What transformers' ``from_pretrained`` needs to find a model: a folder or hub name, and options."""
+    """What transformers' ``from_pretrained`` needs to find a model: a folder or hub name, and options.
+
+    An adapter is added to `base` if there is one, and the model that it names is not to be had.
+    """
 
     name: str
     location: str
     options: dict[str, Any]
+    base: ModelSource | None = None
 
     @property
     def is_gguf(self) -> bool:

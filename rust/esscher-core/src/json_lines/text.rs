@@ -29,14 +29,13 @@ impl<'a> Text<'a> {
                 return Ok((Self { written, is_escaped, has_half_pair }, at + 1));
             }
             is_escaped = true;
-            at += match bytes.get(at + 1) {
-                Some(b'n' | b'"' | b'\\' | b't' | b'r' | b'/' | b'b' | b'f') => 2,
-                _ => {
-                    let (character, len) = escape(&bytes[at..])?;
-                    has_half_pair |= character.is_none();
-                    len
-                }
-            };
+            if let Some(b'n' | b'"' | b'\\' | b't' | b'r' | b'/' | b'b' | b'f') = bytes.get(at + 1) {
+                at += 2;
+                continue;
+            }
+            let (character, len) = escape(&bytes[at..])?;
+            has_half_pair |= character.is_none();
+            at += len;
         }
         Err(Fault::Syntax("a string does not end"))
     }
