@@ -36,7 +36,7 @@ NAME_HEIGHT = 15
 # Steps of a run that are named lie so far apart, as a share of the width; the first are so faint.
 NAMES_APART, FAINTEST = 0.13, 0.2
 # Right of the last step of a run there is so much more of the KL.
-BESIDE = 1.15
+BESIDE = 1.2
 
 
 class PathStep(NamedTuple):
