@@ -54,8 +54,8 @@ def trend(
 ) -> None:
     """Tell the story of a training run: a line a step, what happened when, and by what evidence.
 
-    Files hold one step each, numbered by their names, or have a column that says which step a row is of. With --beta
-    each step is held against that target, with --prior against what its KL could have bought. Ctrl-C ends --follow.
+    Rows say which step they are of in a column, or their files' paths do, as trainers write them. With --beta each step
+    is held against that target, with --prior against what its KL could have bought. Ctrl-C ends --follow.
     """
     from esscher import files
 

@@ -36,7 +36,7 @@ NAME_HEIGHT = 15
 # Steps of a run that are named lie so far apart, as a share of the width; the first are so faint.
 NAMES_APART, FAINTEST = 0.13, 0.2
 # Right of the last step of a run there is so much more of the KL.
-BESIDE = 1.15
+BESIDE = 1.2
 
 
 class PathStep(NamedTuple):
@@ -65,6 +65,7 @@ def frontier_chart(found: Prototype, policies: Sequence[PolicyPoint] = (), path:
     The curve is solid as far as it is trusted, with its 95 % interval; above it no policy can be. KL is on a
     square-root scale, on which a curve begins straight.
     """
+    path = [one for one, drawn in zip(path, is_drawn(found, path), strict=True) if drawn]
     frame = _frame(found, policies, path)
     layers = [_out_of_reach(found.frontier, frame), _band(found.frontier, frame), *_curve(found.frontier, frame)]
     layers += [*_best_of_n(found, frame), *_betas(found.frontier, frame), *_prior(found.frontier, frame, policies)]
@@ -105,7 +106,6 @@ def _frame(found: Prototype, policies: Sequence[PolicyPoint], path: Sequence[Pat
     trusted = kl[curve.trusted]
     most = BEYOND * float(trusted.max()) if len(trusted) else float(kl.max())
     most = max([most, *(AROUND * policy.kl.value for policy in policies if np.isfinite(policy.kl.value))])
-    path = [one for one, drawn in zip(path, is_drawn(found, path), strict=True) if drawn]
     most = max([most, *(BESIDE * one.kl for one in path)])
     shown = np.flatnonzero((kl <= most) & (kl > 0) & np.isfinite(reward))
     best = found.best_of_n.reward.value[found.best_of_n.kl.value <= most]
@@ -242,10 +242,9 @@ def _policies(policies: Sequence[PolicyPoint], frame: _Frame) -> list[Any]:
 
 def _path(path: Sequence[PathStep], frame: _Frame) -> list[Any]:
     """Draw a run as a line with a dot for each step, fainter the earlier; some are named by their step."""
-    inside = [one for one in path if one.kl <= frame.most_kl and np.isfinite(one.reward)]
     rows = [
-        {"kl": max(one.kl, 0.0), "reward": one.reward, "step": one.step, "shade": (i + 1) / len(inside)}
-        for i, one in enumerate(inside)
+        {"kl": max(one.kl, 0.0), "reward": one.reward, "step": one.step, "shade": (i + 1) / len(path)}
+        for i, one in enumerate(path)
     ]
     base = charts.chart(rows).encode(x=frame.x, y=_y(frame))
     line = base.mark_line(color=INK, strokeWidth=1, opacity=0.35).encode(order=alt.Order("step:Q"))
