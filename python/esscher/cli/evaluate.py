@@ -78,7 +78,7 @@ def evaluate(
     except files.SeveralStepsError:
         if threshold is not None or proposal == "prior":
             raise
-        tell_story(paths, partial(files.read_run, **how), beta=beta, json=json, explain=explain, html=html)
+        tell_story(paths, how, beta=beta, json=json, explain=explain, html=html)
         return
     decode = texts.decode if tokenizer or dump.samples.tokens == "words" else None
     report = replace(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path  # noqa: TC003 - typer reads it
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,7 +19,7 @@ from esscher.target import Tilt
 from esscher.trend import TrendRecorder, known_frontier, summarise_ahead, summarise_step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from esscher.files import Step
     from esscher.trend import KnownFrontier, Trend, TrendEvent, TrendStep
@@ -59,21 +59,20 @@ def trend(
     """
     from esscher import files
 
-    read = partial(
-        files.read_run,
-        columns=renames_of(columns),
-        ignore_masks=tuple(ignore_mask or ()),
-        tool=tool,
-        rewards=weights_of(reward),
-        beside=() if gold is None else (gold,),
-        texts=load_retokeniser(tokenizer) if tokenizer else files.WordNumbers(),
-    )
-    tell_story(paths, read, beta=beta, prior=prior, follow=follow, until=until, json=json, explain=explain, html=html)
+    how: dict[str, Any] = {
+        "columns": renames_of(columns),
+        "ignore_masks": tuple(ignore_mask or ()),
+        "tool": tool,
+        "rewards": weights_of(reward),
+        "beside": () if gold is None else (gold,),
+        "texts": load_retokeniser(tokenizer) if tokenizer else files.WordNumbers(),
+    }
+    tell_story(paths, how, beta=beta, prior=prior, follow=follow, until=until, json=json, explain=explain, html=html)
 
 
 def tell_story(
     paths: list[Path],
-    read: Callable[..., Iterator[Step]],
+    how: Mapping[str, Any],
     *,
     beta: float | None,
     json: bool,
@@ -83,14 +82,18 @@ def tell_story(
     follow: bool = False,
     until: int | None = None,
 ) -> None:
-    """Read a run step by step, tell each, and what happened; see `trend`."""
+    """Read a run step by step as `files.read_run` is told, say what each tells, and what happened; see `trend`."""
+    from esscher import files
     from esscher.report.trend import TrendLines
 
     keep_freed_memory()
     check_outputs([*paths, *([] if prior is None else [prior])], html)
     target = None if beta is None else Tilt(beta)
-    known, warnings = (None, ()) if prior is None else _known(prior, target)
-    recorder, reader = TrendRecorder(None if target is None else str(target), known), RunReader(paths, read)
+    known, warnings = (None, ()) if prior is None else _known(prior, target, how)
+    recorder, reader = (
+        TrendRecorder(None if target is None else str(target), known),
+        RunReader(paths, partial(files.read_run, **how)),
+    )
     summarise = partial(_summarise, target=target, known=known)
     show = _print_lines if json else TrendLines(console).show if follow else _print_nothing
     is_stopped = False
@@ -166,11 +169,13 @@ def _print_nothing(step: TrendStep, events: list[TrendEvent]) -> None:
     """Leave it all to the end."""
 
 
-def _known(path: Path, target: Tilt | None) -> tuple[KnownFrontier, tuple[ReportWarning, ...]]:
+def _known(path: Path, target: Tilt | None, how: Mapping[str, Any]) -> tuple[KnownFrontier, tuple[ReportWarning, ...]]:
     """Read the prior's samples, which may have been written by another program than the run's."""
     from esscher import files
 
-    dump = files.read(path, optional=PRIOR_COLUMNS, step="all")
-    return files.naming(path, known_frontier, dump.samples, target), tuple(
-        warning.at("the prior's samples") for warning in dump.warnings
-    )
+    there = files.scan(path).schema.names
+    own = {ours: theirs for ours, theirs in how["columns"].items() if theirs in there}
+    same = {name: how[name] for name in ("ignore_masks", "rewards", "texts")}
+    dump = files.read(path, columns=own, optional=PRIOR_COLUMNS, step="all", **same)
+    known: KnownFrontier = files.naming(path, known_frontier, dump.samples, target)
+    return known, tuple(warning.at("the prior's samples") for warning in dump.warnings)
