@@ -48,6 +48,7 @@ HEADLINES = {
     "one-prompt": "There is one prompt",
     "few-prompts": "Standard errors are rough: they rest on few prompts",
     "without-gold": "Completions without a gold reward are left out",
+    "texts-not-ids": "There are texts, not token ids",
     "retokenised": "Texts that are tokenised again need not give the ids that were sampled",
     "unshared-prompts": "Only prompts that all samples share are compared",
     "rounded": "Values that rounding left beyond 0 are read as 0",

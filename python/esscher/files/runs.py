@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from esscher.files.text_columns import TextReader
+    from esscher.samples import Tokens
 
 StrPath = str | PathLike[str]
 
@@ -182,7 +183,7 @@ def joined(parts: Sequence[FilePart], wanted: Wanted) -> Dump:
     return Dump(
         samples,
         np.concatenate([part.numbers for part in parts])[order],
-        (*several_steps([part.steps for part in parts]), *left_out_warnings(out)),
+        (*several_steps([part.steps for part in parts]), *left_out_warnings(out), *_of_texts(samples.tokens)),
         {name: values[order] for name, values in _single(parts).items()},
         Ragged.concatenate(rollout).take(order) if rollout else None,
     )
@@ -226,6 +227,20 @@ def left_out_warnings(reasons: Mapping[str, int]) -> tuple[ReportWarning, ...]:
     """Say what is left out, and why."""
     said = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
     return (ReportWarning("left-out", f"Left out: {said}."),) if said else ()
+
+
+def _of_texts(tokens: Tokens) -> tuple[ReportWarning, ...]:
+    """Say what ids are, if not those that were sampled."""
+    if tokens == "words":
+        seen = "The files hold texts, not token ids: lengths and diversity are of words, and nothing has a log-prob."
+        return (ReportWarning("texts-not-ids", seen, "Give --tokenizer MODEL; keep the ids where you can."),)
+    if tokens == "retokenised":
+        seen = (
+            "Token ids were made of texts again: they need not be those that were sampled, nor log-probs of them those "
+            "of what was."
+        )
+        return (ReportWarning("retokenised", seen, "Keep the ids that are sampled."),)
+    return ()
 
 
 def _single(parts: Sequence[FilePart]) -> dict[str, NDArray[np.float64]]:
