@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-ASSISTANT = ("assistant", "model", "gpt")
+from esscher.lm.conversations import is_policys
 
 
 def prompt_and_completion(messages: Any) -> tuple[Any, Any]:
@@ -21,7 +21,7 @@ def prompt_and_completion(messages: Any) -> tuple[Any, Any]:
     """
     if not isinstance(messages, list) or not all(isinstance(one, dict) for one in messages):
         return None, messages
-    first = next((i for i, one in enumerate(messages) if one.get("role") in ASSISTANT), len(messages))
+    first = next((i for i, one in enumerate(messages) if is_policys(one)), len(messages))
     completion: Any = messages[first:]
     if len(completion) == 1 and isinstance(completion[0].get("content"), str):
         completion = completion[0]["content"]
