@@ -55,7 +55,7 @@ def convert(path: Path, table: pa.Table, first: int) -> Converted:
     ours: dict[str, Any] = {
         "prompt_token_ids": arrow.to_lists(parted.prompts(ids)),
         "completion_token_ids": arrow.to_lists(parted.completions(ids)),
-        **_logprobs(table, mask, parted, chosen, first),
+        **reading.logprobs_of(table, LOGPROBS, mask, parted, first),
         "rewards": _rewards(table).take(pa.array(parted.kept)),
         "action_mask": reading.action_mask(chosen),
         "step": reading.steps_of(table, "", reading.step_in(path, STEP), len(parted.kept)),
@@ -98,15 +98,3 @@ def _lengths(table: pa.Table, first: int) -> NDArray[np.int64] | None:
 def _of_rows(mask: Ragged, counts: NDArray[np.bool_]) -> Ragged:
     """Return a mask of tokens that keeps nothing of rows that do not count."""
     return type(mask)(mask.values * mask.rows.spread(counts), mask.offsets)
-
-
-def _logprobs(table: pa.Table, mask: Ragged, parted: reading.Split, chosen: Ragged, first: int) -> dict[str, pa.Array]:
-    found = {}
-    for theirs, ours in LOGPROBS.items():
-        if theirs in table.column_names and arrow.is_known(table.column(theirs)):
-            rows = arrow.raw_numbers(theirs, table.column(theirs), first)
-            reading.same_lengths(theirs, rows, MASK, mask, first)
-            found[ours] = reading.token_column(parted.completions(rows), chosen)
-    if "policy_logprobs" not in found and "rollout_logprobs" in found:
-        found["policy_logprobs"] = found.pop("rollout_logprobs")
-    return found

@@ -42,19 +42,11 @@ def convert(path: Path, table: pa.Table, first: int) -> Converted:
     reading.same_lengths(MASK, mask, IDS, ids, first)
     parted = reading.split(mask)
     chosen = parted.completions(mask)
-    found = {}
-    for theirs, ours in COLUMNS.items():
-        if theirs in table.column_names and arrow.is_known(table.column(theirs)):
-            rows = arrow.raw_numbers(theirs, table.column(theirs), first)
-            reading.same_lengths(theirs, rows, MASK, mask, first)
-            found[ours] = reading.token_column(parted.completions(rows), chosen)
-    if "policy_logprobs" not in found and "rollout_logprobs" in found:
-        found["policy_logprobs"] = found.pop("rollout_logprobs")
     steps = reading.steps_of(table, "step", reading.step_in(path, STEP))
     columns = {
         "prompt_token_ids": arrow.to_lists(parted.prompts(ids)),
         "completion_token_ids": arrow.to_lists(parted.completions(ids)),
-        **found,
+        **reading.logprobs_of(table, COLUMNS, mask, parted, first),
         "action_mask": reading.action_mask(chosen),
         "step": None if steps is None else steps.take(pa.array(parted.kept)),
     }

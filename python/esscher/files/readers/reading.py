@@ -222,6 +222,27 @@ def token_column(rows: Ragged, mask: Ragged) -> pa.Array:
     return pa.ListArray.from_arrays(rows.offsets.astype(np.int32), pa.array(numbers, from_pandas=True))
 
 
+def logprobs_of(
+    table: pa.Table, names: Mapping[str, str], mask: Ragged, parted: Split, first: int
+) -> dict[str, pa.Array]:
+    """Return columns of the completions' tokens, in our names; the sampler's stand for the policy's where it has none.
+
+    Raises
+    ------
+    RowError
+        If one has not as many values in a row as the mask.
+    """
+    found, chosen = {}, parted.completions(mask)
+    for theirs, ours in names.items():
+        if theirs in table.column_names and arrow.is_known(table.column(theirs)):
+            rows = arrow.raw_numbers(theirs, table.column(theirs), first)
+            same_lengths(theirs, rows, "mask", mask, first)
+            found[ours] = token_column(parted.completions(rows), chosen)
+    if "policy_logprobs" not in found and "rollout_logprobs" in found:
+        found["policy_logprobs"] = found.pop("rollout_logprobs")
+    return found
+
+
 def action_mask(mask: Ragged) -> pa.Array:
     """Return which tokens of completions the policy chose, as a column."""
     return arrow.to_lists(Ragged(mask.values == 1, mask.offsets))
