@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # Seconds between two looks at what training writes.
 PAUSE = 2.0
+PASSED_OVER = "passed-over"
 
 
 class RunReader:
@@ -57,6 +58,8 @@ class RunReader:
         while True:
             now = files.stamps(self._paths)
             settled = {path for path, stamp in now.items() if before.get(path) == stamp}
+            # What was passed over may be whole by now.
+            self._warnings.pop(PASSED_OVER, None)
             try:
                 for step in map(self._noted, self._read(self._paths, after=last, settled=settled)):
                     last = step.number
