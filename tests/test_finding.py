@@ -296,3 +296,17 @@ def test_completions_of_a_folder_are_those_of_its_files(tmp_path):
     assert dump.samples.terminated.tolist() == [True, True, False, True]
     pq.write_table(files.load(path), tmp_path / "ours.parquet")
     assert files.scan(tmp_path / "ours.parquet").reader is None
+
+
+def test_a_run_shows_each_of_several_rewards_and_a_gold_one(tmp_path, esscher):
+    for step in (1, 2):
+        rows = [{**verl(step), "short": 0.5 * i, "judge": i} for i in range(4)]
+        write_lines(tmp_path / f"{step}.jsonl", rows)
+    code, out, err = esscher("trend", tmp_path, "--reward", "score", "--reward", "short=2", "--gold", "judge")
+    assert code == 0, err
+    heading, first = [line.split() for line in out.splitlines() if line.strip()][1:3]
+    assert heading[:5] == ["step", "reward", "judge", "score", "short"]
+    assert first[0] == "1"
+    code, out, err = esscher("trend", tmp_path, "--gold", "jugde")
+    assert code == 2
+    assert "has no reward 'jugde'" in " ".join(err.split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -101,9 +102,24 @@ MEANINGS = {
 
 def columns_of(steps: Sequence[TrendStep], width: int) -> tuple[StepColumn, ...]:
     """Return the columns that some of the steps have something for, the first ones that fit into the width."""
-    filled = [column for column in COLUMNS if any(column.cell(step) is not None for step in steps)]
+    columns = (*COLUMNS[:2], *_rewards_by_name(steps), *COLUMNS[2:])
+    filled = [column for column in columns if any(column.cell(step) is not None for step in steps)]
     ends = np.cumsum([column.width + 2 for column in filled])
     return tuple(column for column, end in zip(filled, ends, strict=True) if end <= width)
+
+
+def _rewards_by_name(steps: Sequence[TrendStep]) -> list[StepColumn]:
+    """Return a column for each of several rewards; a single one is the reward."""
+    names = list(dict.fromkeys(name for step in steps for name in step.rewards_by_name))
+    width = COLUMNS[1].width
+    return [
+        StepColumn(name, max(width, len(name)), _estimated(partial(_reward, name=name)))
+        for name in (names if len(names) > 1 else ())
+    ]
+
+
+def _reward(step: TrendStep, name: str) -> Estimate | None:
+    return step.rewards_by_name.get(name)
 
 
 class TrendLines:
